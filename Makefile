@@ -1,0 +1,55 @@
+# Two commands do everything: `make demo` (the main job) and `make test` (everything).
+# Both install what they need: system packages (system-packages.txt) and a virtual environment.
+SHELL := /bin/bash
+PY ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := build/stamps
+BPF_ARCH := $(shell uname -m | sed 's/x86_64/x86/; s/aarch64/arm64/')
+TRIPLET := $(shell gcc -dumpmachine 2>/dev/null || echo $(shell uname -m)-linux-gnu)
+
+.PHONY: setup system build check test demo bench clean help
+
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: system $(STAMPS)/python build ## install everything (system packages, Python packages, build)
+
+system: $(STAMPS)/system
+
+$(STAMPS)/system: system-packages.txt
+	@mkdir -p $(@D)
+	@missing=$$(grep -v '^#' $< | while read -r p; do dpkg-query -W -f='$${Status}' "$$p" 2>/dev/null | grep -q 'install ok installed' || echo "$$p"; done); \
+	if [ -n "$$missing" ]; then \
+	  echo "installing system packages:" $$missing; \
+	  if [ "$$(id -u)" = 0 ]; then \
+	    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends $$missing; \
+	  else echo "not root: install them with apt-get and run again"; exit 1; fi; \
+	else echo "system packages: all there"; fi
+	@touch $@
+
+$(STAMPS)/python: pyproject.toml | $(STAMPS)/system
+	@echo "installing Python packages into $(VENV)"
+	@test -x $(BIN)/python || $(PY) -m venv $(VENV)
+	@$(BIN)/pip install -q --disable-pip-version-check "setuptools>=77" "cffi>=1.17" "grpcio-tools>=1.70,<2"
+	@$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e '.[dev,specs]'
+	@mkdir -p $(@D) && touch $@
+
+build: reconciler/wire/resources_pb2.py kernel ## generated protobuf, BPF object, cffi extension
+
+reconciler/wire/resources_pb2.py: proto/reconciler/v1/resources.proto | $(STAMPS)/python
+	@$(BIN)/python -m grpc_tools.protoc -Ireconciler/wire=proto/reconciler/v1 --python_out=. --pyi_out=. reconciler/wire/resources.proto
+
+.PHONY: kernel
+kernel: | $(STAMPS)/python
+	@if [ -f kernel/Makefile ]; then $(MAKE) --no-print-directory -C kernel PYTHON=$(abspath $(BIN)/python); fi
+
+check: setup ## format, lint, types, import contracts, file length
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@sh tests/file_length.sh
+
+clean: ## remove what was built (not the virtual environment)
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
