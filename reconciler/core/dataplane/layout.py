@@ -1,4 +1,4 @@
-"""The one place where the kernel maps' layouts are written; kernel/bpf/layout.h is generated from it.
+"""The one place where the kernel maps' layouts are written; kernel/bpf/layout.h comes from it.
 
 All integers are little-endian u32 (host order of every supported machine) unless a field says
 `be16`. Addresses are 16 bytes; an IPv4 address stands in the first 4, the rest zero.
@@ -63,6 +63,12 @@ POLICY_STATIC_BITS: Final = 72
 CONNTRACK_KEY: Final = struct.Struct("<I BB 2s 2s B x 16s 16s")
 CONNTRACK_VALUE: Final = struct.Struct("<Q I 4x")
 
+# --- fragments: LRU hash. Key: u32 endpoint id (top bit: direction is egress), u32 IP id,
+#     u8 source[16], u8 destination[16]. Value: be16 source port, be16 destination port,
+#     u8 protocol, padding to 16
+FRAGMENT_KEY: Final = struct.Struct("<II 16s 16s")
+FRAGMENT_VALUE: Final = struct.Struct("<2s 2s B 11x")
+
 # --- metrics: per-CPU array indexed by reason * 2 + (direction - 1): u64 packets, u64 bytes -----
 METRIC_VALUE: Final = struct.Struct("<QQ")
 
@@ -82,6 +88,7 @@ class GroupIndex(enum.IntEnum):
     WORLD_V4 = 4
     WORLD_V6 = 5
     KUBE_APISERVER = 6
+    SERVICE = 7  # inside a service CIDR: not translated yet when tc sees it
     FIRST_FREE = 16
 
 
@@ -95,6 +102,7 @@ class IdentityIndex(enum.IntEnum):
     WORLD_V4 = 4
     WORLD_V6 = 5
     KUBE_APISERVER = 6
+    SERVICE = 7
     FIRST_FREE = 16
 
 
@@ -163,7 +171,7 @@ def map_specs(
             MapId.POLICIES, "lpm", POLICY_KEY.size, POLICY_VALUE.size, policies, no_prealloc=True
         ),
         MapSpec(MapId.CONNTRACK, "lru", CONNTRACK_KEY.size, CONNTRACK_VALUE.size, conntrack),
-        MapSpec(MapId.FRAGMENTS, "lru", 40, 16, fragments),
+        MapSpec(MapId.FRAGMENTS, "lru", FRAGMENT_KEY.size, FRAGMENT_VALUE.size, fragments),
         MapSpec(MapId.METRICS, "percpu_array", 4, METRIC_VALUE.size, 2 * len(Reason)),
         MapSpec(MapId.EVENTS, "ringbuf", 0, 0, events_bytes),
     )  # fmt: skip
