@@ -20,6 +20,8 @@ CONSTANTS
     \* @type: Set(TYPE);
     Types,
     \* @type: Int;
+    Versions,     \* how many contents each type has
+    \* @type: Int;
     MaxRevision,
     \* @type: Int;
     MaxFaults
@@ -73,15 +75,13 @@ Init ==
 -----------------------------------------------------------------------------
 (* The server *)
 
-\* An edit changes any non-empty set of types; a version never comes back.
-Publish(changed) ==
+\* An edit gives each type any version: content comes back (a version is a hash of content), so
+\* "newer than what was sent" is not the same as "different from what is held".
+Publish(next) ==
     /\ revision < MaxRevision
-    /\ changed # {}
+    /\ next # content[revision]
     /\ revision' = revision + 1
-    /\ content' = [r \in 1..(revision + 1) |->
-                     IF r <= revision THEN content[r]
-                     ELSE [t \in Types |-> IF t \in changed THEN revision + 1
-                                           ELSE content[revision][t]]]
+    /\ content' = [r \in 1..(revision + 1) |-> IF r <= revision THEN content[r] ELSE next]
     /\ UNCHANGED <<enforced, cut, held, rollout, acked, target, waiting, down, up, faults>>
 
 Differs(n, rev) == {t \in Types : content[acked[n]][t] # content[rev][t]}
@@ -222,7 +222,7 @@ Break(n) ==
 
 -----------------------------------------------------------------------------
 Next ==
-    \/ \E changed \in SUBSET Types : Publish(changed)
+    \/ \E next \in [Types -> 1..Versions] : Publish(next)
     \/ \E n \in Nodes : Begin(n)
     \/ \E n \in Nodes : Commit(n)
     \/ \E n \in Nodes : ServerReceives(n)

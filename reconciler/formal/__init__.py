@@ -1,1 +1,1 @@
-"""."""
+"""Running model checkers and reading what they say."""
