@@ -9,6 +9,7 @@ BPF_ARCH := $(shell uname -m | sed 's/x86_64/x86/; s/aarch64/arm64/')
 TRIPLET := $(shell gcc -dumpmachine 2>/dev/null || echo $(shell uname -m)-linux-gnu)
 
 .PHONY: setup system build check test demo bench clean help
+.DEFAULT_GOAL := help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -50,6 +51,18 @@ check: setup ## format, lint, types, import contracts, file length
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@sh tests/file_length.sh
+
+test: setup ## everything: unit, property, specs, integration with real packets
+	@echo "== unit and property tests"
+	@$(BIN)/pytest -q -n 2 tests/unit tests/property
+	@echo "== integration tests: processes, packets in network namespaces, specs"
+	@$(BIN)/pytest -q tests/integration
+
+demo: setup ## the main job: a cluster on this machine, policies enforced on real packets
+	@$(BIN)/reconciler demo
+
+bench: setup ## print each budget beside what was measured
+	@$(BIN)/python -m bench
 
 clean: ## remove what was built (not the virtual environment)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
