@@ -14,13 +14,12 @@ A model file:
     effects.ring = "meaning"             # a method of the object
     transitions = [
       { on = "push", from = "open", to = "shut", do = ["ring"], action = "Push" },
-      { on = "pull", from = ["open", "shut"], to = "=", guard = "unlocked", action = "Pull",
-        why = "only where it surprises" },
+      { on = "pull", from = ["open", "shut"], to = "=", guard = "unlocked", action = "Pull" },
     ]
 
 `from` may list several states; `to = "="` stays where it is. Rows of one state and event are
-tried in the order of the file, so a row without a guard comes last. TOML, not YAML: YAML reads
-the key `on` as true.
+tried in the order of the file, so a row without a guard comes last; `why` is for rows that
+surprise. An inline table of TOML stays on its line. TOML, not YAML: YAML reads `on` as true.
 """
 
 from __future__ import annotations
