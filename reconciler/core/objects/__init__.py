@@ -1,5 +1,6 @@
 """Kubernetes objects as this project sees them: types, decoding, validation."""
 
+from reconciler.core.objects.net import Prefix, format_address, parse_address, parse_prefix
 from reconciler.core.objects.types import (
     Change,
     Container,
@@ -34,6 +35,7 @@ from reconciler.core.objects.types import (
     Workload,
     key_of,
 )
+from reconciler.core.objects.validate import validate
 
 __all__ = [
     "Change",
@@ -64,8 +66,13 @@ __all__ = [
     "PodSpec",
     "PodStatus",
     "PodTemplate",
+    "Prefix",
     "Terminated",
     "Upsert",
     "Workload",
+    "format_address",
     "key_of",
+    "parse_address",
+    "parse_prefix",
+    "validate",
 ]

@@ -1,9 +1,9 @@
 """The Kubernetes objects that decide about network policy, with only the fields that do.
 
 Field names are Python's, the encoded names those of the Kubernetes API (`pod_ips` ↔ `podIPs`).
-Values are frozen and compare by content. Everything of a NetworkPolicy's spec is typed strictly: a
-field that the API doesn't know is refused, because a misspelt `from` would otherwise mean everybody.
-The other kinds have many fields that don't matter here; those are skipped.
+Values are frozen and compare by content. A NetworkPolicy's spec is typed strictly: a field that the
+API doesn't know is refused, because a misspelt `from` would otherwise mean everybody. The other
+kinds have many fields that don't matter here; those are skipped.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Pod(msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Address texts, `podIPs` first; `podIP` alone only where an old writer left out the list."""
+        """Address texts: `podIPs`, or `podIP` where a writer left out the list."""
         listed = tuple(entry.ip for entry in self.status.pod_ips if entry.ip)
         if listed or not self.status.pod_ip:
             return listed

@@ -11,6 +11,8 @@ import enum
 
 import msgspec
 
+from reconciler.core.objects.net import Prefix as Prefix
+
 
 class Direction(enum.IntEnum):
     """Numbers are those of proto `Direction` and of the kernel's policy key."""
@@ -32,13 +34,6 @@ class PortRange(msgspec.Struct, frozen=True, order=True):
     protocol: int
     first: int = 0
     last: int = 65535
-
-
-class Prefix(msgspec.Struct, frozen=True, order=True):
-    """A CIDR prefix: 4 or 16 address bytes with the host bits zero, and a length in bits."""
-
-    address: bytes
-    length: int
 
 
 class CidrBlock(msgspec.Struct, frozen=True, order=True):
