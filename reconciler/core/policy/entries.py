@@ -242,22 +242,9 @@ def covers(above: Key, below: Key) -> bool:
     return above[0] == below[0] and above[2] <= below[2] and above[1] >> shift == below[1] >> shift
 
 
-def prefix_has(outer: Prefix, inner: Prefix) -> bool:
-    """Whether `inner` lies inside `outer` (same family; equal prefixes: yes)."""
-    if len(outer.address) != len(inner.address) or outer.length > inner.length:
-        return False
-    shift = len(outer.address) * 8 - outer.length
-    return (
-        int.from_bytes(outer.address, "big") >> shift
-        == int.from_bytes(inner.address, "big") >> shift
-    )
-
-
 def block_has(block: CidrBlock, prefix: Prefix) -> bool:
     """Whether a prefix lies inside the block and inside none of its excepts."""
-    return prefix_has(block.prefix, prefix) and not any(
-        prefix_has(hole, prefix) for hole in block.excepts
-    )
+    return block.prefix.covers(prefix) and not any(hole.covers(prefix) for hole in block.excepts)
 
 
 def _rank(entry: PortEntry) -> tuple[bool, int]:
