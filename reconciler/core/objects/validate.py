@@ -195,21 +195,26 @@ def _node(node: Node) -> Iterator[Problem]:
 def _policy(policy: NetworkPolicy) -> Iterator[Problem]:
     spec = policy.spec
     yield from _selector(spec.pod_selector, "spec.podSelector")
-    for section, peer_field, rules in (
-        ("ingress", "from", spec.ingress),
-        ("egress", "to", spec.egress),
-    ):
-        for i, rule in enumerate(rules):
-            path = f"spec.{section}[{i}]"
-            for j, port in enumerate(rule.ports):
-                yield from _port(port, f"{path}.ports[{j}]")
-            for j, peer in enumerate(rule.peers):
-                yield from _peer(peer, f"{path}.{peer_field}[{j}]")
+    for i, ingress in enumerate(spec.ingress):
+        path = f"spec.ingress[{i}]"
+        yield from _rule(ingress.ports, ingress.peers, path, f"{path}.from")
+    for i, egress in enumerate(spec.egress):
+        path = f"spec.egress[{i}]"
+        yield from _rule(egress.ports, egress.peers, path, f"{path}.to")
     if len(spec.policy_types) > 2:
         yield "spec.policyTypes", "may not specify more than two policyTypes"
     for i, name in enumerate(spec.policy_types):
         if name not in ("Ingress", "Egress"):
             yield f"spec.policyTypes[{i}]", f"{name!r} is not one of Ingress, Egress"
+
+
+def _rule(
+    ports: Iterable[NetworkPolicyPort], peers: Iterable[NetworkPolicyPeer], path: str, field: str
+) -> Iterator[Problem]:
+    for i, port in enumerate(ports):
+        yield from _port(port, f"{path}.ports[{i}]")
+    for i, peer in enumerate(peers):
+        yield from _peer(peer, f"{field}[{i}]")
 
 
 def _selector(selector: LabelSelector, path: str) -> Iterator[Problem]:
