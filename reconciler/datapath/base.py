@@ -19,19 +19,22 @@ Details of the packet path on which both implementations agree, besides the layo
   are read as "to the end of the frame" for segmentation offload packets only.
 * Order: endpoint, closed, ethertype, IP header and extension headers (MALFORMED), neighbour
   discovery and MLD, source (destination) check, fragments, L4 header, ICMP errors, reply, policy.
-* ARP: shorter than 28 bytes is MALFORMED in both directions; from a pod, anything but Ethernet/IPv4
-  (htype 1, ptype 0x0800, lengths 6 and 4) is MALFORMED.
-* Neighbour discovery and MLD are recognised in unfragmented packets only. From a pod the source must
-  be its own IPv6 address, :: or in fe80::/10, and the target of an advertisement its own address or
-  in fe80::/10; else BAD_SOURCE. A neighbour message to a pod passes whatever its destination.
+* ARP: shorter than 28 bytes is MALFORMED in both directions; from a pod, anything but
+  Ethernet/IPv4 (htype 1, ptype 0x0800, lengths 6 and 4) is MALFORMED.
+* Neighbour discovery and MLD are recognised in unfragmented packets only. From a pod the source
+  must be its own IPv6 address, :: or in fe80::/10, and the target of an advertisement its own
+  address or in fe80::/10; else BAD_SOURCE. A neighbour message to a pod passes whatever its
+  destination.
 * An ICMP error whose inner packet can't be parsed is NO_RULE, as one whose flow is not known.
-* An ICMP echo request (or a fragment of ICMP that is not the first) may open a flow; other ICMP that policy allows
-  passes without a conntrack entry, so that an echo reply never becomes the request of another.
-  Only echo replies and fragments that are not the first can be replies. ICMP in fragments has ports 0.
+* Of ICMP only an echo request opens (or refreshes) a flow; other ICMP that policy allows passes
+  without a conntrack entry, so that an echo reply never becomes the request of another.
+  Only echo replies, and fragments that are not the first, can be replies. ICMP in fragments has
+  ports 0.
 * Own group's rule set 0 is CLOSED before the peer is looked at; then SERVICE (egress only, peer
-  address bound to group index SERVICE); then the two policy look-ups. As peer of an ingress
-  flow, group index SERVICE is identity index UNKNOWN; as forward peer of an egress flow it allows nothing.
-* An expired conntrack entry, or a closing TCP entry that sees a SYN without ACK, starts anew with no flags.
+  address bound to group index SERVICE); then the two policy look-ups. As peer of an ingress flow,
+  group index SERVICE is identity index UNKNOWN; as peer of an egress flow it allows nothing.
+* An expired conntrack entry, or a closing TCP entry that sees a SYN without ACK, starts anew with
+  no flags.
 """
 
 from __future__ import annotations
