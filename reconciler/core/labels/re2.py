@@ -3,7 +3,8 @@
 The label filter's rules are written for RE2. What RE2 refuses (look-around, back-references,
 possessive quantifiers) is refused here too, and so is the little that RE2 has and Python can't say
 (`\\p{...}`, `\\C`, the flag U): a rule that means something else here than in Cilium would change
-identities. Classes are ASCII, as in RE2. One difference stays: RE2 takes linear time, Python may not.
+identities. Classes are ASCII, as in RE2. One difference stays: RE2 takes linear time, Python may
+not.
 """
 
 from __future__ import annotations

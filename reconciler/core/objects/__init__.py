@@ -1,5 +1,6 @@
 """Kubernetes objects as this project sees them: types, decoding, validation."""
 
+from reconciler.core.objects.decode import Decoded, decode
 from reconciler.core.objects.net import Prefix, format_address, parse_address, parse_prefix
 from reconciler.core.objects.types import (
     Change,
@@ -35,14 +36,17 @@ from reconciler.core.objects.types import (
     Workload,
     key_of,
 )
-from reconciler.core.objects.validate import validate
+from reconciler.core.objects.validate import PROTOCOLS, validate
+from reconciler.core.objects.workload import representative
 
 __all__ = [
+    "PROTOCOLS",
     "Change",
     "Container",
     "ContainerPort",
     "ContainerState",
     "ContainerStatus",
+    "Decoded",
     "Delete",
     "IPBlock",
     "KubeObject",
@@ -70,9 +74,11 @@ __all__ = [
     "Terminated",
     "Upsert",
     "Workload",
+    "decode",
     "format_address",
     "key_of",
     "parse_address",
     "parse_prefix",
+    "representative",
     "validate",
 ]

@@ -1,0 +1,102 @@
+"""YAML documents as plain values, with the traps of YAML 1.1 kept visible.
+
+YAML 1.1 reads `on` as true, `010` as 8 and `1.10` as 1.1. Such a scalar becomes a `Plain`, which
+keeps its text: where the API wants something else, the problem can say what was read and how to
+write it; in fields that nobody reads it does no harm. Keys given twice are refused, as kubectl
+does: the last one would win silently.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+import yaml
+
+_INT: Final = re.compile(r"[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+)")
+_NUMBER: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_TAG: Final = "tag:yaml.org,2002:"
+
+
+class Plain(msgspec.Struct, frozen=True):
+    """An unquoted scalar that YAML 1.1 reads as `meaning`, such as "a boolean (true)"."""
+
+    text: str
+    meaning: str
+
+    @property
+    def advice(self) -> str:
+        return f'{self.text} is {self.meaning} in YAML: write "{self.text}" in quotes'
+
+
+class YamlError(Exception):
+    """The text isn't YAML; the message says where."""
+
+
+def load_documents(data: bytes) -> Iterator[Any]:
+    """Every document of the text in order, empty ones as None; YamlError when one can't be read."""
+    try:
+        yield from yaml.load_all(data, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise YamlError(where + (error.problem or error.context or "can't be read")) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise YamlError(" ".join(str(error).split())) from None
+    except RecursionError:
+        raise YamlError("nested too deeply") from None
+
+
+class _Loader(yaml.CSafeLoader):
+    """The C parser with constructors of our own."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> Iterator[dict[Any, Any]]:
+    seen: set[tuple[str, str]] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.tag != f"{_TAG}merge":
+            if (key.tag, key.value) in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key.value!r} is given twice", key.start_mark
+                )
+            seen.add((key.tag, key.value))
+    result: dict[Any, Any] = {}
+    yield result
+    result.update(loader.construct_mapping(node))
+
+
+def _bool(loader: _Loader, node: yaml.ScalarNode) -> object:
+    text = str(node.value)
+    if text in ("true", "false"):
+        return text == "true"
+    value = "true" if text.lower() in ("true", "yes", "on") else "false"
+    return Plain(text, f"a boolean ({value})")
+
+
+def _int(loader: _Loader, node: yaml.ScalarNode) -> object:
+    text = str(node.value)
+    if _INT.fullmatch(text):
+        return int(text, 16 if "x" in text else 10)
+    if ":" in text or not re.search("[0-9]", text):
+        return text  # base 60 in YAML 1.1, a text to kubectl
+    return Plain(text, f"the number {loader.construct_yaml_int(node)}")
+
+
+def _number(loader: _Loader, node: yaml.ScalarNode) -> object:
+    text = str(node.value)
+    return text if ":" in text else Plain(text, "a number")
+
+
+def _text(loader: _Loader, node: yaml.ScalarNode) -> object:
+    return str(node.value)
+
+
+_Loader.add_constructor(f"{_TAG}map", _mapping)
+_Loader.add_constructor(f"{_TAG}bool", _bool)
+_Loader.add_constructor(f"{_TAG}int", _int)
+_Loader.add_constructor(f"{_TAG}float", _number)
+_Loader.add_constructor(f"{_TAG}timestamp", _text)
+_Loader.add_constructor(f"{_TAG}value", _text)
+_Loader.add_implicit_resolver(f"{_TAG}float", _NUMBER, list("-+.0123456789"))
