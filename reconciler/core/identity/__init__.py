@@ -1,1 +1,24 @@
-"""."""
+"""Numbers for label sets: the allocator, and the journal in which numbers are given and taken."""
+
+from reconciler.core.identity.allocator import POOL, Allocator
+from reconciler.core.identity.journal import (
+    Changes,
+    Entry,
+    Identity,
+    Journal,
+    JournalBatch,
+    JournalState,
+    apply_batch,
+)
+
+__all__ = [
+    "POOL",
+    "Allocator",
+    "Changes",
+    "Entry",
+    "Identity",
+    "Journal",
+    "JournalBatch",
+    "JournalState",
+    "apply_batch",
+]

@@ -1,0 +1,306 @@
+"""Gives each label set one number, and takes numbers back as late as it can.
+
+The allocator is pure: it says what to write to the journal (`next_batch`), is told what became of
+it (`written`, `refused`), and only then changes what is live. At most one write is under way.
+
+It promises that no two live label sets share a number and that one label set never has two; that
+a number goes back to the pool only when its retirement is journaled, a cut without it is published
+and the caller has said that no node may use an older cut (`advance`); and that a label set which
+comes back before that gets its old number. What a restart forgets – acknowledgements – is waited
+for anew.
+
+It doesn't count users of a label set, know nodes or read a clock. Each entry's life is the table
+models/identity.toml; entries that want something are kept in queues by state, so that a batch
+costs what is in it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice, takewhile
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+from pyroaring import BitMap
+
+from reconciler.core.identity.entry import MODEL, IdentityEntry, Registry
+from reconciler.core.identity.journal import Changes, Identity, JournalBatch, JournalState
+from reconciler.errors import CapacityError, JournalCorrupt
+
+POOL: Final = range(256, 65536)
+"""Numbers of a cluster: below are the reserved ones, above those of other clusters."""
+
+ALARM_PERCENT: Final = (90, 80)
+"""Use of the pool, in percent, that somebody should be told of; 100 when it is used up."""
+
+MAX_BATCH: Final = 5000
+"""Label sets given a number in one write (and numbers retired, revived, freed): with label sets
+of 300 bytes such a write is 1.5 MB, the most that one object in the Kubernetes API may have."""
+
+QUEUED: Final = ("waiting", "recalled", "draining")
+
+
+class _Flight(msgspec.Struct, frozen=True):
+    """The write under way, with the entries that it is about in the order of the batch."""
+
+    batch: JournalBatch
+    entries: tuple[IdentityEntry, ...]
+
+
+class Allocator:
+    """Begins with what the journal holds: nothing is renumbered.
+
+    Entries found active are live and drain until `bind` names them; so bind what exists within
+    `drain_seconds`. `now` is in seconds and never goes back, here and in every method.
+    """
+
+    def __init__(
+        self,
+        state: JournalState,
+        *,
+        pool: range = POOL,
+        drain_seconds: float = 30.0,
+        max_batch: int = MAX_BATCH,
+        now: float,
+    ) -> None:
+        self._epoch, self._revision = state.epoch, state.revision
+        self._pool, self._drain_seconds, self._max_batch = pool, drain_seconds, max_batch
+        self._cursor = state.cursor if state.cursor in pool else pool.start
+        self._free = BitMap(pool)
+        self._registry = Registry()
+        self._entries: dict[str, IdentityEntry] = {}
+        self._queues: dict[str, OrderedDict[str, IdentityEntry]] = {
+            name: OrderedDict() for name in QUEUED
+        }
+        self._flight: _Flight | None = None
+        self._deposed = False
+        self._published = self._clear_before = 0
+        self._adopt(state, now)
+
+    def _adopt(self, state: JournalState, now: float) -> None:
+        self._registry.deadline = now + self._drain_seconds
+        numbers: set[int] = set()
+        for held in state.entries:
+            if held.number in numbers or held.label_set in self._entries:
+                raise JournalCorrupt(
+                    f"the journal has number {held.number} or label set {held.label_set} twice"
+                )
+            numbers.add(held.number)
+            self._free.discard(held.number)
+            entry = self._new(held.label_set)
+            entry.number, entry.birth = held.number, held.birth
+            self._fire(entry, f"adopt_{held.phase}")
+        self._registry.clear()
+
+    # What the cluster wants
+
+    def bind(self, label_sets: Iterable[str], now: float) -> None:
+        """These label sets have a group now (they had none)."""
+        for label_set in label_sets:
+            self._fire(self._entries.get(label_set) or self._new(label_set), "bind")
+
+    def release(self, label_sets: Iterable[str], now: float) -> None:
+        """The last group of these label sets is gone; they drain from now."""
+        self._registry.deadline = now + self._drain_seconds
+        for label_set in label_sets:
+            entry = self._entries.get(label_set)
+            if entry is None:
+                MODEL.step(MODEL.initial, "release")  # raises: it was never bound
+            else:
+                self._fire(entry, "release")
+
+    # The journal
+
+    def next_batch(self, now: float) -> JournalBatch | None:
+        """The next write, or None: nothing to write, or one is under way, or deposed."""
+        if self._flight is not None or self._deposed:
+            return None
+        free = tuple(islice(self._clear(), self._max_batch))
+        retire = tuple(islice(self._drained(now), self._max_batch))
+        revive = tuple(islice(self._queues["recalled"].values(), self._max_batch))
+        waiting = self._queues["waiting"]
+        allocate = tuple(zip(waiting.values(), self._next_numbers(len(waiting)), strict=False))
+        if not (allocate or retire or revive or free):
+            return None
+        for entry, number in allocate:
+            entry.number = number
+        batch = JournalBatch(
+            epoch=self._epoch,
+            expected=self._revision,
+            allocate=tuple((number, entry.label_set) for entry, number in allocate),
+            retire=tuple(entry.number for entry in retire),
+            revive=tuple(entry.number for entry in revive),
+            free=tuple(entry.number for entry in free),
+            cursor=self._after(allocate[-1][1]) if allocate else self._cursor,
+        )
+        reserve = tuple(entry for entry, _ in allocate)
+        self._flight = _Flight(batch, (*reserve, *revive, *free, *retire))
+        for trigger, entries in (
+            ("reserve", reserve),
+            ("revive", revive),
+            ("free", free),
+            ("retire", retire),
+        ):
+            for entry in entries:
+                self._fire(entry, trigger)
+        return batch
+
+    def written(self, revision: int, now: float) -> Changes:
+        """The write under way took effect and made `revision`."""
+        flight = self._landed()
+        self._registry.deadline = now + self._drain_seconds
+        self._revision, self._cursor = revision, flight.batch.cursor
+        for number, label_set in flight.batch.allocate:
+            self._free.discard(number)
+            self._entries[label_set].birth = revision
+        for entry in flight.entries:
+            self._fire(entry, "written")
+        registry = self._registry
+        self._free.update(number for number in registry.returned if number in self._pool)
+        registry.returned.clear()
+        changes = Changes(
+            activated=tuple(registry.activated),
+            revived=tuple(registry.revived),
+            retired=tuple(registry.retired),
+            freed=tuple(registry.freed),
+        )
+        registry.clear()
+        return changes
+
+    def refused(self, reason: str, *, deposed: bool = False) -> None:
+        """The write under way did not take effect: `next_batch` will make it again.
+
+        deposed: another server has taken over (JournalConflict). Nothing is written any more, and
+        `reason` is what `deposed` says.
+        """
+        flight = self._landed()
+        # Backwards and to the front, so that nothing loses its place in a queue.
+        for entry in reversed(flight.entries):
+            self._fire(entry, "refused", first=True)
+        self._deposed = self._deposed or deposed
+
+    def _landed(self) -> _Flight:
+        flight, self._flight = self._flight, None
+        if flight is None:
+            raise RuntimeError("no journal write is under way")
+        return flight
+
+    # The cuts
+
+    def published(self, revision: int) -> None:
+        """A cut without anything that has left by now is published, its revision is `revision`.
+
+        To be called for the first cut after a start and after each `written` that retired.
+        """
+        if revision < self._published:
+            raise ValueError(f"cut {revision} is published after {self._published}")
+        self._published = revision
+        for number, entry in self._registry.unpublished.items():
+            entry.without = revision
+            self._registry.leaving[number] = entry
+        self._registry.unpublished.clear()
+
+    def advance(self, now: float, clear_before: int) -> None:
+        """Every node is known to use only cuts with a revision of `clear_before` or newer.
+
+        A node that is away counts as using what it last may have used until its grace is over.
+        """
+        self._clear_before = clear_before
+
+    # What is asked of it
+
+    @property
+    def deposed(self) -> bool:
+        return self._deposed
+
+    def identity(self, label_set: str) -> Identity | None:
+        """The live identity of a label set; None while it has none or is on its way out."""
+        return self._registry.live.get(label_set)
+
+    def live(self) -> Mapping[str, Identity]:
+        """Label set → identity of all that are in peer sets and policies; a view, not a copy."""
+        return MappingProxyType(self._registry.live)
+
+    def usage(self) -> tuple[int, int]:
+        """(numbers in use, numbers of the pool)"""
+        return len(self._pool) - len(self._free), len(self._pool)
+
+    def alarm(self) -> int:
+        """0, 80, 90 or 100: the percentage of the pool whose use has been reached."""
+        used, capacity = self.usage()
+        if used >= capacity:
+            return 100
+        return next((level for level in ALARM_PERCENT if used * 100 >= level * capacity), 0)
+
+    def exhausted(self) -> tuple[CapacityError, ...]:
+        """One error for each label set that waits and finds the pool empty; others go on."""
+        taken = 0 if self._flight is None else len(self._flight.batch.allocate)
+        waiting = list(self._queues["waiting"])[len(self._free) - taken :]
+        used, capacity = self.usage()
+        needed = used + taken + len(self._queues["waiting"])
+        return tuple(
+            CapacityError(f"label set {label_set}", needed, capacity, "identity numbers")
+            for label_set in waiting
+        )
+
+    def next_deadline(self, now: float) -> float | None:
+        """When `next_batch` has something to do if nothing else happens; None: never."""
+        if self._flight is not None or self._deposed:
+            return None
+        if self._queues["recalled"] or (self._queues["waiting"] and self._free):
+            return now
+        if next(self._clear(), None) is not None:
+            return now
+        for entry in self._queues["draining"].values():
+            return max(entry.deadline, now)
+        return None
+
+    # Inside
+
+    def _new(self, label_set: str) -> IdentityEntry:
+        entry = self._entries[label_set] = IdentityEntry(label_set, self._registry)
+        return entry
+
+    def _fire(self, entry: IdentityEntry, trigger: str, *, first: bool = False) -> None:
+        """Run the entry's machine, then keep the queues by state."""
+        before = entry.state
+        MODEL.fire(entry, trigger)
+        if entry.state == before:
+            return
+        if before in self._queues:
+            del self._queues[before][entry.label_set]
+        if entry.state in self._queues:
+            queue = self._queues[entry.state]
+            queue[entry.label_set] = entry
+            if first:
+                queue.move_to_end(entry.label_set, last=False)
+        elif entry.state == MODEL.initial:
+            del self._entries[entry.label_set]
+
+    def _drained(self, now: float) -> Iterator[IdentityEntry]:
+        """Entries whose drain time is over. The queue is in the order of deadlines."""
+        return takewhile(lambda entry: entry.deadline <= now, self._queues["draining"].values())
+
+    def _clear(self) -> Iterator[IdentityEntry]:
+        """Entries that no node may use any more. Those that are wanted again are passed over."""
+        for entry in self._registry.leaving.values():
+            if entry.without > self._clear_before:
+                return
+            if entry.state == "retiring":
+                yield entry
+
+    def _next_numbers(self, wanted: int) -> list[int]:
+        """Free numbers from the cursor on, once around the pool."""
+        wanted = min(wanted, len(self._free), self._max_batch)
+        found: list[int] = []
+        for start, stop in ((self._cursor, self._pool.stop), (self._pool.start, self._cursor)):
+            for number in self._free.iter_equal_or_larger(start):
+                if number >= stop or len(found) == wanted:
+                    break
+                found.append(number)
+        return found
+
+    def _after(self, number: int) -> int:
+        return number + 1 if number + 1 < self._pool.stop else self._pool.start
