@@ -334,7 +334,7 @@ def _explain(message: str, value: Any) -> tuple[str, str]:
             field = text.removeprefix(start).strip("`")
             return f"{path}.{field}".lstrip("."), reason
     if isinstance(bad, Plain):
-        if "str" in text:
+        if "str" in text and "int" not in text:
             return path, bad.advice
         return path, f"{bad.text} is {bad.meaning} in YAML, {_wanted(text)}"
     if text.startswith("Expected `str`, got ") and isinstance(bad, int):
