@@ -1,0 +1,280 @@
+"""The SQLite journal: what it holds, whom it refuses, and what a failed write leaves behind."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import socket
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from reconciler.core.identity import Entry, JournalBatch, JournalState
+from reconciler.errors import JournalConflict, JournalCorrupt, JournalError, JournalLocked
+from reconciler.server.journal import SqliteJournal, holder, read
+
+WEB, DB, DNS = "k8s:app=web;", "k8s:app=db;", "k8s:app=dns;"
+
+
+def batch(
+    expected: int,
+    *allocate: tuple[int, str],
+    epoch: int = 1,
+    retire: tuple[int, ...] = (),
+    revive: tuple[int, ...] = (),
+    free: tuple[int, ...] = (),
+) -> JournalBatch:
+    return JournalBatch(epoch, expected, allocate, retire, revive, free, 300 + expected)
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path) -> pathlib.Path:
+    return tmp_path / "journal.db"
+
+
+def test_new_journal_then_writes_then_all_of_it_again(path: pathlib.Path) -> None:
+    journal = SqliteJournal(path)
+    assert journal.open() == JournalState(epoch=1, revision=0, cursor=256)
+    assert journal.append(batch(0, (256, WEB), (257, DB))) == 1
+    assert journal.append(batch(1, (258, DNS), retire=(256, 257))) == 2
+    assert journal.append(batch(2, revive=(256,), free=(257,))) == 3
+    assert read(path) == JournalState(
+        epoch=1,
+        revision=3,
+        cursor=302,
+        entries=(Entry(256, 1, WEB, "active"), Entry(258, 2, DNS, "active")),
+    )
+    journal.close()
+    journal.close()
+    again = SqliteJournal(path)
+    assert again.open() == JournalState(
+        epoch=2,
+        revision=3,
+        cursor=302,
+        entries=(Entry(256, 1, WEB, "active"), Entry(258, 2, DNS, "active")),
+    )
+    assert again.append(batch(3, (257, DB), epoch=2)) == 4
+    again.close()
+    assert read(path).entries[-1] == Entry(257, 4, DB, "active")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (batch(2, (257, DB)), "is at epoch 1, revision 1; the write was made for epoch 1, rev"),
+        (batch(1, (257, DB), epoch=0), "the write was made for epoch 0, revision 1"),
+    ],
+)
+def test_compare_and_swap(path: pathlib.Path, wrong: JournalBatch, reason: str) -> None:
+    journal = SqliteJournal(path)
+    journal.open()
+    journal.append(batch(0, (256, WEB)))
+    before = read(path)
+    with pytest.raises(JournalConflict, match=reason):
+        journal.append(wrong)
+    assert read(path) == before
+    journal.close()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (batch(1, (256, DB)), "UNIQUE constraint failed: entries.number"),
+        (batch(1, (257, DB), (258, WEB)), "UNIQUE constraint failed: entries.label_set"),
+        (batch(1, (257, DB), retire=(999,)), "number 999 is not active"),
+        (batch(1, revive=(256,)), "number 256 is not retiring"),
+        (batch(1, free=(256,)), "number 256 is not retiring"),
+        (batch(1, retire=(256, 256)), "number 256 is not active"),
+    ],
+)
+def test_contradiction_leaves_nothing_behind(
+    path: pathlib.Path, wrong: JournalBatch, reason: str
+) -> None:
+    journal = SqliteJournal(path)
+    journal.open()
+    journal.append(batch(0, (256, WEB)))
+    before = read(path)
+    with pytest.raises(JournalError, match=f"nothing was written: .*{reason}"):
+        journal.append(wrong)
+    assert read(path) == before
+    assert journal.append(batch(1, (257, DB))) == 2
+    journal.close()
+
+
+def test_second_server_is_refused_and_told_who_holds_it(path: pathlib.Path) -> None:
+    first = SqliteJournal(path)
+    first.open()
+    by = holder(path)
+    assert by is not None
+    assert (by.pid, by.host) == (os.getpid(), socket.gethostname())
+    second = SqliteJournal(path)
+    with pytest.raises(JournalLocked) as refused:
+        second.open()
+    assert str(refused.value) == (
+        f"journal {path}: held by process {by.pid} on {by.host} since {by.since}; "
+        "stop that server or give this one another journal"
+    )
+    assert read(path).epoch == 1, "who is refused takes no epoch"
+    first.close()
+    assert holder(path) is None
+    assert second.open().epoch == 2
+    second.close()
+
+
+def test_lock_dies_with_its_process(path: pathlib.Path) -> None:
+    script = (
+        "import sys\n"
+        "from reconciler.server.journal import SqliteJournal\n"
+        f"SqliteJournal({str(path)!r}).open()\n"
+        "print('open', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        with pytest.raises(JournalLocked, match=f"held by process {process.pid} on "):
+            SqliteJournal(path).open()
+        process.kill()
+        process.wait()
+    journal = SqliteJournal(path)
+    assert journal.open().epoch == 2
+    journal.close()
+
+
+def test_server_whose_lock_file_was_removed_writes_nothing_any_more(path: pathlib.Path) -> None:
+    old, new = SqliteJournal(path), SqliteJournal(path)
+    old.open()
+    path.with_name("journal.db.lock").unlink()
+    assert new.open().epoch == 2
+    with pytest.raises(JournalConflict, match="another server has taken over"):
+        old.append(batch(0, (256, WEB)))
+    assert read(path).entries == ()
+    old.close()
+    new.close()
+
+
+def damage_middle(content: bytes) -> bytes:
+    return content[:4096] + b"\xff" * 4096 + content[8192:]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (lambda _: b"", "it is not an allocation journal"),
+        (lambda _: b"not a database, and long enough to be read as one" * 100, "not a database"),
+        (damage_middle, "Page 2: btreeInitPage"),
+    ],
+    ids=["emptied", "other file", "damaged"],
+)
+def test_unreadable_journal_is_left_as_it_is(
+    path: pathlib.Path, content: object, reason: str
+) -> None:
+    journal = SqliteJournal(path)
+    journal.open()
+    journal.append(batch(0, *((number, f"k8s:app=n{number};") for number in range(256, 900))))
+    journal.close()
+    assert callable(content)
+    damaged = content(path.read_bytes())
+    path.write_bytes(damaged)
+    with pytest.raises(JournalCorrupt, match=rf"can't be read: .*({reason})") as refused:
+        journal.open()
+    assert "It was left as it is: restore it from a backup." in str(refused.value)
+    assert path.read_bytes() == damaged
+    with pytest.raises(JournalCorrupt):
+        read(path)
+    with pytest.raises(JournalError, match="is not open"):
+        journal.append(batch(0))
+
+
+def alter(path: pathlib.Path, statement: str) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind", "reason"),
+    [
+        ("PRAGMA user_version = 9", JournalError, "has schema 9, this program reads schema 1"),
+        ("PRAGMA application_id = 1", JournalCorrupt, "it is not an allocation journal"),
+        ("DELETE FROM head", JournalCorrupt, "it has 0 heads"),
+        ("UPDATE entries SET birth = 7", JournalCorrupt, "was born at 7, after revision 1"),
+        ("DROP TABLE entries", JournalError, "no such table: entries"),
+    ],
+)
+def test_unsound_journal_is_refused(
+    path: pathlib.Path, statement: str, kind: type[JournalError], reason: str
+) -> None:
+    journal = SqliteJournal(path)
+    journal.open()
+    journal.append(batch(0, (256, WEB)))
+    journal.close()
+    alter(path, statement)
+    altered = path.read_bytes()
+    with pytest.raises(kind, match=reason):
+        journal.open()
+    assert path.read_bytes() == altered
+
+
+def test_full_disk_leaves_the_last_state_and_the_next_write_works(path: pathlib.Path) -> None:
+    journal = SqliteJournal(path)
+    journal.open()
+    journal.append(batch(0, (256, WEB)))
+    before = read(path)
+    assert journal._connection is not None
+    # SQLite answers a page limit exactly as it answers ENOSPC: SQLITE_FULL at the growing write.
+    journal._connection.execute("PRAGMA max_page_count = 1")
+    large = batch(1, *((number, f"k8s:app=n{number};") for number in range(300, 3000)))
+    with pytest.raises(JournalError, match=r"the disk is full; nothing was written$"):
+        journal.append(large)
+    assert read(path) == before
+    journal._connection.execute("PRAGMA max_page_count = 100000")
+    assert journal.append(large) == 2
+    assert len(read(path).entries) == 2701
+    journal.close()
+
+
+def test_crash_inside_a_write_leaves_the_last_state(path: pathlib.Path) -> None:
+    """A process killed within the transaction, its pages spilled to the file already."""
+    journal = SqliteJournal(path)
+    journal.open()
+    journal.append(batch(0, (256, WEB)))
+    journal.close()
+    script = (
+        "import os, sqlite3\n"
+        f"c = sqlite3.connect({str(path)!r}, isolation_level=None)\n"
+        "c.execute('PRAGMA journal_mode = TRUNCATE')\n"
+        "c.execute('PRAGMA cache_size = 2')\n"
+        "c.execute('BEGIN IMMEDIATE')\n"
+        "c.execute('UPDATE head SET revision = 99, cursor = 9')\n"
+        "c.executemany(\"INSERT INTO entries VALUES (?, 99, ?, 'active')\","
+        " [(n, f'k8s:app=n{n};') for n in range(300, 5000)])\n"
+        "os._exit(9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
+    assert path.with_name("journal.db-journal").stat().st_size > 0
+    assert journal.open() == JournalState(2, 1, 300, (Entry(256, 1, WEB, "active"),))
+    journal.close()
+
+
+def test_path_that_can_not_be(tmp_path: pathlib.Path) -> None:
+    nowhere = tmp_path / "no" / "journal.db"
+    with pytest.raises(JournalError, match=r"can't open .*: No such file or directory$"):
+        SqliteJournal(nowhere).open()
+    with pytest.raises(JournalError, match="there is no such file"):
+        read(nowhere)
+    assert holder(nowhere) is None
+
+
+def test_opening_twice_is_refused(path: pathlib.Path) -> None:
+    journal = SqliteJournal(path)
+    journal.open()
+    with pytest.raises(JournalError, match="is open already"):
+        journal.open()
+    assert journal.append(batch(0, (256, WEB))) == 1
+    journal.close()
