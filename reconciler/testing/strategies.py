@@ -7,6 +7,7 @@ form, with denies, reserved peers and policies that isolate nobody. Every policy
 
 from __future__ import annotations
 
+from functools import partial
 from ipaddress import ip_network
 
 import msgspec
@@ -43,7 +44,7 @@ from reconciler.core.policy.ir import (
 from reconciler.core.policy.rules import PolicyRule, Translated
 from reconciler.core.policy.selectors import (
     NAMESPACE,
-    NAMESPACE_LABELS,
+    NAMESPACE_LABEL,
     NamedPort,
     Requirement,
     Selector,
@@ -117,12 +118,11 @@ def label_expressions(draw: st.DrawFn) -> LabelSelectorRequirement:
 
 def namespaces() -> st.SearchStrategy[tuple[Namespace, ...]]:
     """One object for each of NAMESPACES."""
-    return st.tuples(
-        *(
-            labels().map(lambda found, name=name: Namespace(ObjectMeta(name=name, labels=found)))
-            for name in NAMESPACES
-        )
-    )
+    return st.tuples(*(labels().map(partial(_namespace, name)) for name in NAMESPACES))
+
+
+def _namespace(name: str, labels: dict[str, str]) -> Namespace:
+    return Namespace(ObjectMeta(name=name, labels=labels))
 
 
 @st.composite
@@ -270,7 +270,7 @@ def rule_sets() -> st.SearchStrategy[RuleSet]:
 
 def selectors() -> st.SearchStrategy[Selector]:
     """Over pod labels, namespace labels and the namespace."""
-    keys = [f"k8s:{key}" for key in KEYS] + [NAMESPACE_LABELS + key for key in KEYS]
+    keys = [f"k8s:{key}" for key in KEYS] + [NAMESPACE_LABEL + key for key in KEYS]
     terms = st.builds(
         lambda key, term: Requirement(key, term.operator, term.values),
         st.sampled_from(keys),

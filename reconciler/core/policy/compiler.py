@@ -17,11 +17,9 @@ walks over everything. The BitMaps in `peer_sets` are the compiler's own: read t
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-import msgspec
 from pyroaring import BitMap
 
 from reconciler.core.labels import LabelFilter, LabelSet
@@ -29,6 +27,7 @@ from reconciler.core.objects import NetworkPolicy
 from reconciler.core.policy.index import Family, SelectorIndex, Watch, named
 from reconciler.core.policy.ir import Direction, IdentityPolicy, RuleSet
 from reconciler.core.policy.naming import rule_set_hash
+from reconciler.core.policy.published import PolicyDelta, Published
 from reconciler.core.policy.resolve import (
     egress_bases,
     resolve_egress,
@@ -39,35 +38,6 @@ from reconciler.core.policy.rules import Translated
 from reconciler.core.policy.selectors import NamedPort, Selector
 from reconciler.core.policy.translate import translate
 from reconciler.errors import Rejected
-
-SHARD_BITS: Final = 10
-"""A shard of a peer set is the numbers with one value of number >> SHARD_BITS."""
-
-
-class PolicyDelta(msgspec.Struct, frozen=True):
-    """What one `apply` changed, exactly: what ended as it began is not in it.
-
-    peer_sets: (selector hash, shard) whose members changed, appeared or are gone
-    rule_sets_added, rule_sets_removed: names
-    policies_changed: numbers with a new or different `IdentityPolicy`; policies_removed: without
-    warnings:  of the policies that were given and are not what they were
-    """
-
-    peer_sets: frozenset[tuple[str, int]] = frozenset()
-    rule_sets_added: frozenset[str] = frozenset()
-    rule_sets_removed: frozenset[str] = frozenset()
-    policies_changed: frozenset[int] = frozenset()
-    policies_removed: frozenset[int] = frozenset()
-    warnings: tuple[Rejected, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(
-            self.peer_sets
-            or self.rule_sets_added
-            or self.rule_sets_removed
-            or self.policies_changed
-            or self.policies_removed
-        )
 
 
 class MixKey(NamedTuple):
@@ -116,46 +86,40 @@ class _Policy:
 class _Change:
     """What one `apply` touches, with what was there before it."""
 
-    __slots__ = (
-        "left", "members", "policies", "published", "released", "rule_sets", "stale", "touched",
-        "warnings",
-    )  # fmt: skip
+    __slots__ = ("left", "members", "policies", "released", "stale", "touched", "warnings")
 
     def __init__(self) -> None:
         self.touched: set[int] = set()  # identities whose mixes may change
         self.stale: set[MixKey] = set()  # mixes to compile
         self.left: set[MixKey] = set()  # mixes that may have no identity any more
         self.released: list[_Policy] = []
-        self.published: set[str] = set()  # peer sets whose uses changed
         self.members: dict[str, BitMap] = {}  # peer set → numbers in it now or before, not both
-        self.rule_sets: dict[str, bool] = {}  # name → was there before
         self.policies: dict[int, IdentityPolicy | None] = {}  # number → before
         self.warnings: tuple[Rejected, ...] = ()
 
     def member(self, peer_set: str, number: int) -> None:
         """The number joined or left."""
-        self.members.setdefault(peer_set, BitMap()).symmetric_difference_update([number])
+        self.members.setdefault(peer_set, BitMap()).symmetric_difference_update(BitMap([number]))
 
 
 class Compiler:
     """Give it every identity that has a number and every valid policy; read the four mappings."""
 
     def __init__(self, filter: LabelFilter) -> None:
-        self.peer_sets: dict[str, BitMap] = {}
-        self.rule_sets: dict[str, RuleSet] = {}
+        self._index = SelectorIndex()
+        self._published = Published(self._index)
+        self.peer_sets = self._published.peer_sets
+        self.selectors = self._published.selectors
+        self.rule_sets = self._published.rule_sets
         self.policies: dict[int, IdentityPolicy] = {}
-        self.selectors: dict[str, Selector] = {}
         self.warnings: dict[str, tuple[Rejected, ...]] = {}
         self._filter = filter
-        self._index = SelectorIndex()
         self._births: dict[int, int] = {}
         self._sources: dict[str, _Policy] = {}
         self._selected_by: dict[int, set[str]] = {}
         self._mixes: dict[MixKey, _Mix] = {}
         self._mixes_with: dict[str, set[MixKey]] = {}
         self._mixes_of: dict[int, tuple[MixKey, MixKey]] = {}
-        self._rule_set_uses: Counter[str] = Counter()
-        self._peer_set_uses: Counter[str] = Counter()
 
     def apply(
         self,
@@ -263,7 +227,7 @@ class Compiler:
             if mix is None or not mix.numbers:
                 continue
             before = mix.name
-            self._name(mix, self._compile(key), change)
+            self._name(mix, self._compile(key))
             if mix.name != before:
                 renamed |= mix.numbers
         for number in renamed:
@@ -330,75 +294,40 @@ class Compiler:
         family = self._index.watches[base.hash].families[port.name, port.protocol]
         return [(number, part.selector.hash) for number, part in sorted(family.parts.items())]
 
-    def _name(self, mix: _Mix, rule_set: RuleSet, change: _Change) -> None:
+    def _name(self, mix: _Mix, rule_set: RuleSet) -> None:
         name = rule_set_hash(rule_set)
-        if name == mix.name:
-            return
-        self._use(name, rule_set, change)
-        if mix.name:
-            self._unuse(mix.name, change)
-        mix.name = name
+        if name != mix.name:
+            self._published.use(name, rule_set)
+            if mix.name:
+                self._published.unuse(mix.name)
+            mix.name = name
 
-    # --------------------------------------------------------------------- counted references
-
-    def _use(self, name: str, rule_set: RuleSet, change: _Change) -> None:
-        self._rule_set_uses[name] += 1
-        if self._rule_set_uses[name] == 1:
-            change.rule_sets.setdefault(name, False)
-            self.rule_sets[name] = rule_set
-            for peer_set in _peer_sets(rule_set):
-                change.published.add(peer_set)
-                self._peer_set_uses[peer_set] += 1
-
-    def _unuse(self, name: str, change: _Change) -> None:
-        self._rule_set_uses[name] -= 1
-        if not self._rule_set_uses[name]:
-            del self._rule_set_uses[name]
-            change.rule_sets.setdefault(name, True)
-            for peer_set in _peer_sets(self.rule_sets.pop(name)):
-                change.published.add(peer_set)
-                self._peer_set_uses[peer_set] -= 1
+    # ----------------------------------------------------------------------------- the end of it
 
     def _settle(self, change: _Change) -> PolicyDelta:
         """Let go of what nobody uses any more, then compare with what was there before."""
         for key in change.left:
             mix = self._mixes[key]
             if not mix.numbers:
-                self._drop_mix(key, mix, change)
-        shards = {
-            (name, shard)
-            for name in change.published | change.members.keys()
-            for shard in self._publish(name, change.members.get(name))
-        }
+                self._drop_mix(key, mix)
+        published = self._published.settle(change.members)
         for source in change.released:
             self._release(source)
-        policies = self.policies
+        before, after = change.policies, self.policies
         return PolicyDelta(
-            peer_sets=frozenset(shards),
-            rule_sets_added=frozenset(
-                name
-                for name, known in change.rule_sets.items()
-                if not known and name in self.rule_sets
-            ),
-            rule_sets_removed=frozenset(
-                name
-                for name, known in change.rule_sets.items()
-                if known and name not in self.rule_sets
-            ),
+            peer_sets=published.peer_sets,
+            rule_sets_added=published.rule_sets_added,
+            rule_sets_removed=published.rule_sets_removed,
             policies_changed=frozenset(
-                number
-                for number, before in change.policies.items()
-                if number in policies and policies[number] != before
+                number for number in before if after.get(number) not in (None, before[number])
             ),
             policies_removed=frozenset(
-                number
-                for number, before in change.policies.items()
-                if before is not None and number not in policies
+                number for number in before if before[number] and number not in after
             ),
             warnings=change.warnings,
         )
 
-    def _drop_mix(self, key: MixKey, mix: _Mix, change: _Change) -> None:
+    def _drop_mix(self, key: MixKey, mix: _Mix) -> None:
         del self._mixes[key]
         for policy in key.policies:
             others = self._mixes_with[policy]
@@ -406,40 +335,15 @@ class Compiler:
             if not others:
                 del self._mixes_with[policy]
         if mix.name:
-            self._unuse(mix.name, change)
-
-    def _publish(self, name: str, moved: BitMap | None) -> set[int]:
-        """Publish a peer set if a rule set names it, else withdraw it; the shards that changed."""
-        before = name in self.peer_sets
-        after = self._peer_set_uses[name] > 0
-        if not after:
-            del self._peer_set_uses[name]
-        members = self._index.members(name)
-        if before and after:
-            self.peer_sets[name] = members
-            return _shards(moved or ())
-        if after:
-            self.peer_sets[name] = members
-            self.selectors[name] = self._index.selector(name)
-            return _shards(members)
-        if before:
-            del self.peer_sets[name], self.selectors[name]
-            return _shards(members if moved is None else members ^ moved)
-        return set()
+            self._published.unuse(mix.name)
 
     def _release(self, source: _Policy) -> None:
         for watch, family in source.families:
-            if not family.users and watch.families.pop((family.name, family.protocol), None):
+            name = (family.name, family.protocol)
+            if not family.users and name in watch.families:
+                del watch.families[name]
                 family.clear()
         for watch in (source.subject, *source.peers):
             watch.uses -= 1
             if not watch.uses:
                 self._index.forget(watch)
-
-
-def _peer_sets(rule_set: RuleSet) -> set[str]:
-    return {peer_set for rule in rule_set.rules for peer_set in rule.peer_sets}
-
-
-def _shards(numbers: Iterable[int]) -> set[int]:
-    return {number >> SHARD_BITS for number in numbers}

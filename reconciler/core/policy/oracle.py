@@ -9,7 +9,8 @@ no selectors of ours, no identities. It follows the text of the Kubernetes API:
 
 Where that text leaves a choice it says what this product does: `ipBlock` means addresses outside
 the cluster only; an address inside the cluster whose owner is not known matches only rules that
-name no peers; `hidden` pod labels (the label filter's) are not there.
+name no peers; of two ports with one name the first counts; a namespace without an object has the
+one label that every namespace has; `hidden` pod labels (the label filter's) are not there.
 """
 
 from __future__ import annotations
@@ -137,7 +138,11 @@ def _peer(world: World, policy: NetworkPolicy, peer: NetworkPolicyPeer, other: P
             return False
     else:
         namespace = world.namespaces.get(other.metadata.namespace)
-        labels = namespace.metadata.labels if namespace is not None else {}
+        labels = (
+            {"kubernetes.io/metadata.name": other.metadata.namespace}
+            if namespace is None
+            else namespace.metadata.labels
+        )
         if not _labels_match(peer.namespace_selector, labels):
             return False
     return peer.pod_selector is None or _labels_match(peer.pod_selector, _labels(world, other))
@@ -180,11 +185,13 @@ def _port(entry: NetworkPolicyPort, protocol: str, port: int, destination: Party
         if not isinstance(destination, Pod):
             return False
         sidecars = [c for c in destination.spec.init_containers if c.restart_policy == "Always"]
-        return any(
-            own.name == entry.port and own.protocol == protocol and own.container_port == port
+        numbers = [
+            own.container_port
             for container in (*destination.spec.containers, *sidecars)
             for own in container.ports
-        )
+            if own.name == entry.port and own.protocol == protocol
+        ]
+        return numbers[:1] == [port]
     if entry.end_port is not None:
         return entry.port <= port <= entry.end_port
     return port == entry.port

@@ -19,11 +19,12 @@ from typing import Final
 import msgspec
 
 from reconciler.core.labels import LabelSet
+from reconciler.core.labels.label import K8S, NAMESPACE_LABELS, POD_NAMESPACE
 from reconciler.core.policy.naming import content_hash
 
-SOURCE: Final = "k8s"
-NAMESPACE: Final = "k8s:io.kubernetes.pod.namespace"
-NAMESPACE_LABELS: Final = "k8s:io.cilium.k8s.namespace.labels."
+NAMESPACE: Final = f"{K8S}:{POD_NAMESPACE}"
+NAMESPACE_LABEL: Final = f"{K8S}:{NAMESPACE_LABELS}."
+"""Beginning of the keys of namespace labels; the label's own key follows."""
 
 OPERATORS: Final = ("In", "NotIn", "Exists", "DoesNotExist")
 

@@ -11,9 +11,9 @@ What can't be read here raises ValueError, it is never skipped: a lost `from` wo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from reconciler.core.labels import LabelFilter
+from reconciler.core.labels.label import K8S, OWNED, POD_NAMESPACE, PROTOCOL_NUMBERS
 from reconciler.core.objects import (
     IPBlock,
     LabelSelector,
@@ -26,19 +26,13 @@ from reconciler.core.policy.ir import CidrBlock, PortRange
 from reconciler.core.policy.rules import PolicyRule, Translated
 from reconciler.core.policy.selectors import (
     NAMESPACE,
-    NAMESPACE_LABELS,
-    SOURCE,
+    NAMESPACE_LABEL,
     NamedPort,
     Requirement,
     Selector,
     selector,
 )
 from reconciler.errors import Rejected
-
-PROTOCOLS: Final = {"TCP": 6, "UDP": 17, "SCTP": 132}
-
-DERIVED: Final = ("io.kubernetes.pod.namespace", "io.cilium.k8s.")
-"""Beginnings of keys that the control plane gives to pods; on a pod object they mean nothing."""
 
 Warn = Callable[[str, str], None]
 
@@ -76,7 +70,7 @@ def translate(policy: NetworkPolicy, filter: LabelFilter, source: str = "") -> T
 def protocol_number(name: str) -> int:
     """IANA number of an API protocol name. ValueError if it isn't one."""
     try:
-        return PROTOCOLS[name]
+        return PROTOCOL_NUMBERS[name]
     except KeyError:
         raise ValueError(f"not a protocol of a NetworkPolicy: {name!r}") from None
 
@@ -126,13 +120,13 @@ class _Reader:
             wanted.append(self._home)
         else:
             where = f"{path}.namespaceSelector"
-            wanted += self._read(where, peer.namespace_selector, NAMESPACE_LABELS)
+            wanted += self._read(where, peer.namespace_selector, NAMESPACE_LABEL)
         if peer.pod_selector is not None:
             wanted += self._pods(f"{path}.podSelector", peer.pod_selector)
         return selector(wanted)
 
     def _pods(self, path: str, pods: LabelSelector) -> list[Requirement]:
-        return [_own(wanted) for wanted in self._read(path, pods, f"{SOURCE}:")]
+        return [_own(wanted) for wanted in self._read(path, pods, f"{K8S}:")]
 
     def _read(self, path: str, labels: LabelSelector, prefix: str) -> list[Requirement]:
         """Requirements of a LabelSelector, their keys behind `prefix`; warns of hidden labels."""
@@ -147,7 +141,7 @@ class _Reader:
 
     def _check(self, path: str, key: str, prefix: str) -> None:
         source, _, beginning = prefix.partition(":")
-        if not beginning and key.startswith(DERIVED):
+        if not beginning and _is_derived(key):
             hidden = "is not a label that a pod can have here"
         elif not self._filter.accepts(source, beginning + key):
             hidden = "is hidden by the label filter"
@@ -159,9 +153,14 @@ class _Reader:
         )
 
 
+def _is_derived(key: str) -> bool:
+    """Whether a pod's own label of this key is dropped or renamed when label sets are made."""
+    return key == POD_NAMESPACE or key.startswith((OWNED, "reserved."))
+
+
 def _own(wanted: Requirement) -> Requirement:
     """The same requirement on a pod's own labels only: a derived key is never there."""
-    if not wanted.key.removeprefix(f"{SOURCE}:").startswith(DERIVED):
+    if not _is_derived(wanted.key.removeprefix(f"{K8S}:")):
         return wanted
     return Requirement(f"pod:{wanted.key}", wanted.operator, wanted.values)
 
