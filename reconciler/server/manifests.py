@@ -1,0 +1,375 @@
+"""Kubernetes objects from files: a directory that is watched, or paths that are read once.
+
+Every `*.yaml`, `*.yml` and `*.json` under the directory counts; names that begin with a dot don't
+(so that of a mounted ConfigMap only the links are read, not what they lead to). Promises:
+
+* what can't be read changes nothing. Of a file that doesn't parse, all last good objects stay; of
+  one with a bad object, that object's last good version does; a directory that can't be listed, or
+  is gone, removes nothing. Policies lost by a typing error would open what they close;
+* an object in two files is taken from the first file by path, and reported;
+* a file that is removed removes its objects; an empty one has none.
+
+Files are best replaced (renamed into place), not rewritten: what was read while it changed is read
+again, but half a file may be a valid one. Changes are seen by inotify and by looking every few
+seconds, which also finds what lies behind links out of the directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import stat
+import sys
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, Final, TypeVar
+
+import msgspec
+from watchfiles import awatch
+
+from reconciler.core.objects import (
+    Change,
+    Decoded,
+    Delete,
+    KubeObject,
+    ObjectKey,
+    Upsert,
+    Workload,
+    decode,
+    key_of,
+)
+from reconciler.errors import ConfigError, Rejected
+
+SUFFIXES: Final = (".yaml", ".yml", ".json")
+
+_QUIET_MS: Final = 100
+"""A burst of writes is over when nothing happened for this long."""
+
+_BURST_MS: Final = 1_000
+"""A burst is read after this long even when it isn't over."""
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """What some paths hold. Each object comes with its source, "shop.yaml#3".
+
+    ignored: "apiVersion Kind" of objects that don't matter here
+    """
+
+    objects: tuple[tuple[str, KubeObject], ...] = ()
+    workloads: tuple[tuple[str, Workload], ...] = ()
+    problems: tuple[Rejected, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """changes: sorted by object, one each; problems: all that stand now, not only new ones."""
+
+    changes: tuple[Change, ...] = ()
+    problems: tuple[Rejected, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+# --------------------------------------------------------------------------------- read once
+
+
+def load(paths: Sequence[str | Path], stdin: BinaryIO | None = None) -> Loaded:
+    """Files, directories, and "-" for standard input, in the order given; first of a key wins."""
+    objects: dict[ObjectKey, tuple[str, KubeObject]] = {}
+    workloads: dict[ObjectKey, tuple[str, Workload]] = {}
+    problems: list[Rejected] = []
+    ignored: set[str] = set()
+    for source, data in _contents(paths, stdin, problems):
+        decoded = decode(data, source)
+        problems.extend(decoded.problems)
+        ignored.update(decoded.ignored)
+        for where, object in decoded.objects:
+            _first(objects, where, object, problems)
+        for where, workload in decoded.workloads:
+            _first(workloads, where, workload, problems)
+    return Loaded(
+        tuple(objects.values()), tuple(workloads.values()), tuple(problems), tuple(sorted(ignored))
+    )
+
+
+_Item = TypeVar("_Item", KubeObject, Workload)
+
+
+def _first(
+    found: dict[ObjectKey, tuple[str, _Item]],
+    source: str,
+    object: _Item,
+    problems: list[Rejected],
+) -> None:
+    key = key_of(object)
+    held = found.setdefault(key, (source, object))
+    if held[1] is not object:
+        problems.append(_duplicate(key, source, held[0]))
+
+
+def _duplicate(key: ObjectKey, source: str, holder: str) -> Rejected:
+    return Rejected(source, str(key), "", f"is in {holder} already, which is taken")
+
+
+def _contents(
+    paths: Sequence[str | Path], stdin: BinaryIO | None, problems: list[Rejected]
+) -> Iterator[tuple[str, bytes]]:
+    seen: set[str] = set()
+    for given in paths:
+        if str(given) == "-":
+            yield "-", (stdin or sys.stdin.buffer).read()
+            continue
+        files = [str(given)]
+        if os.path.isdir(given):
+            listing = _list(Path(given))
+            problems.extend(
+                Rejected(os.path.join(given, where), "", "", reason)
+                for where, reason in listing.unreadable.items()
+            )
+            files = [os.path.join(given, name) for name in listing.files]
+            files = [file for file in files if os.path.isfile(file)]
+        for file in files:
+            if os.path.realpath(file) in seen:
+                continue
+            seen.add(os.path.realpath(file))
+            try:
+                yield file, Path(file).read_bytes()
+            except OSError as error:
+                problems.append(Rejected(file, "", "", f"can't be read: {error.strerror}"))
+
+
+# -------------------------------------------------------------------------------- directories
+
+
+class _Listing(msgspec.Struct, frozen=True):
+    """files: paths under the directory with "/", sorted; unreadable: directory → reason."""
+
+    files: tuple[str, ...]
+    unreadable: dict[str, str]
+
+
+def _list(root: Path) -> _Listing:
+    files: list[str] = []
+    unreadable: dict[str, str] = {}
+
+    def failed(error: OSError) -> None:
+        where = os.path.relpath(error.filename, root)
+        unreadable[where] = f"can't be listed: {error.strerror}"
+
+    visited: set[str] = set()
+    for directory, names, found in os.walk(root, onerror=failed, followlinks=True):
+        real = os.path.realpath(directory)
+        if real in visited:  # a link back up
+            names.clear()
+            continue
+        visited.add(real)
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        for name in found:
+            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
+                files.append(Path(directory, name).relative_to(root).as_posix())
+    return _Listing(tuple(sorted(files)), unreadable)
+
+
+class _File(msgspec.Struct):
+    """What is held of one file. objects: the last good ones, with their sources."""
+
+    signature: tuple[int, ...] = ()
+    data: bytes = b""
+    objects: dict[ObjectKey, tuple[str, KubeObject]] = {}
+    problems: tuple[Rejected, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+class Directory:
+    """The objects of all files under a directory; `scan` says what changed since the last one."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._files: dict[str, _File] = {}
+        self._holders: dict[ObjectKey, dict[str, tuple[str, KubeObject]]] = {}
+        self._shared: set[ObjectKey] = set()  # in more than one file
+        self._in_force: dict[ObjectKey, KubeObject] = {}
+        self._last: tuple[tuple[Rejected, ...], tuple[str, ...]] | None = None
+
+    def scan(self) -> Batch | None:
+        """Reads what is new. None when nothing changed, neither objects nor problems; the first
+        scan always gives a batch."""
+        listing = _list(self.root)
+        touched: set[ObjectKey] = set()
+        for name in listing.files:
+            touched |= self._read(name)
+        for name in sorted(set(self._files).difference(listing.files)):
+            if not _below(name, listing.unreadable):
+                touched |= self._hold(name, None)
+        changes = tuple(self._settle(touched))
+        problems = [
+            Rejected(where if where != "." else str(self.root), "", "", reason)
+            for where, reason in sorted(listing.unreadable.items())
+        ]
+        ignored: set[str] = set()
+        for _, file in sorted(self._files.items()):
+            problems.extend(file.problems)
+            ignored.update(file.ignored)
+        problems.extend(self._duplicates())
+        standing = tuple(problems), tuple(sorted(ignored))
+        if not changes and standing == self._last:
+            return None
+        self._last = standing
+        return Batch(changes, *standing)
+
+    def _read(self, name: str) -> set[ObjectKey]:
+        """Reads a file if it changed; the keys of objects that it has or had."""
+        path = self.root / name
+        held = self._files.get(name, _File())
+        try:
+            before = _signature(path)
+            if before == held.signature:
+                return set()
+            data = path.read_bytes()
+            settled = _signature(path) == before
+        except FileNotFoundError:
+            return self._hold(name, None)  # removed since it was listed, or a link to nowhere
+        except OSError as error:
+            # Not remembered by its signature: it is tried again at every scan.
+            problem = Rejected(name, "", "", f"can't be read: {error.strerror}")
+            self._files[name] = _File((), b"", held.objects, (problem,), held.ignored)
+            return set()
+        signature = before if settled else ()
+        if data == held.data and held.signature:
+            held.signature = signature
+            return set()
+        return self._hold(name, _merge(name, signature, data, held))
+
+    def _hold(self, name: str, file: _File | None) -> set[ObjectKey]:
+        held = self._files.pop(name, None)
+        touched: set[ObjectKey] = set(held.objects) if held else set()
+        for key in touched:
+            del self._holders[key][name]
+        if file is not None:
+            self._files[name] = file
+            touched.update(file.objects)
+            for key, value in file.objects.items():
+                self._holders.setdefault(key, {})[name] = value
+        return touched
+
+    def _settle(self, touched: Iterable[ObjectKey]) -> Iterator[Change]:
+        for key in sorted(touched):
+            holders = self._holders.get(key)
+            if not holders:
+                self._holders.pop(key, None)
+                self._shared.discard(key)
+                if self._in_force.pop(key, None) is not None:
+                    yield Delete(key)
+                continue
+            if len(holders) > 1:
+                self._shared.add(key)
+            else:
+                self._shared.discard(key)
+            source, object = holders[min(holders)]
+            if self._in_force.get(key) != object:
+                self._in_force[key] = object
+                yield Upsert(object, source)
+
+    def _duplicates(self) -> Iterator[Rejected]:
+        for key in sorted(self._shared):
+            holders = self._holders[key]
+            first, *others = sorted(holders)
+            for name in others:
+                yield _duplicate(key, holders[name][0], holders[first][0])
+
+
+def _signature(path: Path) -> tuple[int, ...]:
+    """Changes whenever the file does; OSError where there is none, or a pipe or the like."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _below(name: str, directories: Iterable[str]) -> bool:
+    return any(
+        directory == "." or name.startswith(f"{directory}{os.sep}") for directory in directories
+    )
+
+
+def _merge(name: str, signature: tuple[int, ...], data: bytes, held: _File) -> _File:
+    """The new content of a file, with the last good version of what is bad in it."""
+    decoded = decode(data, name)
+    problems = list(decoded.problems)
+    objects: dict[ObjectKey, tuple[str, KubeObject]] = {}
+    for source, object in decoded.objects:
+        _first(objects, source, object, problems)
+    refused = _refused(decoded)
+    for key, value in held.objects.items():
+        if key not in objects and (None in refused or str(key) in refused):
+            objects[key] = value
+    return _File(signature, data, objects, tuple(problems), decoded.ignored)
+
+
+def _refused(decoded: Decoded) -> set[str | None]:
+    """Names of refused objects; None among them when one of them can't be told.
+
+    One that can't be told may be any that was in the file, so all of them stay.
+    """
+    return {
+        problem.object if " " in problem.object else None
+        for problem in decoded.problems
+        if problem.severity == "error"
+    }
+
+
+# --------------------------------------------------------------------------------- watching
+
+
+async def watch(
+    directory: str | Path,
+    stop: asyncio.Event,
+    *,
+    force_polling: bool = False,
+    rescan_seconds: float = 5.0,
+) -> AsyncIterator[Batch]:
+    """Everything in the directory as the first batch, then what changes, until `stop` is set.
+
+    force_polling: don't use inotify (network file systems); also where inotify has no room left.
+    rescan_seconds: how often to look without an event. ConfigError: there is no such directory.
+    """
+    root = Path(directory)
+    if not root.is_dir():
+        raise ConfigError(f"manifests: {root} is not a directory")
+    files = Directory(root)
+    # A change between the first look and the moment when inotify listens waits for the next look.
+    wake = asyncio.Event()
+    watcher = None if force_polling else asyncio.create_task(_wake(root, wake, stop))
+    try:
+        while not stop.is_set():
+            batch = await asyncio.to_thread(files.scan)
+            if batch is not None:
+                yield batch
+            await _wait(wake, stop, rescan_seconds)
+            wake.clear()
+    finally:
+        if watcher is not None:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+
+
+async def _wake(root: Path, wake: asyncio.Event, stop: asyncio.Event) -> None:
+    """Sets `wake` after each burst of changes. Ends where inotify can't serve: looking goes on."""
+    try:
+        async for _ in awatch(
+            root, watch_filter=None, debounce=_BURST_MS, step=_QUIET_MS, stop_event=stop
+        ):
+            wake.set()
+    except OSError:
+        return
+
+
+async def _wait(wake: asyncio.Event, stop: asyncio.Event, seconds: float) -> None:
+    """Until either event is set or the time is over."""
+    waits = [asyncio.create_task(event.wait()) for event in (wake, stop)]
+    try:
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
