@@ -245,6 +245,12 @@ class Allocator:
             for label_set in waiting
         )
 
+    def unserved(self) -> bool:
+        """Whether label sets want a write that can give them a number, and it is not under way."""
+        taken = 0 if self._flight is None else len(self._flight.batch.allocate)
+        waiting = bool(self._queues["waiting"]) and len(self._free) > taken
+        return not self._deposed and (waiting or bool(self._queues["recalled"]))
+
     def next_deadline(self, now: float) -> float | None:
         """When `next_batch` has something to do if nothing else happens; None: never."""
         if self._flight is not None or self._deposed:

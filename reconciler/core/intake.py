@@ -1,0 +1,227 @@
+"""From changed objects to published state: store, allocator and compiler, one step after another.
+
+A batch of changes is applied whole, the label sets that it needs get numbers by one journal write,
+and only then is the result compiled and published. While a write that gives numbers is under way
+nothing newer is applied – what is served stays the last publication – so a publication is always
+the state of the objects at one instant, and a group is never served without the identity that it
+is about to get. Writes that only take numbers back hold nothing up.
+
+A label set for which there is no number (the pool is used up) is published without one: its pods
+are unknown to others and closed themselves, everything else goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from reconciler.core.identity import POOL, Allocator, Changes, Identity, JournalBatch, JournalState
+from reconciler.core.labels import LabelFilter, LabelSet
+from reconciler.core.objects import Change, Prefix
+from reconciler.core.policy.compiler import Compiler
+from reconciler.core.policy.published import PolicyDelta
+from reconciler.core.store import Cluster, Delta
+
+
+class IntakeConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """drain_seconds: how long a number without groups is kept before it is retired."""
+
+    filter: LabelFilter
+    cluster_name: str = "default"
+    named_ports: bool = True
+    cluster_cidrs: tuple[Prefix, ...] = ()
+    pool: range = POOL
+    drain_seconds: float = 30.0
+
+
+class Publication(msgspec.Struct, frozen=True):
+    """What differs from the publication before; current values are in cluster and compiler.
+
+    namespaces:     whose bindings may differ
+    address_groups: groups that own other addresses than before
+    endpoints:      "namespace/pod"; nodes: names
+    policy:         what the compiler changed
+    identities:     numbers that entered or left what is live
+    """
+
+    namespaces: frozenset[str]
+    address_groups: frozenset[str]
+    endpoints: frozenset[str]
+    nodes: frozenset[str]
+    policy: PolicyDelta
+    identities: frozenset[int]
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.namespaces
+            or self.address_groups
+            or self.endpoints
+            or self.nodes
+            or self.policy
+            or self.identities
+        )
+
+
+class _Pending:
+    """What has been applied since the last publication."""
+
+    def __init__(self) -> None:
+        self.namespaces: set[str] = set()
+        self.address_groups: set[str] = set()
+        self.endpoints: set[str] = set()
+        self.nodes: set[str] = set()
+        self.policies: set[str] = set()
+        self.entered: dict[int, tuple[int, LabelSet]] = {}
+        self.left: set[int] = set()
+
+    def add(self, delta: Delta) -> None:
+        for group in (*delta.groups_added, *delta.groups_removed, *delta.groups_rebound):
+            self.namespaces.add(group.rpartition("/")[0])
+        self.address_groups |= delta.address_groups
+        self.endpoints |= delta.endpoints
+        self.nodes |= delta.nodes
+        self.policies |= delta.policies
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.namespaces
+            or self.address_groups
+            or self.endpoints
+            or self.nodes
+            or self.policies
+            or self.entered
+            or self.left
+        )
+
+
+class Intake:
+    """Feed it with `enqueue`, `written` and `refused`; after each, call `batch` and `publish`.
+
+    The first `enqueue` is the whole initial state: nothing is published before it.
+    """
+
+    def __init__(self, config: IntakeConfig, journal: JournalState, now: float) -> None:
+        self.cluster = Cluster(
+            config.filter,
+            cluster_name=config.cluster_name,
+            named_ports=config.named_ports,
+            cluster_cidrs=config.cluster_cidrs,
+        )
+        self.allocator = Allocator(
+            journal, pool=config.pool, drain_seconds=config.drain_seconds, now=now
+        )
+        self.compiler = Compiler(config.filter)
+        self._queue: list[Change] = []
+        self._loaded = False
+        self._holding = False  # a write that gives numbers is under way
+        self._pending = _Pending()
+        self._set_of: dict[str, str] = {}  # group -> key of its label set
+        self._groups_with: dict[str, set[str]] = {}  # the other way
+        for label_set, identity in self.allocator.live().items():
+            self._enter(label_set, identity)
+
+    def enqueue(self, changes: Sequence[Change], now: float) -> None:
+        self._queue.extend(changes)
+        self._loaded = True
+        self._absorb(now)
+
+    def batch(self, now: float) -> JournalBatch | None:
+        """The next journal write, if one is due and none is under way."""
+        if not self._loaded:
+            return None
+        batch = self.allocator.next_batch(now)
+        if batch is not None:
+            self._holding = bool(batch.allocate or batch.revive)
+        return batch
+
+    def written(self, revision: int, now: float) -> None:
+        changes = self.allocator.written(revision, now)
+        self._holding = False
+        self._note(changes)
+
+    def refused(self, reason: str, *, deposed: bool) -> None:
+        """The write did not take effect; what needs its numbers stays unpublished until it does."""
+        self.allocator.refused(reason, deposed=deposed)
+
+    @property
+    def holding(self) -> bool:
+        """What has been applied waits for numbers."""
+        return self._holding or self.allocator.unserved()
+
+    def publish(self, now: float) -> Publication | None:
+        """Compile what has been applied; None while there is nothing, or it waits for numbers.
+
+        Call `batch` first: whatever can get a number must have it before it is published.
+        """
+        if self.holding or not self._pending:
+            return None
+        pending, self._pending = self._pending, _Pending()
+        policy = self.compiler.apply(
+            identities_added=pending.entered,
+            identities_removed=pending.left,
+            policies_changed={key: self.cluster.policies.get(key) for key in pending.policies},
+        )
+        done = Publication(
+            namespaces=frozenset(pending.namespaces),
+            address_groups=frozenset(pending.address_groups),
+            endpoints=frozenset(pending.endpoints),
+            nodes=frozenset(pending.nodes),
+            policy=policy,
+            identities=frozenset(pending.left | pending.entered.keys()),
+        )
+        self._absorb(now)
+        return done
+
+    def binding(self, group: str) -> Identity | None:
+        """The identity of a group; None while its label set has none."""
+        label_set = self._set_of.get(group)
+        return None if label_set is None else self.allocator.identity(label_set)
+
+    # ------------------------------------------------------------------------------- inside
+
+    def _absorb(self, now: float) -> None:
+        """Apply what is queued, unless what was applied before still waits for its numbers."""
+        if self.holding or not self._queue:
+            return
+        queue, self._queue = self._queue, []
+        delta = self.cluster.apply(queue)
+        self._pending.add(delta)
+        self._rebind((*delta.groups_added, *delta.groups_removed, *delta.groups_rebound), now)
+
+    def _rebind(self, groups: Iterable[str], now: float) -> None:
+        touched: dict[str, bool] = {}  # label set -> had groups before
+        for name in groups:
+            old = self._set_of.pop(name, None)
+            if old is not None:
+                touched.setdefault(old, True)
+                self._groups_with[old].discard(name)
+            group = self.cluster.groups.get(name)
+            if group is not None:
+                new = group.label_set.key
+                with_it = self._groups_with.setdefault(new, set())
+                touched.setdefault(new, bool(with_it))
+                with_it.add(name)
+                self._set_of[name] = new
+        gone = [key for key, had in touched.items() if had and not self._groups_with[key]]
+        come = [key for key, had in touched.items() if not had and self._groups_with[key]]
+        for key in touched:
+            if not self._groups_with[key]:
+                del self._groups_with[key]
+        self.allocator.release(gone, now)
+        self.allocator.bind(come, now)
+
+    def _note(self, changes: Changes) -> None:
+        for identity in changes.retired:
+            self._pending.entered.pop(identity.number, None)
+            self._pending.left.add(identity.number)
+        for label_set, identity in (*changes.activated, *changes.revived):
+            self._enter(label_set, identity)
+
+    def _enter(self, label_set: str, identity: Identity) -> None:
+        known = self.cluster.label_sets.get(label_set)
+        labels = known if known is not None else LabelSet.parse(label_set)
+        self._pending.entered[identity.number] = (identity.birth, labels)
+        self._pending.left.discard(identity.number)
+        for group in self._groups_with.get(label_set, ()):
+            self._pending.namespaces.add(group.rpartition("/")[0])
