@@ -154,7 +154,7 @@ class Intake:
 
         Call `batch` first: whatever can get a number must have it before it is published.
         """
-        if self.holding or not self._pending:
+        if self.holding or self.allocator.deposed or not self._pending:
             return None
         pending, self._pending = self._pending, _Pending()
         policy = self.compiler.apply(
