@@ -258,6 +258,25 @@ int rk_test_run(int program, const void *packet, uint32_t size, uint32_t endpoin
 	return (int)opts.retval == -1 ? 0 : (int)opts.retval;
 }
 
+/* Replacing an inner map waits for all running programs before it returns. */
+int rk_synchronize(void)
+{
+	LIBBPF_OPTS(bpf_map_create_opts, opts);
+	int inner, outer, err;
+	uint32_t zero = 0;
+
+	inner = bpf_map_create(BPF_MAP_TYPE_ARRAY, "rk_inner", 4, 4, 1, NULL);
+	if (inner < 0)
+		return inner;
+	opts.inner_map_fd = inner;
+	outer = bpf_map_create(BPF_MAP_TYPE_ARRAY_OF_MAPS, "rk_outer", 4, 4, 1, &opts);
+	err = outer < 0 ? outer : bpf_map_update_elem(outer, &zero, &inner, BPF_ANY);
+	if (outer >= 0)
+		close(outer);
+	close(inner);
+	return err;
+}
+
 struct rk_ring {
 	struct ring_buffer *buffer;
 	size_t sample;

@@ -72,6 +72,7 @@ void rk_ring_close(struct rk_ring *ring);
 /* Waits until every program that runs now has ended, on every CPU. */
 int rk_membarrier(void);
 int rk_membarrier_supported(void);
+int rk_synchronize(void); /* the same by way of a map of maps, where membarrier is switched off */
 
 /* libbpf's log: level 0 warning, 1 information, 2 debug. */
 void rk_log_to(void (*sink)(int level, const char *text));

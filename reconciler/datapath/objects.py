@@ -20,7 +20,8 @@ from reconciler.core.dataplane.layout import MapId
 from reconciler.errors import DatapathError
 
 try:
-    from reconciler.datapath._libbpf import ffi, lib
+    from reconciler.datapath._libbpf import ffi as ffi
+    from reconciler.datapath._libbpf import lib as lib
 except ImportError as error:  # pragma: no cover - depends on how the package was installed
     raise DatapathError(
         "import", "libbpf extension", errno.ENOENT, f"{error}; build it with `make kernel`"
@@ -117,7 +118,7 @@ class Programs(msgspec.Struct):
             except BaseException:
                 lib.rk_close_object(handle)
                 raise
-        return cls(*fds, handle)
+        return cls(fds[0], fds[1], fds[2], fds[3], handle)
 
     def close(self) -> None:
         if self.handle is not None:
