@@ -11,7 +11,7 @@ never leaves it and is left out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -30,7 +30,7 @@ from reconciler.core.objects import (
 from reconciler.core.policy.compiler import Compiler
 from reconciler.core.policy.entries import UNKNOWN, Entries, Expanded, decide, expand
 from reconciler.core.policy.evaluate import WORLDS, Decision, PeerInfo, external, verdict
-from reconciler.core.policy.ir import Direction
+from reconciler.core.policy.ir import Direction, IdentityPolicy
 from reconciler.core.policy.rules import HOST
 from reconciler.core.store import Cluster
 from reconciler.errors import Rejected
@@ -106,19 +106,27 @@ class Party(msgspec.Struct, frozen=True):
 class _End:
     """A party with what a matrix asks of it a million times.
 
-    kind: what parties with the same verdicts share (nodes: on the same side of "own node")
+    kind: as a peer, what parties with the same verdicts share (nodes: by being the own node or not)
+    ingress, egress: names of its rule sets, "" where nothing restricts it
     """
 
-    __slots__ = ("is_node", "is_pod", "kind", "name", "owner", "party", "shown")
+    __slots__ = (
+        "egress", "ingress", "is_node", "is_pod", "kind", "name", "node", "owner", "party", "shown"
+    )  # fmt: skip
 
-    def __init__(self, party: Party, namespaces: Collection[str] | None) -> None:
+    def __init__(
+        self, party: Party, policy: IdentityPolicy | None, namespaces: Collection[str] | None
+    ) -> None:
         owner = party.owner
         self.party = party
         self.name = party.name
-        self.owner = None if owner is None else str(owner)
-        self.is_pod = party.is_pod
+        self.node = party.node
+        self.owner = party.name if owner is None else str(owner)
+        self.is_pod = policy is not None
         self.is_node = owner is not None and owner.kind == "Node"
         self.kind: int | str = party.number if party.is_pod else party.name
+        self.ingress = "" if policy is None else policy.ingress
+        self.egress = "" if policy is None else policy.egress
         self.shown = namespaces is None or (
             party.is_pod and owner is not None and owner.namespace in namespaces
         )
@@ -126,6 +134,43 @@ class _End:
 
 _Side = tuple[str, ...]
 """One side's answer to each probe."""
+
+_Answer = tuple[str, int, str, str, str]
+"""What stands in a row behind the two names."""
+
+
+class _Table:
+    """The answers to some probes, each found once: by rule set and peer, then by pair of sides."""
+
+    def __init__(
+        self, probes: Sequence[Probe], judge: Callable[[str, PeerInfo, Sequence[Probe]], _Side]
+    ) -> None:
+        self._probes = probes
+        self._judge = judge
+        self._open: _Side = (ALLOW,) * len(probes)
+        self._sides: dict[tuple[str, int | str, bool], _Side] = {}
+        self._joined: dict[tuple[_Side, _Side], list[_Answer]] = {}
+
+    def answers(self, one: _End, other: _End) -> list[_Answer]:
+        """For packets from `one` to `other`."""
+        sides = (self._side(one.egress, one, other), self._side(other.ingress, other, one))
+        joined = self._joined.get(sides)
+        if joined is None:
+            joined = self._joined[sides] = [
+                (probe.protocol, probe.port, out, into, ALLOW if out == into == ALLOW else DENY)
+                for probe, out, into in zip(self._probes, *sides, strict=True)
+            ]
+        return joined
+
+    def _side(self, rule_set: str, subject: _End, other: _End) -> _Side:
+        if not rule_set:
+            return self._open
+        key = (rule_set, other.kind, other.is_node and other.node == subject.node)
+        side = self._sides.get(key)
+        if side is None:
+            peer = _peer(other.party, subject.party)
+            side = self._sides[key] = self._judge(rule_set, peer, self._probes)
+        return side
 
 
 class Verdicts:
@@ -160,6 +205,7 @@ class Verdicts:
         self._expanded: dict[str, Expanded] = {
             name: expand(rule_set) for name, rule_set in self._compiler.rule_sets.items()
         }
+        self._merged: dict[tuple[str, tuple[str, ...]], Entries] = {}
         grouper = Grouper(filter, named_ports=named_ports)
         self._pods = {
             party.name: party
@@ -208,23 +254,19 @@ class Verdicts:
         """
         outside = [self.party(name) for name in dict.fromkeys(externals)]
         ends = [
-            _End(party, namespaces) for party in (*self._pods.values(), *outside)
-        ]  # fmt: skip
-        sides: dict[tuple[str, Party | int], _Side] = {}
-        pairs: dict[tuple[object, object, bool], list[tuple[str, int, str, str, str]]] = {}
+            _End(party, self._compiler.policies.get(party.number), namespaces)
+            for party in (*self._pods.values(), *outside)
+        ]
+        table = _Table(probes, self._side)
         for one in ends:
             for other in ends:
-                if not (one.shown or other.shown) or not (one.is_pod or other.is_pod):
-                    continue
-                if one.owner is not None and one.owner == other.owner:
-                    continue
-                local = (one.is_node or other.is_node) and one.party.node == other.party.node
-                pair = (one.kind, other.kind, local)
-                answers = pairs.get(pair)
-                if answers is None:
-                    answers = pairs[pair] = self._answers(one.party, other.party, probes, sides)
-                for answer in answers:
-                    yield Row(one.name, other.name, *answer)
+                if (
+                    (one.shown or other.shown)
+                    and (one.is_pod or other.is_pod)
+                    and one.owner != other.owner
+                ):
+                    for answer in table.answers(one, other):
+                        yield Row(one.name, other.name, *answer)
 
     def decide(
         self, source: Party, destination: Party, probe: Probe
@@ -243,59 +285,25 @@ class Verdicts:
             f"{key.namespace}/{key.name}", key, self._numbers[labels.key], pod.spec.node_name
         )
 
-    def _answers(
-        self,
-        source: Party,
-        destination: Party,
-        probes: Sequence[Probe],
-        sides: dict[tuple[str, Party | int], _Side],
-    ) -> list[tuple[str, int, str, str, str]]:
-        """The rest of the row of each probe."""
-        egress = self._side(source, destination, Direction.EGRESS, probes, sides)
-        ingress = self._side(destination, source, Direction.INGRESS, probes, sides)
-        return [
-            (probe.protocol, probe.port, out, into, ALLOW if out == into == ALLOW else DENY)
-            for probe, out, into in zip(probes, egress, ingress, strict=True)
-        ]
-
     def _rule_set(self, subject: Party, direction: Direction) -> str:
         policy = self._compiler.policies[subject.number]
         return policy.ingress if direction is Direction.INGRESS else policy.egress
 
-    def _side(
-        self,
-        subject: Party,
-        other: Party,
-        direction: Direction,
-        probes: Sequence[Probe],
-        known: dict[tuple[str, Party | int], _Side],
-    ) -> _Side:
-        """What the subject's policies of one direction say about the other, for each probe."""
-        if not subject.is_pod:
-            return (ALLOW,) * len(probes)
-        name = self._rule_set(subject, direction)
-        peer = _peer(other, subject)
-        key = (name, other if peer.number in WORLDS else peer.number)
-        side = known.get(key)
-        if side is None:
-            expanded = self._expanded[name]
-            entries = self._entries(expanded, peer)
-            side = known[key] = tuple(
-                ALLOW if decide(expanded.any, entries, probe.number, probe.port)[0] else DENY
-                for probe in probes
-            )
-        return side
-
-    def _entries(self, expanded: Expanded, peer: PeerInfo) -> Entries:
+    def _side(self, rule_set: str, peer: PeerInfo, probes: Sequence[Probe]) -> _Side:
+        """What a rule set says about a peer, for each probe: by the kernel's two look-ups."""
+        expanded = self._expanded[rule_set]
         if peer.number >= FIRST_NUMBER:
             sets = self._compiler.peer_sets
-            return expanded.for_identity(
-                name for name in expanded.by_peer_set if peer.number in sets[name]
-            )
-        if peer.number in WORLDS:
+            names = tuple(name for name in expanded.by_peer_set if peer.number in sets[name])
+            entries = self._merged.get((rule_set, names))
+            if entries is None:
+                entries = self._merged[rule_set, names] = expanded.for_identity(names)
+        elif peer.number in WORLDS:
             # As if every address were a known prefix: exact, whatever blocks the rules name.
-            return expanded.for_prefix(Prefix(peer.address, 8 * len(peer.address)))
-        return expanded.for_reserved(peer.number)
+            entries = expanded.for_prefix(Prefix(peer.address, 8 * len(peer.address)))
+        else:
+            entries = expanded.for_reserved(peer.number)
+        return _look_up(expanded.any, entries, probes)
 
     def _decide(
         self, subject: Party, other: Party, direction: Direction, probe: Probe
@@ -370,6 +378,13 @@ def _peer(other: Party, subject: Party) -> PeerInfo:
     if other.owner is not None and other.owner.kind == "Node":
         return PeerInfo(HOST if other.node == subject.node else REMOTE_NODE)
     return PeerInfo(other.number, other.address)
+
+
+def _look_up(everyone: Entries, entries: Entries, probes: Sequence[Probe]) -> _Side:
+    return tuple(
+        ALLOW if decide(everyone, entries, probe.number, probe.port)[0] else DENY
+        for probe in probes
+    )
 
 
 def _way(row: Row) -> tuple[str, str, str, int]:
