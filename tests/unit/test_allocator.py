@@ -224,6 +224,30 @@ def test_recalled_and_released_before_the_write_goes_on_waiting() -> None:
     assert world.batch().free == (256,)
 
 
+def test_revived_before_a_cut_without_it_waits_for_one_the_next_time() -> None:
+    world = World()
+    world.bind(WEB)
+    world.write()
+    world.drained(WEB)
+    world.bind(WEB)
+    world.write()
+    world.allocator.published(1000)
+    world.allocator.advance(world.now, 1000)
+    world.drained(WEB)
+    assert world.nothing_to_write(), "cut 1000 has it"
+
+
+def test_later_cuts_do_not_prolong_the_wait() -> None:
+    world = World()
+    world.bind(WEB)
+    world.write()
+    world.drained(WEB)
+    world.allocator.published(1000)
+    world.allocator.published(2000)
+    world.allocator.advance(world.now, 1000)
+    assert world.batch().free == (256,)
+
+
 def test_wanted_while_its_retirement_is_written() -> None:
     world = World()
     world.bind(WEB)
@@ -328,6 +352,16 @@ def test_numbers_come_back_as_late_as_they_can() -> None:
     world.bind(WEB)
     world.write()
     assert world.allocator.identity(WEB) == Identity(256, world.state.revision)
+
+
+def test_numbers_before_the_cursor_are_found() -> None:
+    world = World(size=4)
+    world.bind(WEB, DB, DNS)
+    world.write()
+    world.freed(WEB, DB)
+    world.bind(JOB, WEB, DB)
+    world.write()
+    assert world.numbers() == {DNS: 258, JOB: 259, WEB: 256, DB: 257}
 
 
 def test_exhaustion_is_told_by_label_set_and_waits_in_order() -> None:

@@ -50,7 +50,8 @@ class Registry:
 class IdentityEntry:
     """One label set.
 
-    number, birth: 0 while it has none
+    number:        the one chosen last; its own from the write that gives it until it is freed
+    birth:         0 while the journal gives it no number
     deadline:      end of the drain time, seconds; of meaning while draining
     without:       revision of the first published cut without the number; 0: none published
     """
@@ -92,9 +93,6 @@ class IdentityEntry:
         self.registry.unpublished.pop(self.number, None)
         self.registry.leaving.pop(self.number, None)
         self.without = 0
-
-    def drop_choice(self) -> None:
-        self.number = 0
 
     def give_back(self) -> None:
         self.registry.leaving.pop(self.number, None)
