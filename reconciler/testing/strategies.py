@@ -43,6 +43,7 @@ from reconciler.core.policy.ir import (
 )
 from reconciler.core.policy.rules import PolicyRule, Translated
 from reconciler.core.policy.selectors import (
+    EVERYTHING,
     NAMESPACE,
     NAMESPACE_LABEL,
     NamedPort,
@@ -235,7 +236,13 @@ def port_ranges() -> st.SearchStrategy[PortRange]:
     one = st.builds(
         lambda protocol, port: PortRange(protocol, port, port), st.sampled_from(PROTOCOLS), edge
     )
-    return st.one_of(one, some, st.sampled_from([PortRange(number) for number in PROTOCOLS]))
+    near = st.builds(  # ranges that overlap, touch, or miss each other by one
+        lambda first, width: PortRange(6, first, first + width),
+        st.integers(80, 86),
+        st.integers(0, 3),
+    )
+    every = st.sampled_from([PortRange(number) for number in PROTOCOLS])
+    return st.one_of(one, some, near, every)
 
 
 def prefix(text: str) -> Prefix:
@@ -277,20 +284,24 @@ def selectors() -> st.SearchStrategy[Selector]:
         label_expressions(),
     )
     homes = st.sampled_from(NAMESPACES).map(lambda name: Requirement(NAMESPACE, "In", (name,)))
-    return st.lists(st.one_of(terms, homes), max_size=3).map(selector)
+    return st.one_of(
+        st.just(EVERYTHING),
+        homes.map(lambda home: selector([home])),
+        st.lists(st.one_of(terms, homes), max_size=3).map(selector),
+    )
 
 
 @st.composite
 def policy_rules(draw: st.DrawFn, origin: str = "test") -> PolicyRule:
     named = st.builds(NamedPort, st.sampled_from(PORT_NAMES), st.sampled_from(PROTOCOLS))
-    ports = st.lists(st.one_of(port_ranges(), named), max_size=2).map(tuple)
+    ports = st.lists(st.one_of(port_ranges(), named, named), max_size=2).map(tuple)
     return PolicyRule(
         draw(st.sampled_from(Verdict)),
         draw(st.integers(0, 4)) == 0,
         tuple(draw(st.lists(selectors(), max_size=2))),
         tuple(draw(st.lists(cidr_blocks(), max_size=1))),
         tuple(draw(st.lists(st.sampled_from(RESERVED), max_size=1))),
-        draw(st.one_of(st.none(), ports)),
+        draw(st.one_of(st.none(), ports, ports)),
         origin,
     )
 
