@@ -233,8 +233,25 @@ def endpoint(
     return seal(ENDPOINT, f"{namespace}/{pod}", message)
 
 
+def commit_version(revision: int, root: bytes) -> str:
+    """Version of a commit: it says the cut itself, so that a node can report what it enforces."""
+    return f"{revision}.{root.hex()}"
+
+
+def parse_commit_version(version: str) -> tuple[int, bytes] | None:
+    """(revision, root) of `commit_version`; None for anything else."""
+    number, _, digits = version.partition(".")
+    if not number.isdecimal() or len(number) > 20 or len(digits) != 64:
+        return None
+    try:
+        return int(number), bytes.fromhex(digits)
+    except ValueError:
+        return None
+
+
 def commit(revision: int, root: bytes) -> Resource:
-    return seal(COMMIT, CUT_NAME, pb.Commit(revision=revision, root=root))
+    body = pb.Commit(revision=revision, root=root).SerializeToString(deterministic=True)
+    return Resource(COMMIT, CUT_NAME, commit_version(revision, root), body)
 
 
 def identity(number: int, birth: int, labels: Iterable[str]) -> Resource:

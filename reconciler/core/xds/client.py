@@ -1,0 +1,153 @@
+"""The agent's side of the stream, without IO: subscribe, answer, reconnect.
+
+What is subscribed with are the versions of the cut that the kernel enforces, never of what was
+staged. Whether a response can be prepared is the caller's to say; this module makes the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from reconciler.core.machine import load
+from reconciler.core.resources.encode import commit_version
+from reconciler.core.resources.types import COMMIT, CUT_NAME, CUT_TYPES
+from reconciler.core.xds import codec
+from reconciler.core.xds.codec import Request, Response
+from reconciler.core.xds.subscription import WILDCARD
+from reconciler.errors import Refusal
+
+MODEL = load("client")
+
+FIRST_BACK_OFF: Final = 0.5
+LONGEST_BACK_OFF: Final = 30.0
+"""Seconds. Doubled after each failure; the jitter spreads nodes that lost one server."""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What is enforced. versions: type URL → name → version; revision 0: nothing yet."""
+
+    revision: int = 0
+    root: bytes = b""
+    versions: Mapping[str, Mapping[str, str]] = {}
+
+
+class Client:
+    """models/client.toml. After each event look at `wants_stream` and `retry_at`."""
+
+    __slots__ = (
+        "_delay", "_jitter", "_max_stale", "_now", "discard", "distrusted", "last_contact", "node",
+        "retry_at", "state", "subscribe_due", "wants_stream",
+    )  # fmt: skip
+
+    def __init__(self, node: str, now: float, max_stale: float = 0.0) -> None:
+        self.node = node
+        self.state = MODEL.initial
+        self.retry_at: float | None = now
+        self.wants_stream = False
+        self.discard = False  # set by an effect: what was staged is to be rolled back
+        self.subscribe_due = False
+        self.distrusted = False  # remote pods count as unknown
+        self.last_contact = now
+        self._delay = FIRST_BACK_OFF
+        self._jitter = 0.0
+        self._max_stale = max_stale
+        self._now = now
+
+    # Events
+
+    def tick(self, now: float) -> None:
+        """Open a stream when the back-off is over; distrust when no server answers for long."""
+        self._now = now
+        if self.retry_at is not None and now >= self.retry_at:
+            self.retry_at = None
+            MODEL.fire(self, "connect")
+        if self._max_stale and now >= self.last_contact + self._max_stale:
+            if self.state in ("disconnected", "connecting"):
+                MODEL.fire(self, "too_old")
+
+    def opened(self, report: Report, now: float) -> list[bytes]:
+        """The stream is open: the first request of every type."""
+        self._now = now
+        MODEL.fire(self, "opened")
+        self.subscribe_due = False
+        requests: list[bytes] = []
+        for type_url in CUT_TYPES:
+            initial = dict(report.versions.get(type_url, {}))
+            if type_url == COMMIT and report.revision:
+                initial = {CUT_NAME: commit_version(report.revision, report.root)}
+            first = Request(
+                type_url=type_url,
+                node="" if requests else self.node,
+                subscribe=(WILDCARD,),
+                initial=initial,
+            )
+            requests.append(codec.encode_request(first))
+        return requests
+
+    def lost(self, now: float, jitter: float) -> None:
+        """jitter: 0..1, random; the next attempt comes after half to all of the back-off."""
+        self._now = now
+        self._jitter = jitter
+        if self.state not in ("disconnected", "stale"):
+            MODEL.fire(self, "lost")
+
+    def received(self, data: bytes, now: float) -> Response:
+        """ProtocolError: the server sent what is no response; the stream is to be closed."""
+        self._now = self.last_contact = now
+        response = codec.decode_response(data)
+        MODEL.fire(self, "response")
+        return response
+
+    def committed(self, now: float) -> None:
+        self._now = now
+        if self.state == "syncing":
+            MODEL.fire(self, "committed")
+
+    def refused(self, now: float) -> None:
+        self._now = now
+        if self.state == "syncing":
+            MODEL.fire(self, "refused")
+
+    @staticmethod
+    def ack(type_url: str, nonce: str) -> bytes:
+        return codec.ack(type_url, nonce)
+
+    @staticmethod
+    def nack(type_url: str, nonce: str, reason: str, refusal: Refusal | None = None) -> bytes:
+        return codec.encode_request(
+            Request(type_url=type_url, nonce=nonce, error=reason, refusal=refusal)
+        )
+
+    def next_deadline(self) -> float | None:
+        times = [] if self.retry_at is None else [self.retry_at]
+        if self._max_stale and self.state in ("disconnected", "connecting"):
+            times.append(self.last_contact + self._max_stale)
+        return min(times, default=None)
+
+    # Effects of the model
+
+    def open_stream(self) -> None:
+        self.wants_stream = True
+
+    def subscribe(self) -> None:
+        self.subscribe_due = True
+
+    def back_off(self) -> None:
+        self.wants_stream = False
+        self.retry_at = self._now + self._delay * (0.5 + self._jitter / 2)
+        self._delay = min(self._delay * 2, LONGEST_BACK_OFF)
+
+    def reset_back_off(self) -> None:
+        self._delay = FIRST_BACK_OFF
+
+    def discard_staging(self) -> None:
+        self.discard = True
+
+    def distrust_remote(self) -> None:
+        self.distrusted = True
+
+    def trust_remote(self) -> None:
+        self.distrusted = False

@@ -1,0 +1,261 @@
+"""Delta xDS frames: bytes to plain values and back, with every resource serialised once.
+
+A response is joined from bytes that were made when the resource was (protobuf allows a message to
+be concatenated from its encoded fields), so streams that need the same response share one object.
+Its nonce is a hash of what it says: the same nonce never means two things, on any stream of any
+server, and an ACK of it is known by comparing bytes.
+
+Field numbers are those of envoy/service/discovery/v3/discovery.proto and google/protobuf/any.proto.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import urlsafe_b64encode
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+from envoy.service.discovery.v3 import discovery_pb2
+from google.protobuf.message import DecodeError
+from google.rpc import code_pb2, status_pb2
+
+from reconciler.core.resources.encode import rejection
+from reconciler.core.resources.types import Resource
+from reconciler.errors import ProtocolError, Refusal
+from reconciler.wire import resources_pb2 as pb
+
+MAX_RESPONSE: Final = 1 << 20
+"""Bytes of resources in one response; a quarter of gRPC's default limit for a message."""
+
+MAX_NAMES: Final = 100_000
+"""Names in one request. More than any node view holds; a request beyond it is refused."""
+
+_KEPT: Final = 4096
+"""Responses that are kept to be shared."""
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A DeltaDiscoveryRequest. node: its id, "" when not said.
+
+    initial: name → version that the client has; error: text of a NACK, None for none
+    refusal: what our agents add to the text
+    """
+
+    type_url: str
+    node: str = ""
+    subscribe: tuple[str, ...] = ()
+    unsubscribe: tuple[str, ...] = ()
+    initial: dict[str, str] = {}
+    nonce: str = ""
+    error: str | None = None
+    refusal: Refusal | None = None
+
+
+class Received(msgspec.Struct, frozen=True):
+    """One resource of a response, as a client gets it; body: bytes of the resource's message."""
+
+    name: str
+    version: str
+    body: bytes
+
+
+class Response(msgspec.Struct, frozen=True):
+    """A DeltaDiscoveryResponse as a client reads it."""
+
+    type_url: str
+    nonce: str
+    resources: tuple[Received, ...]
+    removed: tuple[str, ...]
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """An encoded response and the nonce that answers it."""
+
+    type_url: str
+    nonce: str
+    data: bytes
+    resources: int
+
+
+# ------------------------------------------------------------------------------------- requests
+
+
+def decode_request(data: bytes) -> Request:
+    """ProtocolError INVALID_ARGUMENT for what is not a request."""
+    message = discovery_pb2.DeltaDiscoveryRequest()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise ProtocolError("INVALID_ARGUMENT", f"not a DeltaDiscoveryRequest: {error}") from None
+    names = len(message.resource_names_subscribe) + len(message.resource_names_unsubscribe)
+    if names > MAX_NAMES or len(message.initial_resource_versions) > MAX_NAMES:
+        raise ProtocolError("INVALID_ARGUMENT", f"{message.type_url}: more than {MAX_NAMES} names")
+    failed = message.HasField("error_detail")
+    return Request(
+        type_url=message.type_url,
+        node=message.node.id,
+        subscribe=tuple(message.resource_names_subscribe),
+        unsubscribe=tuple(message.resource_names_unsubscribe),
+        initial=dict(message.initial_resource_versions),
+        nonce=message.response_nonce,
+        error=message.error_detail.message if failed else None,
+        refusal=_refusal(message.error_detail) if failed else None,
+    )
+
+
+def encode_request(request: Request) -> bytes:
+    message = discovery_pb2.DeltaDiscoveryRequest(
+        type_url=request.type_url,
+        resource_names_subscribe=request.subscribe,
+        resource_names_unsubscribe=request.unsubscribe,
+        initial_resource_versions=request.initial,
+        response_nonce=request.nonce,
+    )
+    if request.node:
+        message.node.id = request.node
+    if request.error is not None or request.refusal is not None:
+        message.error_detail.code = code_pb2.INVALID_ARGUMENT
+        message.error_detail.message = request.error or ""
+        if request.refusal is not None:
+            message.error_detail.details.add().Pack(rejection(request.refusal))
+    data: bytes = message.SerializeToString(deterministic=True)
+    return data
+
+
+@lru_cache(maxsize=_KEPT)
+def ack(type_url: str, nonce: str) -> bytes:
+    """The bytes of a plain ACK: what a client sends that has nothing else to say."""
+    return encode_request(Request(type_url=type_url, nonce=nonce))
+
+
+def _refusal(status: status_pb2.Status) -> Refusal | None:
+    for detail in status.details:
+        found = pb.Rejection()
+        if detail.Is(found.DESCRIPTOR):
+            try:
+                detail.Unpack(found)
+            except DecodeError:
+                return None
+            return Refusal(found.type_url, found.name, found.reason, found.needed, found.limit)
+    return None
+
+
+# ------------------------------------------------------------------------------------ responses
+
+
+def _varint(value: int) -> bytes:
+    parts = bytearray()
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+def _field(number: int, data: bytes) -> bytes:
+    """A length-delimited field."""
+    return _varint(number << 3 | 2) + _varint(len(data)) + data
+
+
+def wrap(resource: Resource) -> bytes:
+    """Field `resources` (2) of a response: {version: 1, resource: Any = 2, name: 3}."""
+    any_bytes = _field(1, resource.type_url.encode())
+    if resource.body:
+        any_bytes += _field(2, resource.body)
+    inner = (
+        _field(1, resource.version.encode())
+        + _field(2, any_bytes)
+        + _field(3, resource.name.encode())
+    )
+    return _field(2, inner)
+
+
+class Encoder:
+    """Joins responses and keeps the latest ones, to be shared by all streams that need the same."""
+
+    def __init__(self, limit: int = MAX_RESPONSE) -> None:
+        self._limit = limit
+        self._wrapped: OrderedDict[tuple[str, str, str], bytes] = OrderedDict()
+        self._frames: OrderedDict[tuple[object, ...], tuple[Frame, ...]] = OrderedDict()
+
+    def frames(
+        self, type_url: str, resources: Sequence[Resource], removed: Sequence[str] = ()
+    ) -> tuple[Frame, ...]:
+        """One response, or several where one would pass the limit. None of both: no response."""
+        key = (
+            type_url,
+            tuple((each.name, each.version) for each in resources),
+            tuple(removed),
+        )
+        found = self._frames.get(key)
+        if found is None:
+            found = tuple(self._make(type_url, resources, removed))
+            self._frames[key] = found
+            if len(self._frames) > _KEPT:
+                self._frames.popitem(last=False)
+        return found
+
+    def _make(
+        self, type_url: str, resources: Sequence[Resource], removed: Sequence[str]
+    ) -> Iterable[Frame]:
+        chunk: list[bytes] = []
+        size = 0
+        for resource in resources:
+            data = self._wrap(resource)
+            if chunk and size + len(data) > self._limit:
+                yield _frame(type_url, chunk, ())
+                chunk, size = [], 0
+            chunk.append(data)
+            size += len(data)
+        if chunk or removed:
+            yield _frame(type_url, chunk, removed)
+
+    def _wrap(self, resource: Resource) -> bytes:
+        key = (resource.type_url, resource.name, resource.version)
+        data = self._wrapped.get(key)
+        if data is None:
+            data = self._wrapped[key] = wrap(resource)
+            if len(self._wrapped) > 1 << 16:
+                self._wrapped.popitem(last=False)
+        return data
+
+
+def _frame(type_url: str, wrapped: Sequence[bytes], removed: Sequence[str]) -> Frame:
+    body = b"".join(
+        (
+            *wrapped,
+            _field(4, type_url.encode()),
+            *(_field(6, name.encode()) for name in removed),
+        )
+    )
+    nonce = urlsafe_b64encode(hashlib.sha256(body).digest()[:12]).decode()
+    return Frame(type_url, nonce, body + _field(5, nonce.encode()), len(wrapped) + len(removed))
+
+
+def decode_response(data: bytes) -> Response:
+    """ProtocolError INVALID_ARGUMENT for what is not a response, or repeats a name."""
+    message = discovery_pb2.DeltaDiscoveryResponse()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise ProtocolError("INVALID_ARGUMENT", f"not a DeltaDiscoveryResponse: {error}") from None
+    for each in message.resources:
+        if each.resource.type_url != message.type_url:
+            raise ProtocolError(
+                "INVALID_ARGUMENT",
+                f"{message.type_url}: resource {each.name} is a {each.resource.type_url}",
+            )
+    names = [each.name for each in message.resources] + list(message.removed_resources)
+    if len(set(names)) != len(names):
+        raise ProtocolError("INVALID_ARGUMENT", f"{message.type_url}: a name comes twice")
+    return Response(
+        type_url=message.type_url,
+        nonce=message.nonce,
+        resources=tuple(
+            Received(each.name, each.version, each.resource.value) for each in message.resources
+        ),
+        removed=tuple(message.removed_resources),
+    )

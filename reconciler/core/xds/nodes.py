@@ -1,0 +1,144 @@
+"""All nodes that the server knows: their life cycles, and what the oldest cut in use may be.
+
+A number may be used again only when no node can enforce a cut that has it. `clear_before` is the
+revision of which that can be said: the oldest of what every node that counts may enforce. A node
+counts while it is connected and, after that, for the grace of absent nodes; a node that exists and
+was not heard of since this server started counts as enforcing anything. Absence is never an ACK.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from reconciler.core.machine import load
+from reconciler.core.xds.rollout import Rollout
+
+MODEL = load("node")
+
+LAG_SECONDS: Final = 30.0
+"""After this long behind a newer view a node is shown as lagging."""
+
+
+class Node:
+    """One node: models/node.toml, and the rollout that is kept over its streams."""
+
+    __slots__ = (
+        "_absent_grace", "_now", "absent_until", "alarm", "exists", "heard", "lag_at", "name",
+        "rollout", "state", "stream",
+    )  # fmt: skip
+
+    def __init__(self, name: str, rollout: Rollout, now: float, absent_grace: float) -> None:
+        self.name = name
+        self.rollout = rollout
+        self.state = MODEL.initial
+        self.stream: int | None = None
+        self.exists = False  # there is a Node object
+        self.heard = False  # it has reported what it enforces
+        self.alarm = ""
+        self.lag_at: float | None = None
+        self.absent_until: float | None = now + absent_grace
+        self._absent_grace = absent_grace
+        self._now = now
+
+    def fire(self, trigger: str, now: float) -> None:
+        self._now = now
+        MODEL.fire(self, trigger)
+
+    @property
+    def counts(self) -> bool:
+        return self.state != "gone"
+
+    @property
+    def floor(self) -> int:
+        """Oldest revision that it may enforce; 0: anything."""
+        return self.rollout.floor if self.heard else 0
+
+    # Effects of the model
+
+    def start_lag(self) -> None:
+        self.lag_at = self._now + LAG_SECONDS
+
+    def start_absence(self) -> None:
+        self.absent_until = self._now + self._absent_grace
+        self.lag_at = None
+
+    def stop_absence(self) -> None:
+        self.absent_until = None
+
+    def raise_alarm(self) -> None:
+        self.alarm = f"has not reached a newer view for {LAG_SECONDS:.0f} s"
+
+    def clear_alarm(self) -> None:
+        self.alarm = ""
+
+    def let_go(self) -> None:
+        self.absent_until = None
+
+
+class Nodes:
+    def __init__(
+        self, rollout_of: Callable[[str], Rollout], absent_grace: float, started: float
+    ) -> None:
+        self._rollout_of = rollout_of
+        self._absent_grace = absent_grace
+        self._nodes: dict[str, Node] = {}
+        # Whoever may have been served by the server before this one, and may never be heard of.
+        self._strangers_until = started + absent_grace
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._nodes.values())
+
+    def get(self, name: str) -> Node | None:
+        return self._nodes.get(name)
+
+    def node(self, name: str, now: float) -> Node:
+        """The node; one that is gone begins anew."""
+        node = self._nodes.get(name)
+        if node is None or node.state == "gone":
+            exists = node is not None and node.exists
+            node = Node(name, self._rollout_of(name), now, self._absent_grace)
+            node.exists = exists
+            self._nodes[name] = node
+        return node
+
+    def known(self, names: Iterable[str], now: float) -> None:
+        """These Node objects are there."""
+        for name in names:
+            self.node(name, now).exists = True
+
+    def deleted(self, name: str) -> None:
+        """The Node object is gone; what its agent may enforce counts as before."""
+        node = self._nodes.get(name)
+        if node is not None:
+            node.exists = False
+
+    def tick(self, now: float) -> None:
+        for node in list(self._nodes.values()):
+            if node.lag_at is not None and now >= node.lag_at:
+                node.lag_at = None
+                if node.state == "syncing":
+                    node.fire("lag_limit", now)
+            if node.absent_until is not None and now >= node.absent_until:
+                node.fire("absence_over", now)
+            if node.state == "gone" and not node.exists:
+                del self._nodes[node.name]
+
+    def next_deadline(self) -> float | None:
+        times = [
+            time
+            for node in self._nodes.values()
+            for time in (node.lag_at, node.absent_until, node.rollout.deadline)
+            if time is not None
+        ]
+        return min(times, default=None)
+
+    def clear_before(self, now: float) -> int | None:
+        """Every node uses only cuts of this revision or newer; None: there is no node at all."""
+        if now < self._strangers_until and not self._all_known_heard():
+            return 0
+        return min((node.floor for node in self._nodes.values() if node.counts), default=None)
+
+    def _all_known_heard(self) -> bool:
+        """Every node of which there is an object has reported; others may still be away."""
+        return False if not self._nodes else all(node.heard for node in self._nodes.values())

@@ -1,0 +1,379 @@
+"""Brings one node from cut to cut: stage what differs, commit, hold when it is refused.
+
+The machine is models/rollout.toml. A cut that is begun is finished unchanged or abandoned whole;
+changes meanwhile coalesce into the next one. What the node is believed to enforce is only ever what
+it reported or acknowledged. What it *may* enforce is that or anything begun since, so numbers are
+held by the older of both, over broken streams too, until the node reports again.
+
+A refused cut is not sent again at once. If the refusal names a rule set (or what leads to one),
+that rule set is served to this node as *closed* after a grace and everything else goes on; if not,
+the stream is restarted and the node starts anew from what it reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from reconciler.core.machine import load
+from reconciler.core.resources.build import NodeView
+from reconciler.core.resources.encode import commit, parse_commit_version
+from reconciler.core.resources.layer import Key
+from reconciler.core.resources.types import (
+    COMMIT,
+    CUT_NAME,
+    CUT_TYPES,
+    PEER_SET,
+    POLICY,
+    RULE_SET,
+    STAGED,
+    Resource,
+)
+from reconciler.core.xds.codec import Encoder, Frame
+from reconciler.errors import Refusal
+from reconciler.wire import resources_pb2 as pb
+
+MODEL = load("rollout")
+
+RETRY_SECONDS: Final = 60.0
+"""How long a node is served a closed view before the real one is tried again."""
+
+
+class Enforced(msgspec.Struct, frozen=True):
+    """A cut that a node is known to enforce. view: None if only its report is known."""
+
+    revision: int
+    root: bytes
+    view: NodeView | None = None
+    reported: Mapping[str, Mapping[str, str]] = {}
+
+
+class Restart(msgspec.Struct, frozen=True):
+    """Close the node's stream, so that it reports anew."""
+
+    reason: str
+
+
+Out = Frame | Restart
+
+ViewOf = Callable[[frozenset[str]], NodeView]
+"""Makes the newest view of the node; the argument are the rule sets to serve as closed."""
+
+
+class Rollout:
+    __slots__ = (
+        "_encoder",
+        "_grace",
+        "_initial",
+        "_now",
+        "_out",
+        "_view_of",
+        "_waiting",
+        "acked",
+        "alarm",
+        "bytes",
+        "committed_at",
+        "deadline",
+        "floor",
+        "nack",
+        "newest",
+        "refusal",
+        "refused",
+        "reported",
+        "resources",
+        "state",
+        "target",
+    )  # fmt: skip
+
+    def __init__(self, view_of: ViewOf, encoder: Encoder, closed_grace: float) -> None:
+        self.state = MODEL.initial
+        self._view_of = view_of
+        self._encoder = encoder
+        self._grace = closed_grace
+        self._initial: dict[str, dict[str, str]] = {}
+        self._now = 0.0
+        self._out: list[Out] = []
+        self._waiting: dict[str, set[str]] = {}  # type → nonces that are not answered
+        self.acked: Enforced | None = None
+        self.target: NodeView | None = None
+        self.newest = 0  # newest revision that there is
+        self.floor = 0  # oldest revision that the node may enforce
+        self.refused: frozenset[str] = frozenset()
+        self.refusal: tuple[Key, str] | None = None  # what was refused last, and its version
+        self.reported = False
+        self.nack = self.alarm = ""
+        self.deadline: float | None = None
+        self.resources = self.bytes = 0
+        self.committed_at = 0.0
+
+    # ------------------------------------------------------------------------------- events
+
+    def subscribed(self, type_url: str, initial: dict[str, str], now: float) -> None:
+        """The first request of a type. Nothing is sent before that of every type is here."""
+        self._now = now
+        self._initial[type_url] = initial
+        if not self.reported and all(each in self._initial for each in CUT_TYPES):
+            self.reported = True
+            self._report()
+
+    def view_changed(self, revision: int, now: float) -> None:
+        """There is a newer state. Costs nothing while a cut is under way."""
+        self._now = now
+        self.newest = revision
+        if self.state == "ahead" and self.acked is not None and self.acked.revision <= revision:
+            MODEL.fire(self, "caught_up")
+        if self.state in ("current", "held", "closed-fallback"):
+            self._advance()
+        else:
+            MODEL.fire(self, "view_changed")
+
+    def acked_response(self, type_url: str, nonce: str, now: float) -> None:
+        self._now = now
+        if not self._settle(type_url, nonce):
+            self._late()
+            return
+        if self._waiting:
+            return
+        if type_url == COMMIT:
+            MODEL.fire(self, "commit_acked")
+            self._advance()
+        else:
+            self._all_acked()
+
+    def nacked_response(
+        self, type_url: str, nonce: str, reason: str, refusal: Refusal | None, now: float
+    ) -> None:
+        self._now = now
+        if not self._settle(type_url, nonce):
+            self._late()
+            return
+        self.nack = reason
+        self.refusal = None
+        if refusal is not None and self.target is not None:
+            found = self.target.get(refusal.type_url, refusal.name)
+            if found is not None:
+                self.refusal = ((found.type_url, found.name), found.version)
+        MODEL.fire(self, "nack")
+
+    def tick(self, now: float) -> None:
+        self._now = now
+        if self.deadline is None or now < self.deadline:
+            return
+        self.deadline = None
+        if self.state == "held":
+            if self._named():
+                MODEL.fire(self, "grace_over")
+                self._sent()
+            else:
+                MODEL.fire(self, "retry")
+        elif self.state == "closed-fallback":
+            self.refused = frozenset()
+            self.refusal = None
+            MODEL.fire(self, "retry")
+            self._sent()
+
+    def disconnected(self, now: float) -> None:
+        self._now = now
+        MODEL.fire(self, "disconnect")
+
+    def take(self) -> list[Out]:
+        out, self._out = self._out, []
+        return out
+
+    # ---------------------------------------------------------------------------- questions
+
+    @property
+    def committed(self) -> int:
+        """Revision that the node is believed to enforce; 0: not known."""
+        return 0 if self.acked is None else self.acked.revision
+
+    @property
+    def in_sync(self) -> bool:
+        return self.state == "current" and self.committed >= self.newest
+
+    def still_refused(self) -> bool:
+        """Guard: the newest view still has, with the same content, what was refused."""
+        if self.refusal is None:
+            return False
+        (type_url, name), version = self.refusal
+        found = self._view_of(frozenset()).get(type_url, name)
+        return found is not None and found.version == version
+
+    # ------------------------------------------------------------------- effects of the model
+
+    def adopt_report(self) -> None:
+        self.floor = self.committed
+
+    def begin_cut(self) -> None:
+        view = self._view_of(self.refused)
+        base = self.acked
+        if base is None:
+            missing = view.lacking({})
+        elif base.view is not None:
+            missing = view.since(base.view)
+        else:
+            missing = view.lacking(base.reported)
+        self.target = view
+        self._waiting = {}
+        by_type: dict[str, list[Resource]] = {type_url: [] for type_url in STAGED}
+        removed: dict[str, list[str]] = {type_url: [] for type_url in STAGED}
+        for (type_url, name), resource in missing.items():
+            if resource is None:
+                removed[type_url].append(name)
+            else:
+                by_type[type_url].append(resource)
+        for type_url in STAGED:
+            put = sorted(by_type[type_url], key=lambda resource: resource.name)
+            if put or removed[type_url]:
+                self._send(self._encoder.frames(type_url, put, sorted(removed[type_url])))
+
+    def send_commit(self) -> None:
+        assert self.target is not None
+        cut = commit(self.target.revision, self.target.root)
+        self._send(self._encoder.frames(COMMIT, [cut]))
+
+    def record_committed(self) -> None:
+        assert self.target is not None
+        self.acked = Enforced(self.target.revision, self.target.root, self.target)
+        self.floor = self.target.revision
+        self.target = None
+        self.committed_at = self._now
+        if not self.refused:
+            self.nack = ""
+        if self.refused:
+            self.deadline = self._now + RETRY_SECONDS
+
+    def abandon_cut(self) -> None:
+        self.target = None
+        self._waiting = {}
+
+    def raise_alarm(self) -> None:
+        self.alarm = self.nack
+
+    def clear_alarm(self) -> None:
+        self.alarm = self.nack = ""
+        self.refused = frozenset()
+        self.refusal = None
+        self.deadline = None
+
+    def start_grace(self) -> None:
+        self.deadline = self._now + self._grace
+
+    def close_refused(self) -> None:
+        self.refused = self.refused | self._named()
+
+    def restart_stream(self) -> None:
+        self._out.append(Restart(f"starting anew after a refusal: {self.nack}"))
+
+    def keep_in_use(self) -> None:
+        """`floor` stays: what was committed is the oldest that the node may enforce."""
+        self.reported = False
+        self._initial = {}
+        self._waiting = {}
+        self.target = None
+        self.deadline = None
+
+    # ------------------------------------------------------------------------------- inside
+
+    def _report(self) -> None:
+        said = parse_commit_version(self._initial[COMMIT].get(CUT_NAME, ""))
+        if said is None:
+            self.acked = Enforced(0, b"")
+        else:
+            held = {each: self._initial[each] for each in STAGED}
+            self.acked = Enforced(said[0], said[1], None, held)
+        self._initial = {}
+        if self.acked.revision > self.newest:
+            self.alarm = (
+                f"enforces revision {self.acked.revision}, newer than this server's "
+                f"{self.newest}: waiting to catch up (was the journal replaced?)"
+            )
+            MODEL.fire(self, "report_ahead")
+            return
+        MODEL.fire(self, "report")
+        self._advance()
+
+    def _advance(self) -> None:
+        """Towards the newest view, from a state in which nothing is under way."""
+        if self.newest == 0 or self.state not in ("current", "held", "closed-fallback"):
+            return
+        if self.state == "current":
+            view = self._view_of(self.refused)
+            acked = self.acked
+            if acked is not None and acked.root == view.root:
+                # Equal content: nothing to send, whatever the number of the revision.
+                self.acked = Enforced(view.revision, view.root, view)
+                self.floor = view.revision
+                if not self.refused:
+                    self.alarm = self.nack = ""
+                return
+        elif self.state == "closed-fallback" and self.committed >= self.newest:
+            return
+        MODEL.fire(self, "view_changed")
+        self._sent()
+
+    def _sent(self) -> None:
+        """After `begin_cut`: a cut that differs in nothing but its revision is acked at once."""
+        if self.state in ("staging", "closed-staging") and not self._waiting:
+            self._all_acked()
+
+    def _all_acked(self) -> None:
+        MODEL.fire(self, "all_acked")
+        if self.state == "staged":
+            MODEL.fire(self, "commit")
+
+    def _send(self, frames: tuple[Frame, ...]) -> None:
+        for frame in frames:
+            self._out.append(frame)
+            self._waiting.setdefault(frame.type_url, set()).add(frame.nonce)
+            self.resources += frame.resources
+            self.bytes += len(frame.data)
+
+    def _settle(self, type_url: str, nonce: str) -> bool:
+        open_nonces = self._waiting.get(type_url)
+        if open_nonces is None or nonce not in open_nonces:
+            return False
+        open_nonces.discard(nonce)
+        if not open_nonces:
+            del self._waiting[type_url]
+        return True
+
+    def _late(self) -> None:
+        if self.state not in ("absent", "ahead"):
+            MODEL.fire(self, "late_answer")
+
+    def _named(self) -> frozenset[str]:
+        """Names of the rule sets that the refusal leads to and that are not closed yet."""
+        if self.refusal is None:
+            return frozenset()
+        (type_url, name), _ = self.refusal
+        view = self._view_of(frozenset())
+        names: set[str] = set()
+        if type_url == RULE_SET:
+            names = {name}
+        elif type_url == PEER_SET:
+            names = rule_sets_naming(view, name.rpartition("/")[0])
+        elif type_url == POLICY:
+            names = rule_sets_of(view, name)
+        return frozenset(names) - self.refused
+
+
+def rule_sets_naming(view: NodeView, selector: str) -> set[str]:
+    """Names of the view's rule sets that name a peer set."""
+    return {
+        each.name
+        for each in view.resources()
+        if each.type_url == RULE_SET
+        and any(selector in rule.peer_sets for rule in pb.RuleSet.FromString(each.body).rules)
+    }
+
+
+def rule_sets_of(view: NodeView, number: str) -> set[str]:
+    """Names of the two rule sets of a policy."""
+    found = view.get(POLICY, number)
+    if found is None:
+        return set()
+    message = pb.Policy.FromString(found.body)
+    return {message.ingress, message.egress}

@@ -1,0 +1,157 @@
+"""The server's side of one delta stream, for any types: subscriptions, nonces, ACK and NACK.
+
+It decides what a request *means* and tells the caller as events; what is sent, and when, is the
+caller's. Each type on a stream is the machine models/stream.toml, walked as a table because it runs
+once a message. ACKs are recognised by comparing bytes with the ACK that is due, without parsing.
+
+It promises: a NACK is what has error_detail, never a guess from versions; an answer with a stale
+nonce says nothing about the present, but a change of subscription in it counts; the node is read
+from the first message only; a type that is not served is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+
+import msgspec
+
+from reconciler.core.machine import load
+from reconciler.core.xds import codec
+from reconciler.core.xds.codec import Frame, Request
+from reconciler.core.xds.subscription import Subscription, Wanted
+from reconciler.errors import ProtocolError, Refusal
+
+MODEL = load("stream")
+
+
+class Subscribed(msgspec.Struct, frozen=True):
+    """First request of a type. initial: name → version that the client holds."""
+
+    type_url: str
+    wanted: Wanted
+    initial: dict[str, str]
+
+
+class Resubscribed(msgspec.Struct, frozen=True):
+    type_url: str
+    wanted: Wanted
+
+
+class Acked(msgspec.Struct, frozen=True):
+    """last: nothing of this type is left to be answered."""
+
+    type_url: str
+    nonce: str
+    last: bool
+
+
+class Nacked(msgspec.Struct, frozen=True):
+    type_url: str
+    nonce: str
+    reason: str
+    refusal: Refusal | None
+
+
+class Stale(msgspec.Struct, frozen=True):
+    """An answer to nothing that is open."""
+
+    type_url: str
+    nonce: str
+
+
+StreamEvent = Subscribed | Resubscribed | Acked | Nacked | Stale
+
+
+class _Type:
+    __slots__ = ("open", "state", "subscription")
+
+    def __init__(self) -> None:
+        self.state = MODEL.initial
+        self.subscription = Subscription()
+        self.open: deque[str] = deque()  # nonces that are not answered, oldest first
+
+    def step(self, trigger: str) -> None:
+        row = MODEL.step(self.state, trigger)
+        if row is not None:
+            self.state = row.dest
+
+
+class DeltaStream:
+    def __init__(self, served: Collection[str]) -> None:
+        self._served = served
+        self._types: dict[str, _Type] = {}
+        self._acks: dict[bytes, str] = {}  # bytes of an ACK that is due → type
+        self.node = ""
+        self._first = True
+
+    def receive(self, data: bytes) -> tuple[StreamEvent, ...]:
+        """What a frame of the client means. ProtocolError: the stream is to be closed with it."""
+        type_url = self._acks.get(data)
+        if type_url is not None:
+            state = self._types[type_url]
+            if state.open and data == codec.ack(type_url, state.open[0]):
+                return (self._answered(type_url, state, state.open[0], None),)
+        return self._request(codec.decode_request(data))
+
+    def sent(self, frame: Frame) -> None:
+        """A response is on its way."""
+        state = self._type(frame.type_url)
+        state.step("send")
+        state.open.append(frame.nonce)
+        self._acks[codec.ack(frame.type_url, frame.nonce)] = frame.type_url
+
+    def subscription(self, type_url: str) -> Subscription | None:
+        state = self._types.get(type_url)
+        return None if state is None else state.subscription
+
+    def state(self, type_url: str) -> str:
+        """State of models/stream.toml."""
+        found = self._types.get(type_url)
+        return MODEL.initial if found is None else found.state
+
+    # ------------------------------------------------------------------------------- inside
+
+    def _type(self, type_url: str) -> _Type:
+        return self._types.setdefault(type_url, _Type())
+
+    def _request(self, request: Request) -> tuple[StreamEvent, ...]:
+        if self._first:
+            self.node, self._first = request.node, False
+        if request.type_url not in self._served:
+            raise ProtocolError("INVALID_ARGUMENT", f"type {request.type_url!r} is not served here")
+        state = self._type(request.type_url)
+        if state.state == MODEL.initial:
+            wanted = state.subscription.begin(request.subscribe, request.unsubscribe)
+            state.step("subscribe")
+            return (Subscribed(request.type_url, wanted, request.initial),)
+        events: list[StreamEvent] = []
+        if request.nonce or request.error is not None:
+            events.append(self._answer(request, state))
+        if request.subscribe or request.unsubscribe:
+            wanted = state.subscription.change(request.subscribe, request.unsubscribe)
+            state.step("resubscribe")
+            events.append(Resubscribed(request.type_url, wanted))
+        return tuple(events)
+
+    def _answer(self, request: Request, state: _Type) -> StreamEvent:
+        if request.nonce not in state.open:
+            state.step("stale_ack" if request.error is None else "stale_nack")
+            return Stale(request.type_url, request.nonce)
+        return self._answered(request.type_url, state, request.nonce, request)
+
+    def _answered(
+        self, type_url: str, state: _Type, nonce: str, request: Request | None
+    ) -> StreamEvent:
+        while state.open:  # an answer settles what was sent before it
+            settled = state.open.popleft()
+            if settled not in state.open:
+                self._acks.pop(codec.ack(type_url, settled), None)
+            if settled == nonce:
+                break
+        if request is not None and request.error is not None:
+            state.step("nack")
+            return Nacked(type_url, nonce, request.error, request.refusal)
+        last = not state.open
+        state.step("ack_last" if last else "ack")
+        return Acked(type_url, nonce, last)
