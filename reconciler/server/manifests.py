@@ -9,8 +9,7 @@ Every `*.yaml`, `*.yml` and `*.json` under the directory counts; names that begi
 * an object in two files is taken from the first file by path, and reported;
 * a file that is removed removes its objects; an empty one has none.
 
-Files are best replaced (renamed into place), not rewritten: what was read while it changed is read
-again, but half a file may be a valid one. Changes are seen by inotify and by looking every few
+Files are best replaced (renamed into place), not rewritten: half a file may be a valid one. Changes are seen by inotify and by looking every few
 seconds, which also finds what lies behind links out of the directory.
 """
 
@@ -21,6 +20,7 @@ import errno
 import os
 import stat
 import sys
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
@@ -48,6 +48,11 @@ _QUIET_MS: Final = 100
 
 _BURST_MS: Final = 1_000
 """A burst is read after this long even when it isn't over."""
+
+
+_SETTLED_NS: Final = 100_000_000
+"""A file younger than this is read again: file times are coarse (milliseconds), and a second change
+of the same size may have the same time."""
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -226,7 +231,6 @@ class Directory:
             if before == held.signature:
                 return set()
             data = path.read_bytes()
-            settled = _signature(path) == before
         except FileNotFoundError:
             return self._hold(name, None)  # removed since it was listed, or a link to nowhere
         except OSError as error:
@@ -234,7 +238,8 @@ class Directory:
             problem = Rejected(name, "", "", f"can't be read: {error.strerror}")
             self._files[name] = _File((), b"", held.objects, (problem,), held.ignored)
             return set()
-        signature = before if settled else ()
+        # Taken before the file was read: a later change has another one, if the clock has moved on.
+        signature = before if time.time_ns() - before[-1] > _SETTLED_NS else ()
         if data == held.data and held.signature:
             held.signature = signature
             return set()
