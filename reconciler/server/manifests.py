@@ -9,8 +9,9 @@ Every `*.yaml`, `*.yml` and `*.json` under the directory counts; names that begi
 * an object in two files is taken from the first file by path, and reported;
 * a file that is removed removes its objects; an empty one has none.
 
-Files are best replaced (renamed into place), not rewritten: half a file may be a valid one. Changes are seen by inotify and by looking every few
-seconds, which also finds what lies behind links out of the directory.
+Files are best replaced (renamed into place), not rewritten: half a file may be a valid one. Changes
+are seen by inotify and by looking every few seconds, which also finds what lies behind links out of
+the directory.
 """
 
 from __future__ import annotations
