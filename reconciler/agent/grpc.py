@@ -1,0 +1,150 @@
+"""The agent's end of the xDS stream on grpc.aio: one stream at a time, frames in and out.
+
+It connects when it is told to and says how that went; when to try again is the core's decision.
+Every attempt gets a channel of its own, so that gRPC's own reconnecting (and its back-off) never
+mixes with the core's, and a new certificate on disk is used with the next stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import grpc
+import grpc.aio
+
+from reconciler.config import Address
+from reconciler.errors import ReconcilerError
+from reconciler.tls import KeyPair
+
+METHOD: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+CONNECT_SECONDS: Final = 10.0
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", -1),  # the server is trusted with the whole node anyway
+    ("grpc.max_send_message_length", -1),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_retries", 0),
+)
+
+
+class Listener(Protocol):
+    """Who is told about the stream. Called on the event loop; must not block."""
+
+    def connected(self) -> None: ...
+
+    def received(self, frame: bytes) -> None: ...
+
+    def disconnected(self, reason: str) -> None:
+        """After each `connect`, exactly once."""
+
+
+class XdsClient:
+    def __init__(
+        self,
+        listener: Listener,
+        server: Address,
+        tls: Callable[[], KeyPair | None],
+        *,
+        server_name: str = "",
+        connect_seconds: float = CONNECT_SECONDS,
+    ) -> None:
+        self._listener = listener
+        self._server = server
+        self._tls = tls
+        self._server_name = server_name
+        self._connect_seconds = connect_seconds
+        self._task: asyncio.Task[None] | None = None
+        self._call: Any = None
+        self._queue: deque[bytes] = deque()
+        self._writer: asyncio.Task[None] | None = None
+        self.sent = self.sent_bytes = self.received = self.received_bytes = 0
+
+    def connect(self) -> None:
+        """Begin an attempt; the one before must have ended."""
+        assert self._task is None, "one stream at a time"
+        self._task = asyncio.create_task(self._run(), name="xds-stream")
+
+    def send(self, frame: bytes) -> None:
+        """Queue a frame; without a stream, nothing happens (the core subscribes anew)."""
+        if self._call is None:
+            return
+        self._queue.append(frame)
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write(self._call), name="xds-write")
+
+    async def stop(self) -> None:
+        for task in (self._task, self._writer):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        reason = "the server ended the stream"
+        try:
+            async with self._channel() as channel:
+                await self._ready(channel)
+                call: Any = channel.stream_stream(METHOD)()
+                self._call = call
+                self._listener.connected()
+                try:
+                    while (frame := await call.read()) is not grpc.aio.EOF:
+                        self.received += 1
+                        self.received_bytes += len(frame)
+                        self._listener.received(frame)
+                    status = await call.code()
+                    if status is not grpc.StatusCode.OK:
+                        reason = f"{status.name}: {await call.details()}"
+                finally:
+                    self._call = None
+                    self._queue.clear()
+                    call.cancel()
+                    if self._writer is not None:
+                        self._writer.cancel()
+        except grpc.aio.AioRpcError as error:
+            reason = f"{error.code().name}: {error.details()}"
+        except (ReconcilerError, OSError) as error:
+            reason = str(error)
+        self._task = None
+        self._listener.disconnected(reason)
+
+    def _channel(self) -> grpc.aio.Channel:
+        tls = self._tls()
+        if tls is None:
+            return grpc.aio.insecure_channel(self._server.target, options=_OPTIONS)
+        options: list[tuple[str, Any]] = list(_OPTIONS)
+        if self._server_name:
+            options.append(("grpc.ssl_target_name_override", self._server_name))
+        credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
+        return grpc.aio.secure_channel(self._server.target, credentials, options=options)
+
+    async def _ready(self, channel: grpc.aio.Channel) -> None:
+        """Until connected; OSError when that fails (its reason is told by no API of gRPC)."""
+        try:
+            async with asyncio.timeout(self._connect_seconds):
+                state = channel.get_state(try_to_connect=True)
+                while state is not grpc.ChannelConnectivity.READY:
+                    if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                        raise ConnectionError(f"{self._server.target}: can't be reached")
+                    await channel.wait_for_state_change(state)
+                    state = channel.get_state(try_to_connect=True)
+        except TimeoutError:
+            raise ConnectionError(
+                f"{self._server.target}: no connection in {self._connect_seconds:g} s"
+            ) from None
+
+    async def _write(self, call: Any) -> None:
+        try:
+            while self._queue and call is self._call:
+                frame = self._queue.popleft()
+                await call.write(frame)
+                self.sent += 1
+                self.sent_bytes += len(frame)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            pass  # the stream broke under the write: the reader has the reason and tells it
+        finally:
+            self._writer = None

@@ -1,0 +1,165 @@
+"""HTTP on this machine only: the status APIs of server and agent, and the client that asks them.
+
+JSON over a Unix socket (readable by its owner only) or a loopback port; `config` refuses anything
+else. An error is an object with one key, `error`: the line that the command line prints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+from aiohttp import web
+
+from reconciler.config import Address
+from reconciler.errors import ConfigError, ReconcilerError, UnavailableError
+
+JSON_TYPE: Final = "application/json"
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def json(value: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type=JSON_TYPE)
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except UnavailableError as error:
+        return json({"error": str(error)}, 503)
+    except ConfigError as error:
+        return json({"error": str(error)}, 400)
+    except ReconcilerError as error:
+        return json({"error": str(error)}, 500)
+    except web.HTTPException as error:
+        return json({"error": error.reason}, error.status)
+
+
+@contextlib.asynccontextmanager
+async def serve(routes: Mapping[str, Handler], address: Address) -> AsyncIterator[int]:
+    """Answer GET on these paths while in the context; gives the port (0: a Unix socket).
+
+    UnavailableError when the address is in use; a socket that nobody listens on is replaced.
+    """
+    app = web.Application(middlewares=[_errors])
+    for path, handler in routes.items():
+        app.router.add_get(path, handler)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        if address.path:
+            await web.SockSite(runner, unix_listener(address.path)).start()
+            yield 0
+        else:
+            site = web.TCPSite(runner, address.host, address.port)
+            try:
+                await site.start()
+            except OSError as error:
+                raise UnavailableError(f"{address.target}: {error.strerror}") from None
+            yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+        if address.path:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(address.path)
+
+
+def unix_listener(path: str) -> socket.socket:
+    """A listening Unix socket that only its owner can use."""
+    clear_socket(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        before = os.umask(0o177)
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(before)
+        listener.listen(64)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise UnavailableError(f"unix:{path}: {error.strerror}") from None
+    return listener
+
+
+def clear_socket(path: str) -> None:
+    """Remove the socket of a process that is gone; UnavailableError when one still listens."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise UnavailableError(f"unix:{path}: exists and is not a socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            return
+        except OSError as error:
+            raise UnavailableError(f"unix:{path}: {error.strerror or error}") from None
+    raise UnavailableError(f"unix:{path}: another process listens on it")
+
+
+class Client:
+    """Asks one status API. UnavailableError when nobody answers there."""
+
+    def __init__(self, address: Address, timeout: float = 30.0) -> None:
+        self._address = address
+        self._timeout = timeout
+
+    async def get(self, path: str, params: Mapping[str, str] | None = None) -> bytes:
+        """The body of the answer; ReconcilerError with the server's own words otherwise."""
+        async with self._request(path, params or {}, self._timeout) as response:
+            return await response.read()
+
+    async def lines(self, path: str, params: Mapping[str, str]) -> AsyncIterator[bytes]:
+        """The lines of an answer that does not end by itself."""
+        async with self._request(path, params, None) as response:
+            async for line in response.content:
+                yield line
+
+    @contextlib.asynccontextmanager
+    async def _request(
+        self, path: str, params: Mapping[str, str], timeout: float | None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        where = self._address
+        connector: aiohttp.BaseConnector
+        if where.path:
+            connector, base = aiohttp.UnixConnector(where.path), "http://localhost"
+        else:
+            connector, base = aiohttp.TCPConnector(), f"http://{where.target}"
+        limits = aiohttp.ClientTimeout(total=timeout, connect=5.0)
+        try:
+            async with (
+                aiohttp.ClientSession(connector=connector, timeout=limits) as session,
+                session.get(base + path, params=params) as response,
+            ):
+                if response.status != 200:
+                    raise _error(response.status, await response.read())
+                yield response
+        except aiohttp.ClientConnectorError as error:
+            raise UnavailableError(f"{where.target}: {error.os_error.strerror}") from None
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise UnavailableError(f"{where.target}: {error or 'no answer in time'}") from None
+
+
+def _error(status: int, body: bytes) -> ReconcilerError:
+    try:
+        content: Any = msgspec.json.decode(body)
+        text = str(content["error"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        text = f"HTTP status {status}"
+    if status == 503:
+        return UnavailableError(text)
+    return ConfigError(text) if 400 <= status < 500 else ReconcilerError(text)
