@@ -96,7 +96,7 @@ class _Pending:
 
 
 class Intake:
-    """Feed it with `enqueue`, `written` and `refused`; after each, call `batch` and `publish`.
+    """Feed it with `enqueue`, `written` and `refused`; after each: `absorb`, `batch`, `publish`.
 
     The first `enqueue` is the whole initial state: nothing is published before it.
     """
@@ -124,7 +124,6 @@ class Intake:
     def enqueue(self, changes: Sequence[Change], now: float) -> None:
         self._queue.extend(changes)
         self._loaded = True
-        self._absorb(now)
 
     def batch(self, now: float) -> JournalBatch | None:
         """The next journal write, if one is due and none is under way."""
@@ -145,6 +144,14 @@ class Intake:
         self.allocator.refused(reason, deposed=deposed)
 
     @property
+    def loaded(self) -> bool:
+        """The initial state is here."""
+        return self._loaded
+
+    def next_deadline(self, now: float) -> float | None:
+        return self.allocator.next_deadline(now) if self._loaded else None
+
+    @property
     def holding(self) -> bool:
         """What has been applied waits for numbers."""
         return self._holding or self.allocator.unserved()
@@ -162,7 +169,7 @@ class Intake:
             identities_removed=pending.left,
             policies_changed={key: self.cluster.policies.get(key) for key in pending.policies},
         )
-        done = Publication(
+        return Publication(
             namespaces=frozenset(pending.namespaces),
             address_groups=frozenset(pending.address_groups),
             endpoints=frozenset(pending.endpoints),
@@ -170,8 +177,6 @@ class Intake:
             policy=policy,
             identities=frozenset(pending.left | pending.entered.keys()),
         )
-        self._absorb(now)
-        return done
 
     def binding(self, group: str) -> Identity | None:
         """The identity of a group; None while its label set has none."""
@@ -180,8 +185,11 @@ class Intake:
 
     # ------------------------------------------------------------------------------- inside
 
-    def _absorb(self, now: float) -> None:
-        """Apply what is queued, unless what was applied before still waits for its numbers."""
+    def absorb(self, now: float) -> None:
+        """Apply what is queued, unless what was applied before still waits for its numbers.
+
+        The store is ahead of what is published from here until `publish`.
+        """
         if self.holding or not self._queue:
             return
         queue, self._queue = self._queue, []

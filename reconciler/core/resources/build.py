@@ -142,6 +142,8 @@ class ViewBuilder:
         self._scope = scope
         self._cluster = Layer({})
         self._bindings: dict[str, dict[str, tuple[int, int]]] = {}
+        self._addresses: dict[str, tuple[bytes, ...]] = {}  # as published: the store may be ahead
+        self._unknown: tuple[Prefix, ...] = ()
         self._names: dict[Key | str, frozenset[Key]] = {}  # source → names of its resources
         self._peer_sets: dict[str, dict[int, Resource]] = {}
         self._rule_sets: dict[str, Resource] = {}
@@ -162,13 +164,18 @@ class ViewBuilder:
             if not bound:
                 del self._bindings[namespace]
         for group in changed.groups:
-            made = encode.address_group(group, self._state.addresses(group))
+            addresses = tuple(self._state.addresses(group))
+            self._addresses[group] = addresses
+            if not addresses:
+                del self._addresses[group]
+            made = encode.address_group(group, addresses)
             self._replace(("group", group), made, put, gone)
         for node in changed.nodes:
             made = encode.node_group(node, self._state.node_addresses(node))
             self._replace(("node", node), made, put, gone)
         if changed.nodes:
-            self._replace("unknown", encode.unknown(self._state.unknown()), put, gone)
+            self._unknown = tuple(self._state.unknown())
+            self._replace("unknown", encode.unknown(self._unknown), put, gone)
         self._cluster = self._cluster.changed(put, gone)
         self._update_policy(changed)
         self._update_endpoints(changed)
@@ -327,13 +334,12 @@ class ViewBuilder:
                     return  # an unknown pod is denied where another one is not
                 for selector in rule.peer_sets:
                     named |= self._state.peer_sets.get(selector, _NO_MEMBERS)
-        prefixes = tuple(self._state.unknown())
         local = {each.group for each in node.endpoints.values()}
         for bound in self._bindings.values():
             for group, (number, _) in bound.items():
                 if group in local or number in named:
                     continue
-                if all(_covered(each, prefixes) for each in self._state.addresses(group)):
+                if all(_covered(each, self._unknown) for each in self._addresses.get(group, ())):
                     keys = self._names.get(("group", group), frozenset())
                     yield from (key for key in keys if key[0] == ADDRESS_GROUP)
 

@@ -64,9 +64,9 @@ class Client:
         if self.retry_at is not None and now >= self.retry_at:
             self.retry_at = None
             MODEL.fire(self, "connect")
-        if self._max_stale and now >= self.last_contact + self._max_stale:
-            if self.state in ("disconnected", "connecting"):
-                MODEL.fire(self, "too_old")
+        overdue = self._max_stale and now >= self.last_contact + self._max_stale
+        if overdue and self.state in ("disconnected", "connecting"):
+            MODEL.fire(self, "too_old")
 
     def opened(self, report: Report, now: float) -> list[bytes]:
         """The stream is open: the first request of every type."""

@@ -1,0 +1,365 @@
+"""The server's core: objects, streams and journal answers in; frames and journal writes out.
+
+Pure: a shell calls the methods with the time and executes what `effects` returns, in order. One
+instance is one leadership: its epoch comes from the journal that was opened for it.
+
+Nothing is served before the first `objects_changed`, which brings the whole initial state. A server
+whose journal write was refused because another one has taken over (`journal_refused` with deposed)
+publishes nothing any more; its nodes keep what they enforce.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from reconciler.core.identity import JournalBatch, JournalState
+from reconciler.core.intake import Intake, IntakeConfig, Publication
+from reconciler.core.objects import Change
+from reconciler.core.resources import encode
+from reconciler.core.resources.build import Changed, LocalEndpoint, State, ViewBuilder
+from reconciler.core.resources.types import CUT_TYPES, IDENTITY, Resource
+from reconciler.core.xds.codec import Encoder, Frame
+from reconciler.core.xds.nodes import Node, Nodes
+from reconciler.core.xds.rollout import Restart, Rollout
+from reconciler.core.xds.stream import Acked, DeltaStream, Nacked, Resubscribed, Subscribed
+from reconciler.errors import ProtocolError
+
+
+class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """absent_grace, closed_grace: seconds; see the options of the same names."""
+
+    intake: IntakeConfig
+    scope: Literal["all", "selected"] = "all"
+    absent_grace: float = 3600.0
+    closed_grace: float = 5.0
+
+
+class Send(msgspec.Struct, frozen=True):
+    stream: int
+    frame: bytes
+
+
+class Close(msgspec.Struct, frozen=True):
+    """End a stream with a gRPC status name and a text."""
+
+    stream: int
+    status: str
+    reason: str
+
+
+class WriteJournal(msgspec.Struct, frozen=True):
+    """Answer with `journal_written` or `journal_refused`."""
+
+    batch: JournalBatch
+
+
+class Alarm(msgspec.Struct, frozen=True):
+    """Something that a person should know of; given once when it begins."""
+
+    kind: str
+    object: str
+    text: str
+
+
+Effect = Send | Close | WriteJournal | Alarm
+
+SERVED = frozenset((*CUT_TYPES, IDENTITY))
+
+
+class _Stream:
+    __slots__ = ("core", "node")
+
+    def __init__(self, node: str) -> None:
+        self.core = DeltaStream(SERVED)
+        self.node = node
+
+
+class ControlPlane:
+    def __init__(self, config: PlaneConfig, journal: JournalState, now: float) -> None:
+        self.config = config
+        self.epoch = journal.epoch
+        self.revision = 0
+        self.intake = Intake(config.intake, journal, now)
+        self.builder = ViewBuilder(self._state(), config.scope)
+        self.encoder = Encoder()
+        self.nodes = Nodes(self._rollout, config.absent_grace, now)
+        self.deposed = ""  # why, once it is
+        self._streams: dict[int, _Stream] = {}
+        self._effects: list[Effect] = []
+        self._alarms: dict[tuple[str, str], str] = {}
+        self._retry_at: float | None = None
+
+    # ------------------------------------------------------------------------------- events
+
+    def objects_changed(self, changes: Sequence[Change], now: float) -> None:
+        """Changed objects, applied as one. The first call brings all there are (perhaps none)."""
+        self.intake.enqueue(changes, now)
+        self._advance(now)
+
+    def journal_written(self, revision: int, now: float) -> None:
+        self._retry_at = None
+        self._alarm("journal", "journal", "")
+        self.intake.written(revision, now)
+        self._advance(now)
+
+    def journal_refused(self, reason: str, now: float, *, deposed: bool = False) -> None:
+        """deposed: another server has taken over; else the write is made again after a second."""
+        self.intake.refused(reason, deposed=deposed)
+        self._alarm("journal", "journal", reason)
+        if deposed:
+            self.deposed = reason
+            for stream in list(self._streams):
+                self._close(stream, "UNAVAILABLE", f"no longer the leader: {reason}", now)
+        else:
+            self._retry_at = now + 1.0
+
+    def stream_opened(self, stream: int, node: str, now: float) -> None:
+        """node: the proven name. A second stream of a node replaces the first."""
+        if self.deposed:
+            self._effects.append(Close(stream, "UNAVAILABLE", "no longer the leader"))
+            return
+        state = self.nodes.node(node, now)
+        if state.stream is not None:
+            self._close(state.stream, "ABORTED", "a newer stream of this node has opened", now)
+        self._streams[stream] = _Stream(node)
+        state.stream = stream
+        state.fire("connect", now)
+
+    def received(self, stream: int, frame: bytes, now: float) -> None:
+        held = self._streams.get(stream)
+        if held is None:
+            return
+        node = self.nodes.node(held.node, now)
+        try:
+            for event in held.core.receive(frame):
+                self._handle(stream, held, node, event, now)
+        except ProtocolError as error:
+            self._close(stream, error.status, error.reason, now)
+            return
+        self._flush(node, now)
+
+    def stream_closed(self, stream: int, now: float) -> None:
+        held = self._streams.pop(stream, None)
+        if held is None:
+            return
+        node = self.nodes.node(held.node, now)
+        if node.stream == stream:
+            node.stream = None
+            node.rollout.disconnected(now)
+            node.rollout.take()
+            node.fire("disconnect", now)
+
+    def tick(self, now: float) -> None:
+        """Do what is due. Call it at `next_deadline`; more often does no harm."""
+        if self._retry_at is not None and now >= self._retry_at:
+            self._retry_at = None
+        self.nodes.tick(now)
+        for node in list(self.nodes):
+            node.rollout.tick(now)
+            self._flush(node, now)
+        self._advance(now)
+
+    def next_deadline(self, now: float) -> float | None:
+        times = [self.nodes.next_deadline(), self._retry_at]
+        if self._retry_at is None:
+            times.append(self.intake.next_deadline(now))
+        return min((time for time in times if time is not None), default=None)
+
+    def effects(self) -> list[Effect]:
+        taken, self._effects = self._effects, []
+        return taken
+
+    # ---------------------------------------------------------------------------- questions
+
+    @property
+    def alarms(self) -> Mapping[tuple[str, str], str]:
+        """(kind, object) → text of what stands."""
+        return self._alarms
+
+    @property
+    def streams(self) -> int:
+        return len(self._streams)
+
+    # ------------------------------------------------------------------------------- inside
+
+    def _advance(self, now: float) -> None:
+        """Numbers first, then a publication, then the nodes; again while something moves."""
+        if self.deposed:
+            return
+        self.intake.allocator.advance(now, self._clear_before(now))
+        while True:
+            self.intake.absorb(now)
+            if self._retry_at is None:
+                batch = self.intake.batch(now)
+                if batch is not None:
+                    self._effects.append(WriteJournal(batch))
+            published = self.intake.publish(now)
+            nothing_yet = not self.revision and self.intake.loaded and not self.intake.holding
+            if published is None and not nothing_yet:
+                break
+            self._publish(published, now)
+        self._watch_usage()
+
+    def _publish(self, published: Publication | None, now: float) -> None:
+        sequence = (self.revision & 0xFFFFFFFF) + 1
+        self.revision = self.epoch << 32 | sequence
+        if published is not None:
+            self.builder.update(
+                Changed(
+                    namespaces=published.namespaces,
+                    groups=published.address_groups,
+                    endpoints=published.endpoints,
+                    nodes=published.nodes,
+                    peer_sets=published.policy.peer_sets,
+                    rule_sets_removed=published.policy.rule_sets_removed,
+                    policies=published.policy.policies_changed | published.policy.policies_removed,
+                )
+            )
+            present = [name for name in published.nodes if name in self.intake.cluster.nodes]
+            self.nodes.known(present, now)
+            for name in published.nodes.difference(present):
+                self.nodes.deleted(name)
+        self.intake.allocator.published(self.revision)
+        for node in list(self.nodes):
+            node.rollout.view_changed(self.revision, now)
+            if node.state != "gone":
+                node.fire("view_changed", now)
+            self._flush(node, now)
+
+    def _handle(self, stream: int, held: _Stream, node: Node, event: object, now: float) -> None:
+        match event:
+            case Subscribed(type_url=type_url, wanted=wanted) if type_url == IDENTITY:
+                self._serve_identities(stream, held, wanted.names, wanted.everything)
+            case Resubscribed(type_url=type_url, wanted=wanted) if type_url == IDENTITY:
+                self._serve_identities(stream, held, wanted.names, wanted.everything)
+            case Subscribed(type_url=type_url, initial=initial):
+                node.rollout.subscribed(type_url, initial, now)
+                node.heard = node.heard or node.rollout.reported
+            case Acked(type_url=type_url, nonce=nonce) if type_url != IDENTITY:
+                node.rollout.acked_response(type_url, nonce, now)
+            case Nacked(type_url=type_url, nonce=nonce) if type_url != IDENTITY:
+                node.rollout.nacked_response(type_url, nonce, event.reason, event.refusal, now)
+
+    def _serve_identities(
+        self, stream: int, held: _Stream, names: Iterable[str], everything: bool
+    ) -> None:
+        if everything:
+            raise ProtocolError("INVALID_ARGUMENT", "Identity is served by name, not as a whole")
+        found: list[Resource] = []
+        missing: list[str] = []
+        by_number = {
+            str(identity.number): (label_set, identity)
+            for label_set, identity in self.intake.allocator.live().items()
+        }
+        for name in sorted(names):
+            if name in by_number:
+                label_set, identity = by_number[name]
+                labels = label_set.rstrip(";").split(";")
+                found.append(encode.identity(identity.number, identity.birth, labels))
+            else:
+                missing.append(name)
+        for frame in self.encoder.frames(IDENTITY, found, missing):
+            self._send(stream, held, frame)
+
+    def _flush(self, node: Node, now: float) -> None:
+        """Carry out what a rollout has asked for, and let the node's machine know how it stands."""
+        for out in node.rollout.take():
+            if node.stream is None:
+                continue
+            if isinstance(out, Restart):
+                self._close(node.stream, "ABORTED", out.reason, now)
+            else:
+                self._send(node.stream, self._streams[node.stream], out)
+        if node.stream is not None and node.rollout.in_sync and node.state != "in-sync":
+            node.fire("committed_newest", now)
+        self._alarm("rollout", node.name, node.rollout.alarm)
+        self._alarm("lag", node.name, node.alarm)
+
+    def _send(self, stream: int, held: _Stream, frame: Frame) -> None:
+        held.core.sent(frame)
+        self._effects.append(Send(stream, frame.data))
+
+    def _close(self, stream: int, status: str, reason: str, now: float) -> None:
+        self._effects.append(Close(stream, status, reason))
+        self.stream_closed(stream, now)
+
+    def _clear_before(self, now: float) -> int:
+        found = self.nodes.clear_before(now)
+        return self.revision if found is None else found
+
+    def _watch_usage(self) -> None:
+        level = self.intake.allocator.alarm()
+        used, capacity = self.intake.allocator.usage()
+        text = f"{used} of {capacity} identity numbers are in use" if level else ""
+        self._alarm("identities", "cluster", text)
+        exhausted = self.intake.allocator.exhausted()
+        standing = {error.object: str(error) for error in exhausted}
+        for kind, name in [key for key in self._alarms if key[0] == "exhausted"]:
+            if name not in standing:
+                self._alarm(kind, name, "")
+        for name, text in standing.items():
+            self._alarm("exhausted", name, text)
+
+    def _alarm(self, kind: str, name: str, text: str) -> None:
+        """Raise, or with an empty text clear."""
+        if not text:
+            self._alarms.pop((kind, name), None)
+        elif self._alarms.get((kind, name)) != text:
+            self._alarms[kind, name] = text
+            self._effects.append(Alarm(kind, name, text))
+
+    def _rollout(self, name: str) -> Rollout:
+        return Rollout(
+            lambda refused: self.builder.view(name, self.revision, refused),
+            self.encoder,
+            self.config.closed_grace,
+        )
+
+    def _state(self) -> State:
+        intake = self.intake
+        cluster = intake.cluster
+
+        def bindings(namespace: str) -> dict[str, tuple[int, int]]:
+            bound = ((group, intake.binding(group)) for group in cluster.groups_of(namespace))
+            return {
+                group: (identity.number, identity.birth)
+                for group, identity in bound
+                if identity is not None
+            }
+
+        def addresses(group: str) -> list[bytes]:
+            ipv4, ipv6 = cluster.group_addresses(group)
+            return [*ipv4, *ipv6]
+
+        def endpoint(name: str) -> LocalEndpoint | None:
+            found = cluster.endpoints.get(name)
+            if found is None:
+                return None
+            return LocalEndpoint(
+                found.namespace,
+                found.pod,
+                found.node,
+                found.uid,
+                found.ipv4,
+                found.ipv6,
+                found.group,
+                found.interface,
+            )
+
+        def node_addresses(name: str) -> tuple[bytes, ...]:
+            found = cluster.nodes.get(name)
+            return () if found is None else found.addresses
+
+        return State(
+            bindings=bindings,
+            addresses=addresses,
+            endpoint=endpoint,
+            node_addresses=node_addresses,
+            unknown=cluster.unknown_prefixes,
+            peer_sets=intake.compiler.peer_sets,
+            rule_sets=intake.compiler.rule_sets,
+            policies=intake.compiler.policies,
+        )
