@@ -26,7 +26,6 @@ from typing import TypeVar
 
 import msgspec
 
-from reconciler.core.dataplane.endpoints import Endpoints
 from reconciler.core.dataplane.layout import (
     ADDRESS_VALUE,
     ENDPOINT_KEY,
@@ -87,10 +86,9 @@ def recognise_cut(tables: Tables, kernel: Adopted, changes: Sequence[Change]) ->
         value = addresses.get(prefix_key(prefix))
         if owner is not None and value is not None:
             groups.setdefault(owner, set()).add(ADDRESS_VALUE.unpack(value)[kernel.active])
-    for pod, group in _pods_behind(tables.endpoints, kernel, view):
-        if pod in view.pods:
-            groups.setdefault(view.pods.now[pod].group, set()).add(group)
-    group_index = {
+    for pod, index in _pods_behind(kernel, view):
+        groups.setdefault(view.pods.now[pod].group, set()).add(index)
+    group_index: dict[GroupKey, int] = {
         group: index
         for group, index in _one_to_one(groups, GroupIndex.FIRST_FREE).items()
         if not isinstance(group, GroupIndex)
@@ -165,7 +163,7 @@ def expected(tables: Tables) -> dict[MapId, dict[bytes, bytes]]:
     }
 
 
-def _pods_behind(endpoints: Endpoints, kernel: Adopted, view: View) -> Iterable[tuple[str, int]]:
+def _pods_behind(kernel: Adopted, view: View) -> Iterable[tuple[str, int]]:
     """(pod, group index in force) of every open interface, known by its address."""
     by_address = {
         address: pod

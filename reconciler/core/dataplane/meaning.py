@@ -15,8 +15,9 @@ from reconciler.core.dataplane.values import (
     LocalPod,
     Members,
 )
-from reconciler.core.policy.entries import block_has, prefix_has
+from reconciler.core.policy.entries import block_has
 from reconciler.core.policy.ir import (
+    CidrBlock,
     Direction,
     IdentityPolicy,
     Prefix,
@@ -57,17 +58,22 @@ class Full:
         self, pod: str, peer: bytes, direction: Direction, protocol: int, port: int
     ) -> bool:
         """Whether the node lets this packet of this pod pass (no connection is known)."""
-        if pod not in self.pods:
+        mine = self.pods.get(pod)
+        if mine is None or not (mine.ipv4 if len(peer) == 4 else mine.ipv6):
             return False
-        subject = self.identity(self.pods[pod].group)
+        subject = self.identity(mine.group)
         policy = self.policies.get(subject[0])
         if subject[0] < 256 or policy is None or policy.birth != subject[1]:
             return False
         name = policy.ingress if direction is Direction.INGRESS else policy.egress
         rule_set = self.rules.get(name)
         who = self.peer(peer)
-        if rule_set is None or (who == (SERVICE, 0) and direction is Direction.EGRESS):
+        if rule_set is None:
             return False
+        if who == (SERVICE, 0):
+            if direction is Direction.EGRESS:
+                return False
+            who = (UNKNOWN, 0)
         matching = [
             rule.verdict
             for rule in rule_set.rules
@@ -112,12 +118,12 @@ class Full:
                 return KUBE_APISERVER, 0
             return (REMOTE_NODE, 0) if ("node", False) in others else (UNKNOWN, 0)
         host = Prefix(address, len(address) * 8)
-        walls = [(prefix.length, 1) for prefix in self.services if prefix_has(prefix, host)]
+        walls = [(prefix.length, 1) for prefix in self.services if _holds(prefix, host)]
         walls += [
             (prefix.length, 0)
             for each in self.slices
             for prefix in each.prefixes
-            if prefix_has(prefix, host)
+            if _holds(prefix, host)
         ]
         if walls:
             return (SERVICE, 0) if max(walls)[1] else (UNKNOWN, 0)
@@ -128,8 +134,6 @@ class Full:
         number = who[0]
         if rule.any_peer:
             return True
-        if number == SERVICE:
-            return False
         if number == UNKNOWN and rule.verdict is Verdict.DENY:
             return bool(rule.peer_sets or rule.reserved)
         if number >= 256:
@@ -150,3 +154,7 @@ def _ports_match(rule: Rule, protocol: int, port: int) -> bool:
     return not rule.ports or any(
         span.protocol == protocol and span.first <= port <= span.last for span in rule.ports
     )
+
+
+def _holds(outer: Prefix, inner: Prefix) -> bool:
+    return block_has(CidrBlock(outer), inner)

@@ -68,10 +68,11 @@ class Full(Exception):
 class Work:
     """What one `stage` has to look at, each with the resource to name if it doesn't fit."""
 
-    __slots__ = ("dirty", "groups", "keys", "peers", "rewrite", "rule_sets")
+    __slots__ = ("dirty", "groups", "keys", "peers", "recover", "rewrite", "rule_sets")
 
     def __init__(self, dirty: Dirty) -> None:
         self.dirty = dirty
+        self.recover = False  # what covers a key that the next cut doesn't name may have changed
         self.keys: dict[bytes, tuple[Prefix, Cause]] = {}
         self.groups: dict[GroupKey, Cause] = {}
         self.peers: dict[PeerKey, Cause] = {}  # first or last use changed
@@ -336,6 +337,7 @@ class Tables:
     def _begin(self, work: Work) -> None:
         """Reserved groups and prefixes, which no resource brings."""
         self._begun = True
+        work.recover = True  # keys found in maps were never looked at
         work.groups.update(dict.fromkeys(FIXED_GROUPS, NOBODY))
         for prefix in (*EVERYWHERE, *self.view.services):
             work.keys[prefix_key(prefix)] = (prefix, NOBODY)
@@ -528,7 +530,6 @@ class Tables:
 
     def _write_addresses(self, work: Work) -> None:
         mirror, active, idle = self.mirror, self.active, self.idle
-        recover = False  # a wide key's idle half changed: what it covers does too
         loosened: list[bytes] = []
         for key, (prefix, cause) in work.keys.items():
             owner, have = self.owners.get(key), mirror.addresses.get(key)
@@ -536,7 +537,7 @@ class Tables:
                 if have is not None:
                     self.loose.put(key, True)
                     loosened.append(key)
-                    recover = recover or not is_host(prefix)
+                    work.recover = work.recover or not is_host(prefix)
                 continue
             self.loose.drop(key)
             pair = [0, 0]
@@ -544,10 +545,10 @@ class Tables:
             pair[active] = mirror.covered(prefix, active) if have is None else have[active]
             if have is None or have[idle] != pair[idle]:
                 mirror.write_address(key, prefix, (pair[0], pair[1]))
-                recover = recover or not is_host(prefix)
+                work.recover = work.recover or not is_host(prefix)
             if have is None and len(mirror.addresses) > self._limit(MapId.ADDRESSES):
                 self._full(cause, MapId.ADDRESSES, len(mirror.addresses))
-        for key in sorted(self.loose) if recover else sorted(loosened):
+        for key in sorted(self.loose) if work.recover else sorted(loosened):
             prefix = parse_key(key)
             pair = [*mirror.addresses[key]]
             pair[idle] = mirror.covered(prefix, idle)
