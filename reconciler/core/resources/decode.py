@@ -12,7 +12,8 @@ here and not by its effects.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError, Message
@@ -239,7 +240,6 @@ def _endpoint(name: str, message: pb.Endpoint) -> LocalPod:
     _check(name == f"{message.namespace}/{message.pod}", "the pod is not that of the name")
     _namespace(message.namespace)
     _check(bool(message.pod) and "/" not in message.pod, "the pod has no proper name")
-    _check(bool(message.uid), "the pod has no uid")
     _check(len(message.ipv4) in (0, 4), "an IPv4 address has 4 bytes")
     _check(len(message.ipv6) in (0, 16), "an IPv6 address has 16 bytes")
     _check(bool(message.ipv4 or message.ipv6), "the pod has no address")
@@ -295,8 +295,7 @@ def _packed(data: bytes, width: int) -> tuple[bytes, ...]:
 
 
 def _ascending(items: Sequence[Any], what: str) -> None:
-    pairs: Iterable[tuple[Any, Any]] = zip(items, items[1:], strict=False)
-    _check(all(a < b for a, b in pairs), f"{what} are not ascending or repeat")
+    _check(all(a < b for a, b in pairwise(items)), f"{what} are not ascending or repeat")
 
 
 _KINDS: Final[dict[str, tuple[Callable[[], Message], Callable[[str, Any], Value]]]] = {
