@@ -7,15 +7,7 @@ from collections.abc import Iterable
 from random import Random
 
 from reconciler.core.dataplane.meaning import Full
-from reconciler.core.dataplane.values import (
-    TYPE_OF,
-    Addresses,
-    Bindings,
-    Change,
-    LocalPod,
-    Members,
-    Value,
-)
+from reconciler.core.dataplane.values import TYPE_OF, Change, StagedValue
 from reconciler.core.policy.ir import (
     CidrBlock,
     Direction,
@@ -26,6 +18,7 @@ from reconciler.core.policy.ir import (
     RuleSet,
     Verdict,
 )
+from reconciler.core.resources.values import Addresses, Bindings, LocalPod, Members
 
 NODE = "n0"
 GROUPS = ("a/0", "a/1", "b/2", "b/3")
@@ -59,7 +52,7 @@ PROBES = tuple(
     for protocol, port in PORTS
 )
 
-Cut = dict[tuple[str, str], Value]
+Cut = dict[tuple[str, str], StagedValue]
 
 
 class World:
@@ -126,7 +119,7 @@ class World:
             )(new)  # fmt: skip
         return new
 
-    def put(self, cut: Cut, name: str, value: Value) -> None:
+    def put(self, cut: Cut, name: str, value: StagedValue) -> None:
         cut[TYPE_OF[type(value)], name] = value
 
     def members(self, cut: Cut) -> None:

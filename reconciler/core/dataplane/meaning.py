@@ -8,13 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from reconciler.core.dataplane.values import (
-    Addresses,
-    Bindings,
-    Change,
-    LocalPod,
-    Members,
-)
+from reconciler.core.dataplane.values import Change
 from reconciler.core.policy.entries import block_has
 from reconciler.core.policy.ir import (
     CidrBlock,
@@ -25,6 +19,7 @@ from reconciler.core.policy.ir import (
     RuleSet,
     Verdict,
 )
+from reconciler.core.resources.values import Addresses, Bindings, LocalPod, Members
 
 UNKNOWN, HOST, REMOTE_NODE, KUBE_APISERVER = 0, 1, 6, 7
 WORLD, WORLD_V4, WORLD_V6 = 2, 9, 10

@@ -18,16 +18,9 @@ from reconciler.core.dataplane.layout import GroupIndex, IdentityIndex
 from reconciler.core.dataplane.overlay import Overlay
 from reconciler.core.dataplane.prefixes import EVERYWHERE, PrefixIndex, is_host
 from reconciler.core.dataplane.rulesets import KernelRules, PeerKey
-from reconciler.core.dataplane.values import (
-    TYPE_OF,
-    Addresses,
-    Bindings,
-    Change,
-    LocalPod,
-    Members,
-    Value,
-)
+from reconciler.core.dataplane.values import TYPE_OF, Change, StagedValue
 from reconciler.core.policy.ir import IdentityPolicy, Prefix, RuleSet
+from reconciler.core.resources.values import Addresses, Bindings, LocalPod, Members
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -76,7 +69,7 @@ class View:
         self.services = frozenset(services)
         self.distrust = False  # remote pods count as unknown
         self._distrust_before = False
-        self.values: Overlay[tuple[str, str], Value] = Overlay()
+        self.values: Overlay[tuple[str, str], StagedValue] = Overlay()
         self.rules: Overlay[str, KernelRules] = Overlay()
         self.policies: Overlay[int, IdentityPolicy] = Overlay()
         self.pods: Overlay[str, LocalPod] = Overlay()
@@ -221,7 +214,7 @@ class View:
             self.distrust = distrust
             dirty.addresses.update(dict.fromkeys(self.claims, cause))
 
-    def _members(self, key: Cause, old: Value | None, new: Value | None, dirty: Dirty) -> None:
+    def _members(self, key: Cause, old: StagedValue | None, new: StagedValue | None, dirty: Dirty) -> None:
         none: frozenset[int] = frozenset()
         was = old.numbers if isinstance(old, Members) else none
         now = new.numbers if isinstance(new, Members) else none
@@ -233,7 +226,7 @@ class View:
             _set(self.sets_of, number, selector, number in now)
             dirty.numbers.setdefault(number, (set(), key))[0].add(selector)
 
-    def _rule_set(self, key: Cause, old: Value | None, new: Value | None, dirty: Dirty) -> None:
+    def _rule_set(self, key: Cause, old: StagedValue | None, new: StagedValue | None, dirty: Dirty) -> None:
         name = key[1]
         was = self.rules.get(name)
         now = KernelRules(name, new) if isinstance(new, RuleSet) else None
@@ -252,7 +245,7 @@ class View:
         for number in self.subjects.get(name) or ():
             self._number_dirty(number, key, dirty)
 
-    def _policy(self, key: Cause, old: Value | None, new: Value | None, dirty: Dirty) -> None:
+    def _policy(self, key: Cause, old: StagedValue | None, new: StagedValue | None, dirty: Dirty) -> None:
         if isinstance(old, IdentityPolicy):
             for name in {old.ingress, old.egress}:
                 _set(self.subjects, name, old.number, False)
@@ -264,7 +257,7 @@ class View:
             self.policies.put(new.number, new)
             self._number_dirty(new.number, key, dirty)
 
-    def _bindings(self, key: Cause, old: Value | None, new: Value | None, dirty: Dirty) -> None:
+    def _bindings(self, key: Cause, old: StagedValue | None, new: StagedValue | None, dirty: Dirty) -> None:
         was = set(old.bindings) if isinstance(old, Bindings) else set()
         now = set(new.bindings) if isinstance(new, Bindings) else set()
         for group, number, birth in was - now:
@@ -290,7 +283,7 @@ class View:
         if self.birth(number) != before:
             self._number_dirty(number, key, dirty)
 
-    def _addresses(self, key: Cause, old: Value | None, new: Value | None, dirty: Dirty) -> None:
+    def _addresses(self, key: Cause, old: StagedValue | None, new: StagedValue | None, dirty: Dirty) -> None:
         for value, present in ((old, False), (new, True)):
             if not isinstance(value, Addresses):
                 continue
@@ -316,7 +309,7 @@ class View:
                 self.claims.drop(address)
             dirty.addresses[address] = key
 
-    def _pod(self, key: Cause, old: Value | None, new: Value | None, dirty: Dirty) -> None:
+    def _pod(self, key: Cause, old: StagedValue | None, new: StagedValue | None, dirty: Dirty) -> None:
         for value, step in ((old, -1), (new, 1)):
             if isinstance(value, LocalPod):
                 for address in (value.ipv4, value.ipv6):
@@ -345,7 +338,7 @@ class View:
             self._walls.discard(prefix)
 
 
-def _claims(value: Value | None, node: str) -> dict[bytes, GroupIndex | str]:
+def _claims(value: StagedValue | None, node: str) -> dict[bytes, GroupIndex | str]:
     """address → who claims it, by one slice."""
     if not isinstance(value, Addresses):
         return {}
