@@ -162,6 +162,13 @@ int rk_use_map(struct bpf_object *object, const char *name, int fd)
 	return map ? bpf_map__reuse_fd(map, fd) : -ENOENT;
 }
 
+int rk_skip_program(struct bpf_object *object, const char *name)
+{
+	struct bpf_program *program = bpf_object__find_program_by_name(object, name);
+
+	return program ? bpf_program__set_autoload(program, false) : -ENOENT;
+}
+
 int rk_load(struct bpf_object *object)
 {
 	return bpf_object__load(object);
@@ -198,6 +205,11 @@ int rk_tcx_supported(int ifindex)
 int rk_link_update(int link, int program)
 {
 	return bpf_link_update(link, program, NULL);
+}
+
+int rk_link_detach(int link)
+{
+	return bpf_link_detach(link);
 }
 
 int rk_link_ifindex(int link)

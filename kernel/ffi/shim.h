@@ -45,6 +45,7 @@ int rk_mount_bpffs(const char *path);
 struct bpf_object;
 struct bpf_object *rk_open(const char *path); /* NULL: see rk_errno */
 int rk_use_map(struct bpf_object *object, const char *name, int fd);
+int rk_skip_program(struct bpf_object *object, const char *name); /* don't load it */
 int rk_load(struct bpf_object *object);
 int rk_program_fd(struct bpf_object *object, const char *name);
 void rk_close_object(struct bpf_object *object);
@@ -53,6 +54,7 @@ void rk_close_object(struct bpf_object *object);
 int rk_tcx_attach(int program, int ifindex, int attach_type);
 int rk_tcx_supported(int ifindex); /* 1 or 0 */
 int rk_link_update(int link, int program);
+int rk_link_detach(int link); /* at once; the end of a link's last descriptor or pin is not */
 int rk_link_ifindex(int link); /* 0: its device is gone */
 int rk_tc_attach(int program, int ifindex, bool egress, uint32_t handle, uint32_t priority);
 /* >= 0: id of the program that is there; -ENOENT: none */

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from reconciler.core.dataplane.layout import (
     CUT_VALUE,
@@ -41,7 +41,7 @@ from reconciler.errors import DatapathError
 
 # Machines on which a load never passes an earlier load: there, whoever sees the flip sees what was
 # stored before it. On others the running programs are waited for before the flip.
-_ORDERED_LOADS: Final = frozenset({"x86_64", "i686", "s390x"})
+_ORDERED_LOADS: Final = platform.machine() in ("x86_64", "i686")
 _HALF: Final = (CUT_VALUE.size - 8) // 2  # bytes of one half of the cut word
 
 
@@ -120,11 +120,14 @@ class KernelDatapath:
         assert isinstance(cut, ArrayMap)
         assert isinstance(groups, ArrayMap)
         self._cut = cut
-        self._programs = Programs.load(fds, object_path)
-        stack.callback(self._programs.close)
+        self._active = ffi.cast("uint32_t *", cut.address)
+        programs = Programs.load(fds, object_path)
+        stack.callback(programs.close)
+        self._object_path = object_path
+        self._probes: Programs | None = None
         self._ring = EventRing(fds[MapId.EVENTS])
         stack.callback(self._ring.close)
-        self._links = Links(self.pin_dir / pins.LINKS, self._programs, tcx=self.tcx)
+        self._links = Links(self.pin_dir / pins.LINKS, programs, tcx=self.tcx)
         self._links.adopt()
 
     @property
@@ -152,7 +155,7 @@ class KernelDatapath:
         return owner.dump()
 
     def cut(self) -> CutWord:
-        active = lib.rk_load_acquire(self._active())
+        active = lib.rk_load_acquire(self._active)
         _, _, first, first_root, second, second_root = CUT_VALUE.unpack_from(self._cut.memory)
         return CutWord(active & 1, (first, second), (first_root, second_root))
 
@@ -162,18 +165,15 @@ class KernelDatapath:
             raise DatapathError("update", map, errno.EINVAL, "is not written by entries")
         return owner
 
-    def _active(self) -> Any:
-        return ffi.cast("uint32_t *", self._cut.address)
-
     def _flip(self, op: Flip) -> None:
         if op.half not in (0, 1) or len(op.root) != 32:
             raise DatapathError("flip", "cut", errno.EINVAL, "half or root out of range")
-        if platform.machine() not in _ORDERED_LOADS:
+        if not _ORDERED_LOADS:
             self._grace()
         word = op.revision.to_bytes(8, "little") + op.root
         at = 8 + op.half * _HALF
         self._cut.memory[at : at + _HALF] = word
-        lib.rk_store_release(self._active(), op.half)
+        lib.rk_store_release(self._active, op.half)
 
     def _grace(self) -> None:
         wait_for_programs()
@@ -215,10 +215,12 @@ class KernelDatapath:
     def _test_run(
         self, packet: bytes, ifindex: int, direction: Direction, *, effects: bool, repeat: int = 1
     ) -> tuple[Reason, int]:
-        programs = self._programs
-        program = (
-            programs.probe_from_pod if direction is Direction.EGRESS else programs.probe_to_pod
-        )
+        if self._probes is None:  # an agent may never need them
+            fds = {id: map.fd for id, map in self._maps.items()}
+            self._probes = Programs.load(fds, self._object_path, probes=True)
+            self._stack.callback(self._probes.close)
+        probes = self._probes
+        program = probes.from_pod if direction is Direction.EGRESS else probes.to_pod
         reason, nanoseconds = ffi.new("uint32_t *"), ffi.new("uint32_t *")
         code = lib.rk_test_run(
             program, packet, len(packet), ifindex, effects, repeat, reason, nanoseconds

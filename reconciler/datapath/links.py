@@ -52,6 +52,24 @@ def pinned_links(directory: Path) -> Iterator[tuple[int, str, Path]]:
             yield int(found[1]), found[2], path
 
 
+def detach_link(path: Path) -> None:
+    """Detach a pinned link and remove its pin. Removing the pin alone would end the link some
+    time later."""
+    try:
+        fd = open_pin(path)
+    except DatapathError as error:
+        if error.errno == errno.ENOENT:
+            return
+        raise
+    try:
+        code = lib.rk_link_detach(fd)
+    finally:
+        os.close(fd)
+    if code != -errno.ENOLINK:  # else its device is gone
+        check(code, "detach", str(path))
+    path.unlink(missing_ok=True)
+
+
 def device_indices() -> list[int]:
     """Devices of the network namespace that the calling thread is in."""
     return [index for index, _ in socket.if_nameindex()]
@@ -112,10 +130,10 @@ class Links:
         if self._tcx:
             detach_clsact(ifindex)
         else:
-            self._unpin(ifindex)
+            self._detach_links(ifindex)
 
     def detach(self, ifindex: int) -> None:
-        self._unpin(ifindex)
+        self._detach_links(ifindex)
         detach_clsact(ifindex)
 
     def attached(self) -> set[int]:
@@ -136,9 +154,9 @@ class Links:
     def _path(self, ifindex: int, hook: str) -> Path:
         return self._directory / f"{ifindex}-{hook}"
 
-    def _unpin(self, ifindex: int) -> None:
+    def _detach_links(self, ifindex: int) -> None:
         for hook in _HOOKS:
-            self._path(ifindex, hook).unlink(missing_ok=True)
+            detach_link(self._path(ifindex, hook))
 
     @staticmethod
     def _linked_device(path: Path) -> int:

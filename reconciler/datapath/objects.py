@@ -87,17 +87,21 @@ def path_bytes(path: Path) -> bytes:
 
 
 class Programs(msgspec.Struct):
-    """Descriptors of the loaded programs; they live as long as the object is open."""
+    """Descriptors of two loaded programs; they live as long as the object is open."""
 
     from_pod: int
     to_pod: int
-    probe_from_pod: int
-    probe_to_pod: int
     handle: Any
 
     @classmethod
-    def load(cls, maps: Mapping[MapId, int], path: Path = OBJECT) -> Programs:
-        """Load the object with these map descriptors in place of its own maps."""
+    def load(
+        cls, maps: Mapping[MapId, int], path: Path = OBJECT, *, probes: bool = False
+    ) -> Programs:
+        """Load the object with these map descriptors in place of its own maps: the programs for
+        devices, or their variants for PROG_TEST_RUN."""
+        wanted, others = ("from_pod", "to_pod"), ("probe_from_pod", "probe_to_pod")
+        if probes:
+            wanted, others = others, wanted
         with collected_log() as log:
             handle = lib.rk_open(path_bytes(path))
             if handle == ffi.NULL:
@@ -107,18 +111,19 @@ class Programs(msgspec.Struct):
                     code = lib.rk_use_map(handle, name.encode(), fd)
                     if code < 0:
                         raise failure(code, "use map", name, _tail(log))
+                for program in others:
+                    check(lib.rk_skip_program(handle, program.encode()), "skip", program)
                 code = lib.rk_load(handle)
                 if code < 0:
                     raise failure(code, "load", path.name, _tail(log))
-                names = ("from_pod", "to_pod", "probe_from_pod", "probe_to_pod")
-                fds = [
-                    check(lib.rk_program_fd(handle, name.encode()), "find program", name)
-                    for name in names
-                ]
+                from_pod, to_pod = (
+                    check(lib.rk_program_fd(handle, program.encode()), "find program", program)
+                    for program in wanted
+                )
             except BaseException:
                 lib.rk_close_object(handle)
                 raise
-        return cls(fds[0], fds[1], fds[2], fds[3], handle)
+        return cls(from_pod, to_pod, handle)
 
     def close(self) -> None:
         if self.handle is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from reconciler.core.dataplane.layout import MapId, MapSpec
-from reconciler.datapath.links import detach_clsact, device_indices, pinned_links
+from reconciler.datapath.links import detach_clsact, detach_link, device_indices, pinned_links
 from reconciler.datapath.maps import create, differences, open_pin, pin
 from reconciler.datapath.objects import check, lib, path_bytes
 from reconciler.errors import DatapathError
@@ -42,7 +42,6 @@ def ensure_bpffs(directory: Path) -> None:
             ) from error
         check(lib.rk_mount_bpffs(path_bytes(target)), "mount bpffs at", str(target))
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / LINKS).mkdir(exist_ok=True)
 
 
 def lock(directory: Path) -> int:
@@ -67,6 +66,7 @@ def open_maps(
     that names each; with `recreate` those are made anew, and all of a cut's maps with any one.
     `cut` is pinned last: without it the others are what a first start left behind when it ended.
     """
+    (directory / LINKS).mkdir(exist_ok=True)
     wrong: dict[MapId, str] = {}
     adopted = (directory / MapId.CUT).exists()
     fds: dict[MapId, int] = {}
@@ -111,7 +111,7 @@ def unpin_all(directory: Path) -> None:
     if not directory.is_dir():
         return
     for _, _, path in pinned_links(directory / LINKS):
-        path.unlink(missing_ok=True)
+        detach_link(path)
     for id in MapId:
         (directory / id).unlink(missing_ok=True)
     for leftover in (directory / LINKS, directory):
