@@ -141,6 +141,4 @@ def header() -> str:
 
 
 if __name__ == "__main__":
-    target, text = Path(sys.argv[1]), header()
-    if not target.exists() or target.read_text() != text:
-        target.write_text(text)
+    Path(sys.argv[1]).write_text(header())
