@@ -16,7 +16,7 @@ import inspect
 import ipaddress
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -393,7 +393,7 @@ def typer_parameters(cls: type[Config]) -> list[inspect.Parameter]:
             help=f"{option.help} [env: {option.env}; default: {shown(option)}]",
             show_default=False,
             metavar="|".join(choices) if choices else None,
-            autocompletion=(lambda choices=choices: list(choices)) if choices else None,
+            autocompletion=_completing(choices) if choices else None,
         )
         parameters.append(
             inspect.Parameter(
@@ -404,6 +404,13 @@ def typer_parameters(cls: type[Config]) -> list[inspect.Parameter]:
             )
         )
     return parameters
+
+
+def _completing(choices: tuple[str, ...]) -> Callable[[], list[str]]:
+    def complete() -> list[str]:
+        return list(choices)
+
+    return complete
 
 
 def shown(option: Option) -> str:

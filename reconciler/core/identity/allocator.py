@@ -223,6 +223,10 @@ class Allocator:
         """Label set → identity of all that are in peer sets and policies; a view, not a copy."""
         return MappingProxyType(self._registry.live)
 
+    def entries(self) -> Iterable[IdentityEntry]:
+        """Every label set that has, or is about to get, a number; read only."""
+        return self._entries.values()
+
     def usage(self) -> tuple[int, int]:
         """(numbers in use, numbers of the pool)"""
         return len(self._pool) - len(self._free), len(self._pool)

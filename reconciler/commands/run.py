@@ -1,0 +1,89 @@
+"""`reconciler server` and `reconciler agent`: the two long-running processes."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+import structlog
+import typer
+
+from reconciler.config import CONFIG_ENV, AgentConfig, Config, ServerConfig, load, typer_parameters
+
+_FILE = Annotated[
+    str | None, typer.Option("--config", help=f"TOML file with these options [env: {CONFIG_ENV}].")
+]
+_LOG = Annotated[bool, typer.Option("--log-json", help="Log as JSON lines.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Options of both come from the configuration's own definition."""
+    app.command("server", help="Run the control plane.")(_command(ServerConfig, _server))
+    app.command("agent", help="Run the agent of one node.")(_command(AgentConfig, _agent))
+
+
+def _command(cls: type[Config], run: Callable[[Any], Coroutine[Any, Any, None]]) -> Any:
+    def command(**values: Any) -> None:
+        path, log_json = values.pop("config"), values.pop("log_json")
+        loaded = load(cls, flags=values, environ=os.environ, file=path)  # type: ignore[type-var]
+        _log_to_stderr(json=log_json)
+        _run(run(loaded.config))
+
+    parameters = [
+        *typer_parameters(cls),
+        inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_FILE),
+        inspect.Parameter(
+            "log_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_LOG
+        ),
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    import asyncio
+
+    import uvloop
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main)
+    except* Exception as group:
+        raise _only(group) from None
+
+
+def _only(group: BaseException) -> BaseException:
+    """The first error of a task group: the others are what it dragged along."""
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
+
+
+async def _server(config: ServerConfig) -> None:
+    from reconciler.server.app import run
+
+    await run(config)
+
+
+async def _agent(config: AgentConfig) -> None:
+    from reconciler.agent.app import run
+
+    await run(config)
+
+
+def _log_to_stderr(*, json: bool) -> None:
+    form: Any = structlog.processors.JSONRenderer()
+    if not json:
+        form = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), sort_keys=False)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            form,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

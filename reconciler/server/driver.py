@@ -1,0 +1,156 @@
+"""Drives the control plane's core: events in, effects out; one journal write, one timer at a time.
+
+Everything runs on the event loop but the journal, which has a thread of its own (a write waits for
+the disk). Object changes are collected for `debounce` seconds, so that a burst becomes one cut. The
+core decides everything; here is only what carries it out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+from reconciler.core import plane as core
+from reconciler.core.identity import Journal
+from reconciler.core.objects import Change
+from reconciler.errors import JournalConflict, JournalError
+
+
+class Streams(Protocol):
+    def send(self, stream: int, frame: bytes) -> None: ...
+
+    def close(self, stream: int, status: str, reason: str) -> None: ...
+
+
+class Driver:
+    """`grpc.Hub` for the service; `changed` for the sources of objects.
+
+    failed: set when the core can't go on (another server has taken the journal)
+    """
+
+    def __init__(
+        self,
+        plane: core.ControlPlane,
+        journal: Journal,
+        journal_thread: ThreadPoolExecutor,
+        log: Any,
+        *,
+        debounce: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._plane = plane
+        self._journal = journal
+        self._thread = journal_thread
+        self._log = log
+        self._debounce = debounce
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._streams: Streams | None = None
+        self._collected: list[Change] = []
+        self._flush: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._writes: set[asyncio.Task[None]] = set()
+        self.failed: asyncio.Future[None] = self._loop.create_future()
+        self._stopped = False
+        self.alarms = 0
+
+    def serve(self, streams: Streams) -> None:
+        self._streams = streams
+
+    # ------------------------------------------------------------------------------- events
+
+    def changed(self, changes: Iterable[Change], *, at_once: bool = False) -> None:
+        self._collected.extend(changes)
+        if at_once:
+            self._changes_due(even_none=True)
+        elif self._collected and self._flush is None:
+            self._flush = self._loop.call_later(self._debounce, self._changes_due)
+
+    def _changes_due(self, *, even_none: bool = False) -> None:
+        """even_none: the first call tells the core that these are all objects there are."""
+        if self._flush is not None:
+            self._flush.cancel()
+        self._flush = None
+        changes, self._collected = self._collected, []
+        if changes or even_none:
+            self._plane.objects_changed(changes, self._clock())
+            self._carry_out()
+
+    def stream_opened(self, stream: int, node: str) -> None:
+        self._log.info("stream opened", stream=stream, node=node)
+        self._plane.stream_opened(stream, node, self._clock())
+        self._carry_out()
+
+    def received(self, stream: int, frame: bytes) -> None:
+        self._plane.received(stream, frame, self._clock())
+        self._carry_out()
+
+    def stream_closed(self, stream: int) -> None:
+        self._log.info("stream closed", stream=stream)
+        self._plane.stream_closed(stream, self._clock())
+        self._carry_out()
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._plane.tick(self._clock())
+        self._carry_out()
+
+    # ------------------------------------------------------------------------------- effects
+
+    def _carry_out(self) -> None:
+        for effect in self._plane.effects():
+            match effect:
+                case core.Send(stream, frame):
+                    if self._streams is not None:
+                        self._streams.send(stream, frame)
+                case core.Close(stream, status, reason):
+                    self._log.warning("stream refused", stream=stream, reason=reason)
+                    if self._streams is not None:
+                        self._streams.close(stream, status, reason)
+                case core.WriteJournal(batch):
+                    task = asyncio.create_task(self._write(batch), name="journal-write")
+                    self._writes.add(task)
+                    task.add_done_callback(self._writes.discard)
+                case core.Alarm(kind, object, text):
+                    self.alarms += 1
+                    self._log.warning("alarm", kind=kind, object=object, text=text)
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._stopped:
+            return
+        deadline = self._plane.next_deadline(self._clock())
+        if deadline is not None:
+            delay = max(0.0, deadline - self._clock())
+            self._timer = self._loop.call_later(delay, self._tick)
+
+    async def _write(self, batch: Any) -> None:
+        try:
+            revision = await self._loop.run_in_executor(self._thread, self._journal.append, batch)
+        except JournalConflict as error:
+            self._plane.journal_refused(str(error), self._clock(), deposed=True)
+            if not self.failed.done():
+                self.failed.set_exception(error)
+        except JournalError as error:
+            self._log.error("journal", reason=str(error))
+            self._plane.journal_refused(str(error), self._clock())
+        else:
+            self._plane.journal_written(revision, self._clock())
+        self._carry_out()
+
+    async def stop(self) -> None:
+        """No more timers; a journal write that has begun is waited for."""
+        if self._writes:
+            await asyncio.gather(*self._writes, return_exceptions=True)
+        self._stopped = True
+        for handle in (self._timer, self._flush):
+            if handle is not None:
+                handle.cancel()
+        if not self.failed.done():
+            self.failed.cancel()
