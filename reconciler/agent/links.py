@@ -33,6 +33,7 @@ _INTERRUPTED: Final = 0x10  # NLM_F_DUMP_INTR: the listing changed while it was 
 _NAME, _DESTINATION, _DEVICE = 3, 1, 4  # IFLA_IFNAME, RTA_DST, RTA_OIF
 _TABLE_MAIN, _UNICAST = 254, 1
 _GROUPS: Final = 0x1 | 0x40 | 0x400  # RTMGRP_LINK | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
+_LINK_LOCAL: Final = (b"\xa9\xfe", b"\xfe\x80")  # 169.254.0.0/16; fe80::/16 of fe80::/10
 _SETTLE_SECONDS: Final = 0.005  # a new veth comes as a burst: link, up, addresses, routes
 _ATTEMPTS: Final = 8
 
@@ -87,6 +88,8 @@ def _host_route(body: bytes) -> tuple[int, bytes] | None:
         return None
     attributes = dict(_attributes(body, _ROUTE.size))
     if _DEVICE not in attributes or _DESTINATION not in attributes:
+        return None
+    if attributes[_DESTINATION][:2] in _LINK_LOCAL:  # the gateway's own, not a pod's
         return None
     return int.from_bytes(attributes[_DEVICE], "little"), attributes[_DESTINATION]
 
