@@ -26,6 +26,7 @@ from typing import TypeVar
 
 import msgspec
 
+from reconciler.core.dataplane.indices import Phase
 from reconciler.core.dataplane.layout import (
     ADDRESS_VALUE,
     ENDPOINT_KEY,
@@ -38,7 +39,7 @@ from reconciler.core.dataplane.layout import (
 )
 from reconciler.core.dataplane.prefixes import EVERYWHERE, prefix_key
 from reconciler.core.dataplane.rulesets import PeerKey
-from reconciler.core.dataplane.tables import Phase, Tables
+from reconciler.core.dataplane.tables import Tables
 from reconciler.core.dataplane.values import Change
 from reconciler.core.dataplane.view import Dirty, GroupKey, View
 from reconciler.core.policy.ir import Prefix

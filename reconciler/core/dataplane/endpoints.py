@@ -59,25 +59,25 @@ def _raw(ifindex: int) -> str:
 class Port:
     """One interface in its life cycle (models/endpoint.toml)."""
 
-    __slots__ = ("due", "entry", "id", "link", "retry", "state")
+    __slots__ = ("attaching", "due", "entry", "id", "link", "state")
 
     def __init__(self, link: Link, id: int) -> None:
         self.link = link
         self.id = id
         self.state = MODEL.initial
         self.due: list[str] = []  # "attach" | "detach", taken by the owner
-        self.retry = False
+        self.attaching = False  # asked for, not answered
         self.entry: bytes | None = None  # as last written
 
     def fire(self, trigger: str) -> None:
         MODEL.fire(self, trigger)
 
     def attach(self) -> None:
-        self.retry = False
+        self.attaching = True
         self.due.append("attach")
 
     def retry_attach(self) -> None:
-        self.retry = True
+        """The owner reports it and asks again after a while."""
 
     def remove_entries(self) -> None:
         self.due.append("detach")
@@ -150,7 +150,11 @@ class Endpoints:
     def answered(self, ifindex: int, trigger: str) -> None:
         """attached, attach_failed, removed or remove_failed, unless the interface is gone."""
         port = self.ports.get(ifindex)
-        if port is None or (port.state, trigger) not in MODEL.table:
+        if port is None:
+            return
+        if trigger in ("attached", "attach_failed"):
+            port.attaching = False
+        if (port.state, trigger) not in MODEL.table:
             return
         port.fire(trigger)
         self._forget(port)
@@ -236,7 +240,7 @@ class Endpoints:
     def forget_written(self) -> None:
         """A write failed: what the map holds is not known, so `sync` writes every entry again."""
         for port in self.ports.values():
-            if port.entry is not None:
+            if port.entry is not None or port.state == "detaching":
                 port.entry = b""
 
     def _value(self, port: Port) -> bytes:

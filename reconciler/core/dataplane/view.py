@@ -214,7 +214,9 @@ class View:
             self.distrust = distrust
             dirty.addresses.update(dict.fromkeys(self.claims, cause))
 
-    def _members(self, key: Cause, old: StagedValue | None, new: StagedValue | None, dirty: Dirty) -> None:
+    def _members(
+        self, key: Cause, old: StagedValue | None, new: StagedValue | None, dirty: Dirty
+    ) -> None:
         none: frozenset[int] = frozenset()
         was = old.numbers if isinstance(old, Members) else none
         now = new.numbers if isinstance(new, Members) else none
@@ -226,7 +228,9 @@ class View:
             _set(self.sets_of, number, selector, number in now)
             dirty.numbers.setdefault(number, (set(), key))[0].add(selector)
 
-    def _rule_set(self, key: Cause, old: StagedValue | None, new: StagedValue | None, dirty: Dirty) -> None:
+    def _rule_set(
+        self, key: Cause, old: StagedValue | None, new: StagedValue | None, dirty: Dirty
+    ) -> None:
         name = key[1]
         was = self.rules.get(name)
         now = KernelRules(name, new) if isinstance(new, RuleSet) else None
@@ -245,7 +249,9 @@ class View:
         for number in self.subjects.get(name) or ():
             self._number_dirty(number, key, dirty)
 
-    def _policy(self, key: Cause, old: StagedValue | None, new: StagedValue | None, dirty: Dirty) -> None:
+    def _policy(
+        self, key: Cause, old: StagedValue | None, new: StagedValue | None, dirty: Dirty
+    ) -> None:
         if isinstance(old, IdentityPolicy):
             for name in {old.ingress, old.egress}:
                 _set(self.subjects, name, old.number, False)
@@ -257,7 +263,9 @@ class View:
             self.policies.put(new.number, new)
             self._number_dirty(new.number, key, dirty)
 
-    def _bindings(self, key: Cause, old: StagedValue | None, new: StagedValue | None, dirty: Dirty) -> None:
+    def _bindings(
+        self, key: Cause, old: StagedValue | None, new: StagedValue | None, dirty: Dirty
+    ) -> None:
         was = set(old.bindings) if isinstance(old, Bindings) else set()
         now = set(new.bindings) if isinstance(new, Bindings) else set()
         for group, number, birth in was - now:
@@ -283,7 +291,9 @@ class View:
         if self.birth(number) != before:
             self._number_dirty(number, key, dirty)
 
-    def _addresses(self, key: Cause, old: StagedValue | None, new: StagedValue | None, dirty: Dirty) -> None:
+    def _addresses(
+        self, key: Cause, old: StagedValue | None, new: StagedValue | None, dirty: Dirty
+    ) -> None:
         for value, present in ((old, False), (new, True)):
             if not isinstance(value, Addresses):
                 continue
@@ -309,7 +319,9 @@ class View:
                 self.claims.drop(address)
             dirty.addresses[address] = key
 
-    def _pod(self, key: Cause, old: StagedValue | None, new: StagedValue | None, dirty: Dirty) -> None:
+    def _pod(
+        self, key: Cause, old: StagedValue | None, new: StagedValue | None, dirty: Dirty
+    ) -> None:
         for value, step in ((old, -1), (new, 1)):
             if isinstance(value, LocalPod):
                 for address in (value.ipv4, value.ipv6):
