@@ -195,6 +195,8 @@ class KernelDatapath:
     # --- packets ------------------------------------------------------------------------------
 
     def probe(self, packet: bytes, *, ifindex: int, direction: Direction) -> Reason:
+        """By PROG_TEST_RUN, which refuses (EINVAL) frames without a whole Ethernet header, and on
+        newer kernels IP frames without a whole IP header; a device would carry such frames."""
         return self._test_run(packet, ifindex, direction, effects=False)[0]
 
     def run(self, packet: bytes, *, ifindex: int, direction: Direction) -> Reason:
@@ -225,6 +227,13 @@ class KernelDatapath:
         code = lib.rk_test_run(
             program, packet, len(packet), ifindex, effects, repeat, reason, nanoseconds
         )
+        if code == -errno.EINVAL:
+            raise DatapathError(
+                "test run",
+                f"frame of {len(packet)} bytes",
+                errno.EINVAL,
+                "the kernel runs no program on frames without whole Ethernet and IP headers",
+            )
         check(code, "test run", f"{direction.name.lower()} of {len(packet)} bytes")
         return Reason(reason[0]), nanoseconds[0]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ROOT = Path("/sys/fs/bpf/reconciler-test")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def kernel() -> None:
     """Skips without root: nothing can be said about the kernel then. With root it must work."""
     if os.geteuid() != 0:
@@ -29,19 +29,45 @@ def kernel() -> None:
             pytest.skip(reason)
 
 
-@pytest.fixture
-def pin_dir(kernel: None) -> Iterator[Path]:
+@contextlib.contextmanager
+def own_pins(name: str) -> Iterator[Path]:
     """A pin directory of this test process alone; those of processes that are gone are removed."""
     from reconciler.datapath import pins
 
     pins.ensure_bpffs(ROOT)
     for stale in ROOT.iterdir():
-        if stale.name.isdigit() and not Path("/proc", stale.name).exists():
+        if not Path("/proc", stale.name.partition("-")[0]).exists():
             shutil.rmtree(stale, ignore_errors=True)
-    path = ROOT / str(os.getpid())
-    yield path
-    if path.exists():
+    path = ROOT / f"{os.getpid()}-{name}"
+    try:
+        yield path
+    finally:
         pins.unpin_all(path)
+
+
+@pytest.fixture
+def pin_dir(kernel: None) -> Iterator[Path]:
+    with own_pins("test") as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def shared(kernel: None) -> Iterator[KernelDatapath]:
+    """One datapath for the tests of a module, which take it through `emptied`."""
+    from reconciler.datapath.kernel import KernelDatapath
+    from tests.integration.kernel_world import small_specs
+
+    with own_pins("shared") as path, KernelDatapath(path, small_specs()) as datapath:
+        yield datapath
+
+
+@pytest.fixture
+def emptied(shared: KernelDatapath) -> KernelDatapath:
+    """The module's datapath as if new (but for the cut's roots): loading takes a while."""
+    from tests.integration.kernel_world import empty
+
+    empty(shared)
+    return shared
 
 
 @pytest.fixture

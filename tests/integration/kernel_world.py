@@ -7,7 +7,9 @@ are world; 169.254.1.1 and fe80::1 are the host.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -27,9 +29,12 @@ from reconciler.core.dataplane.layout import (
     MapSpec,
     map_specs,
 )
-from reconciler.core.dataplane.ops import Op, Put
+from reconciler.core.dataplane.ops import Flip, Grace, Op, Put, Remove
 from reconciler.core.policy.ir import Direction, Verdict
 from tests.integration.frames import address
+
+if TYPE_CHECKING:
+    from reconciler.datapath.kernel import KernelDatapath
 
 Entry = tuple[bytes, bytes]
 
@@ -139,3 +144,29 @@ def world(pods: Iterable[Pod], policies: Iterable[Entry] = ()) -> tuple[Op, ...]
         Put(MapId.ADDRESSES, tuple(addresses)),
         Put(MapId.ENDPOINTS, tuple(pod.endpoint() for pod in pods)),
     )
+
+
+def empty(datapath: KernelDatapath) -> None:
+    """Take everything out of the maps, metrics and events included; half 0 is in force."""
+    from reconciler.datapath.objects import ffi, lib
+
+    for id in (
+        MapId.POLICIES,
+        MapId.GROUPS,
+        MapId.ADDRESSES,
+        MapId.ENDPOINTS,
+        MapId.CONNTRACK,
+        MapId.FRAGMENTS,
+    ):
+        datapath.apply([Remove(id, tuple(datapath.dump(id)))])
+    datapath.apply([Flip(1, 0, bytes(32)), Flip(0, 0, bytes(32)), Grace()])
+    metrics = datapath.specs[MapId.METRICS]
+    fd = lib.rk_get(str(datapath.pin_dir / MapId.METRICS).encode())
+    try:
+        zero = ffi.new("char[]", metrics.value_size * lib.rk_possible_cpus())
+        for index in range(metrics.max_entries):
+            key = ffi.new("uint32_t *", index)
+            assert lib.rk_map_update(fd, key, zero) == 0
+    finally:
+        os.close(fd)
+    datapath.drain()

@@ -6,6 +6,7 @@ import os
 import select
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -48,17 +49,20 @@ from tests.integration.kernel_world import (
     POD_B,
     Entry,
     address_entry,
+    empty,
     group_entry,
     policy_entry,
     world,
 )
+
+if TYPE_CHECKING:
+    from reconciler.datapath.kernel import KernelDatapath
 
 pytestmark = pytest.mark.kernel
 
 IN, OUT = Direction.INGRESS, Direction.EGRESS
 A4, A6, B4, B6 = POD_A.ipv4, POD_A.ipv6, POD_B.ipv4, POD_B.ipv6
 HOUR = 3600 * 10**9
-Open = Callable[..., Datapath]
 
 
 class Endpoint:
@@ -91,9 +95,10 @@ class Endpoint:
 
 
 @pytest.fixture
-def make(opened: Open) -> Callable[..., Endpoint]:
+def make(emptied: KernelDatapath) -> Callable[..., Endpoint]:
     def made(*policies: Entry) -> Endpoint:
-        datapath = opened()
+        datapath = emptied
+        empty(datapath)
         datapath.apply(world((POD_A, POD_B), policies))
         return Endpoint(datapath)
 
@@ -101,6 +106,11 @@ def make(opened: Open) -> Callable[..., Endpoint]:
 
 
 Make = Callable[..., Endpoint]
+
+
+def name(value: bytes | Reason) -> str:
+    """Of a test: the frame from its ethertype on, and the reason."""
+    return value[12:].hex() if isinstance(value, bytes) else value.name
 
 
 ALL_OUT = policy_entry(POD_A.egress, IdentityIndex.ANY, OUT)
@@ -172,6 +182,7 @@ B_WEB_OUT = policy_entry(POD_A.egress, POD_B.group, OUT, protocol=TCP, port=80)
         (ip("fe80::9", "ff02::16", ICMPV6, icmp(143), hops=2), Reason.BAD_SOURCE),
         (ip(A6, "ff02::16", ICMPV6, icmp(143), hops=1), Reason.NO_RULE),
     ],
+    ids=name,
 )  # fmt: skip
 def test_what_a_pod_sends(make: Make, frame: bytes, reason: Reason) -> None:
     pod = make(B_WEB_OUT)
@@ -197,6 +208,7 @@ def test_what_a_pod_sends(make: Make, frame: bytes, reason: Reason) -> None:
         (ip("fe80::1", "ff02::1", ICMPV6, icmp(134) + bytes(8), hops=255), Reason.NEIGHBOUR),
         (ip("fe80::1", "ff02::1", ICMPV6, icmp(130), hops=1), Reason.NEIGHBOUR),
     ],
+    ids=name,
 )
 def test_what_a_pod_is_sent(make: Make, frame: bytes, reason: Reason) -> None:
     pod = make(ALL_IN, policy_entry(POD_A.ingress, IdentityIndex.WORLD_V4, IN, Verdict.DENY))
@@ -325,8 +337,6 @@ def test_flows_expire(make: Make, packets: str, alive: int, dead: int) -> None:
             B4, A4, TCP, tcp(80, 1000, ACK)
         )  # fmt: skip
         assert pod.gets(last) is expected
-        pod.datapath.apply([Remove(MapId.CONNTRACK, tuple(pod.datapath.dump(MapId.CONNTRACK)))])
-        pod.datapath.close()
 
 
 def test_a_closing_flow_starts_anew_with_a_syn(make: Make) -> None:

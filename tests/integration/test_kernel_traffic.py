@@ -14,7 +14,7 @@ from reconciler.core.dataplane.layout import IdentityIndex, MapId, Reason
 from reconciler.core.dataplane.ops import Flip, Put, Remove
 from reconciler.core.policy.ir import Direction, Verdict
 from reconciler.errors import DatapathError
-from tests.integration import kernel_world, netns
+from tests.integration import frames, kernel_world, netns
 from tests.integration.kernel_world import Entry, policy_entry, small_specs, world
 from tests.integration.netns import Namespace, node_with_pods, wait_until
 
@@ -194,6 +194,26 @@ def test_a_spoofed_source_drops(net: Net) -> None:
         client.bind(("10.77.0.99", 0))
         client.sendto(b"x", (b.ipv4, ALLOWED_PORT))
     wait_until(lambda: net.count(Reason.BAD_SOURCE, OUT) == 1, "the drop is counted")
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (frames.ethernet(0x0800, b"\x45" + bytes(10)), Reason.MALFORMED),
+        (frames.ethernet(0x86DD, b"\x60" + bytes(30)), Reason.MALFORMED),
+        (frames.ethernet(0x86DD, b""), Reason.MALFORMED),
+        (frames.ethernet(0x8100, b"\0\5\x08\x06" + bytes(46)), Reason.UNKNOWN_PROTOCOL),
+        (frames.ethernet(0x8100, b"\0\5\x81\0\0\6\x08\0" + bytes(46)), Reason.UNKNOWN_PROTOCOL),
+        (frames.ethernet(40, bytes(46)), Reason.UNKNOWN_PROTOCOL),
+    ],
+)
+def test_frames_that_no_stack_sends(net: Net, frame: bytes, reason: Reason) -> None:
+    """Cut-off IP headers, tags that the receiving device takes off, 802.3 lengths."""
+    before = net.count(reason, OUT)
+    with net.pods[0].socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+        raw.bind(("eth0", 0))
+        raw.send(b"\xff" * 6 + frame[6:])
+    wait_until(lambda: net.count(reason, OUT) == before + 1, "the drop is counted")
 
 
 def test_an_attached_device_without_an_endpoint_is_closed(net: Net) -> None:
