@@ -98,8 +98,9 @@ INLINE int parse_ipv6(struct __sk_buff *skb, __u32 at, __u32 frame_end, bool inn
 	return 0;
 }
 
-/* Ports, flags, ICMP type of a packet that holds them (not of a later fragment). Of a first
- * fragment only the ports have to be there. Returns 0, UNKNOWN_PROTOCOL or MALFORMED. */
+/* Ports, flags, ICMP type of a packet that holds them (not of a later fragment). A first fragment
+ * has to hold the ports, and of TCP the flags: a SYN that came in its second fragment would pass as
+ * a reply (RFC 1858). Returns 0, UNKNOWN_PROTOCOL or MALFORMED. */
 INLINE int parse_l4(struct __sk_buff *skb, struct packet *p, bool inner)
 {
 	__u32 have = p->end - p->l4, need;
@@ -131,7 +132,7 @@ INLINE int parse_l4(struct __sk_buff *skb, struct packet *p, bool inner)
 	if (inner)
 		need = 8; /* all that an ICMP error has to carry */
 	else if (p->fragment == FIRST && !is_icmp(p))
-		need = 4;
+		need = p->protocol == PROTOCOL_TCP ? 14 : 4;
 	if (have < need)
 		return REASON_MALFORMED;
 	if (is_icmp(p)) {

@@ -25,6 +25,8 @@ Details of the packet path on which both implementations agree, besides the layo
   must be its own IPv6 address, :: or in fe80::/10, and the target of an advertisement its own
   address or in fe80::/10; else BAD_SOURCE. A neighbour message to a pod passes whatever its
   destination.
+* A first fragment has to hold the ports, one of TCP the flags too (14 bytes); else MALFORMED: a SYN
+  that came in its second fragment would pass as a reply.
 * An ICMP error whose inner packet can't be parsed is NO_RULE, as one whose flow is not known.
 * Of ICMP only an echo request opens (or refreshes) a flow; other ICMP that policy allows passes
   without a conntrack entry, so that an echo reply never becomes the request of another.
