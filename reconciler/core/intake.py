@@ -144,6 +144,11 @@ class Intake:
         self.allocator.refused(reason, deposed=deposed)
 
     @property
+    def queued(self) -> int:
+        """Changes that wait until what was applied before them is published."""
+        return len(self._queue)
+
+    @property
     def loaded(self) -> bool:
         """The initial state is here."""
         return self._loaded

@@ -10,7 +10,7 @@ publishes nothing any more; its nodes keep what they enforce.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -78,7 +78,15 @@ class _Stream:
 
 
 class ControlPlane:
-    def __init__(self, config: PlaneConfig, journal: JournalState, now: float) -> None:
+    def __init__(
+        self,
+        config: PlaneConfig,
+        journal: JournalState,
+        now: float,
+        on_publish: Callable[[int], None] = lambda revision: None,
+    ) -> None:
+        """on_publish: told of each new revision while the store is exactly what it publishes."""
+        self._on_publish = on_publish
         self.config = config
         self.epoch = journal.epoch
         self.revision = 0
@@ -223,6 +231,7 @@ class ControlPlane:
             for name in published.nodes.difference(present):
                 self.nodes.deleted(name)
         self.intake.allocator.published(self.revision)
+        self._on_publish(self.revision)
         for node in list(self.nodes):
             node.rollout.view_changed(self.revision, now)
             if node.state != "gone":
