@@ -160,12 +160,24 @@ class AllocatorMachine(RuleBasedStateMachine):
 
     # The journal
 
-    @rule(publish=st.sampled_from([True, True, False]))
-    def serve(self, publish: bool) -> None:
-        """What a healthy leader does: the write that is due, its answer, and a cut."""
-        self.write(self.leader)
+    @rule(
+        publish=st.sampled_from([True, True, False]),
+        fate=st.sampled_from(["answered", "answered", "answered", "failed", "lost"]),
+    )
+    def serve(self, publish: bool, fate: str) -> None:
+        """What a leader does again and again: the write that is due, its answer, and a cut."""
+        leader = self.leader
+        if leader.batch is None:
+            self.take_batch(leader)
+        if leader.batch is not None and leader.revision is None and fate == "failed":
+            self.write_fails()
+        elif leader.batch is not None and leader.revision is None and fate == "lost":
+            if self.append(leader):
+                self.answer_is_lost()
+        else:
+            self.write(leader)
         if publish:
-            self.publish(self.leader)
+            self.publish(leader)
 
     def write(self, leader: Leader) -> None:
         if leader.batch is None:
@@ -174,6 +186,18 @@ class AllocatorMachine(RuleBasedStateMachine):
             self.append(leader)
         if leader.revision is not None:
             self.answer(leader)
+
+    @rule(label_set=label_sets, publish=st.booleans(), back=st.booleans())
+    def leave(self, label_set: str, publish: bool, back: bool) -> None:
+        """One label set goes the whole way out of the peer sets, and perhaps wants back in."""
+        self.wanted.discard(label_set)
+        self.sync()
+        self.now += DRAIN
+        self.serve(publish, "answered")
+        if back:
+            self.wanted.add(label_set)
+            self.sync()
+            self.serve(publish, "answered")
 
     @precondition(lambda self: self.leader.batch is None)
     @rule()
@@ -191,11 +215,13 @@ class AllocatorMachine(RuleBasedStateMachine):
             assert leader.bound.issuperset(self.truth[number].label_set for number in batch.revive)
             for number in batch.retire + batch.free:
                 assert self.truth[number].label_set not in leader.bound
+            for number in batch.free:
+                self.check_clear(number)
             for number in batch.retire:
                 assert self.now >= leader.released[self.truth[number].label_set] + DRAIN
 
-    def append(self, leader: Leader) -> None:
-        """The write reaches the journal: this is where everything is decided."""
+    def append(self, leader: Leader) -> bool:
+        """The write reaches the journal, which decides whether it takes effect."""
         assert leader.batch is not None
         before = self.content()
         try:
@@ -205,10 +231,11 @@ class AllocatorMachine(RuleBasedStateMachine):
             assert self.content() == before
             leader.allocator.refused(str(conflict), deposed=True)
             leader.batch = None
-            return
+            return False
         assert leader is self.leader, "R5: a deposed leader's write took effect"
         assert not leader.misled
         self.record(leader.batch, leader.revision, before.cursor)
+        return True
 
     def record(self, batch: JournalBatch, revision: int, cursor: int) -> None:
         around = (*range(cursor, self.pool.stop), *range(self.pool.start, cursor))
@@ -218,7 +245,6 @@ class AllocatorMachine(RuleBasedStateMachine):
         for number in batch.free:
             held = self.truth.pop(number)
             assert held.phase == "retiring"
-            self.check_clear(number, held.label_set)
         for number in batch.retire:
             assert self.truth[number].phase == "active"
             self.truth[number] = self.truth[number]._replace(phase="retiring")
@@ -240,13 +266,17 @@ class AllocatorMachine(RuleBasedStateMachine):
             for number, held in self.truth.items()
         }
 
-    def check_clear(self, number: int, label_set: str) -> None:
-        """R2, at the moment in which the number goes back to the pool."""
+    def check_clear(self, number: int) -> None:
+        """R2, at the moment in which it is decided that the number may go back to the pool.
+
+        A node past its grace that returns while the write is under way has only births to keep it
+        right; all others can't go back behind what they enforce now.
+        """
         for node in NODES:
             if node not in self.gone:
                 for revision, cut in self.cuts.items():
                     assert revision < self.enforced[node] or number not in cut, (
-                        f"R2: {label_set} = {number} is freed, {node} may enforce cut {revision:#x}"
+                        f"R2: {number} is freed, {node} may enforce cut {revision:#x} with it"
                     )
 
     @precondition(lambda self: self.leader.batch and self.leader.revision is None)
@@ -377,7 +407,7 @@ class AllocatorMachine(RuleBasedStateMachine):
             assert dict(zip(numbers, live, strict=True)) == active, "journaled, but not live"
             assert self.leader.allocator.usage() == (len(self.truth), len(self.pool))
 
-    @precondition(lambda self: self.unsettled > 30)
+    @precondition(lambda self: self.unsettled > 15)
     @rule()
     def settle(self) -> None:
         """With a quiet cluster, a working journal and nodes that follow, everything comes right."""
@@ -385,7 +415,8 @@ class AllocatorMachine(RuleBasedStateMachine):
         if self.leader.misled:
             self.change_leader(sync=True, paused=False)
         self.sync()
-        self.gone.clear()
+        for node in NODES:
+            self.node_acknowledges(node)
         for _ in range(60):
             leader = self.leader
             self.write(leader)
