@@ -228,6 +228,21 @@ def test_named_ports_of_ingress_split_the_rule_sets(compiler: Compiler) -> None:
     assert _ports(ingress(compiler, 301)) == {(PortRange(6, 9090, 9090),)}
 
 
+def test_one_name_on_two_protocols_is_two_ports(compiler: Compiler) -> None:
+    rules = (
+        allow(app("db"), ports=(NamedPort("http", 6),)),
+        allow(app("batch"), ports=(NamedPort("http", 17),)),
+    )
+    compiler.apply(
+        identities_added={300: (5, labels("web", ("http", 6, 8080), ("http", 17, 8081)))},
+        policies_changed={"shop/p": Translated(app("web"), rules)},
+    )
+    found, members = ingress(compiler, 300), _members(compiler)
+    assert _ports(found) == {(PortRange(6, 8080, 8080),), (PortRange(17, 8081, 8081),)}
+    assert verdict(found, PeerInfo(257), 6, 8080, members).allowed
+    assert not verdict(found, PeerInfo(257), 17, 8081, members).allowed
+
+
 def test_named_ports_of_egress_follow_the_destinations(compiler: Compiler) -> None:
     http = NamedPort("http", 6)
     compiler.apply(
