@@ -1,10 +1,10 @@
-"""Carries out what the agent's core wants done to the kernel and to the disk, in one thread, in order.
+"""Carries out what the agent's core wants done to kernel and disk, in one thread, in order.
 
 Order is a promise that the core builds on: a record is on disk before the flip that it announces,
-and writes reach the maps as they were given. One thread of its own, because a batch of map writes or
-an fsync takes milliseconds; `report` is called on that thread.
+and writes reach the maps as they were given. One thread of its own, because a batch of map writes
+or an fsync takes milliseconds; `report` is called on that thread.
 
-A flip that is said to have failed may have happened, so the cut word is read before that is reported.
+A flip that is said to have failed may have happened, so the cut word is read before it is reported.
 """
 
 from __future__ import annotations
@@ -106,6 +106,10 @@ class Applier:
     def audit(self) -> None:
         """Dump the maps in turn; the outcome is `Audited`."""
         self._jobs.put(lambda: self._report(Audited(read_kernel(self._datapath))))
+
+    def call(self, job: Callable[[], None]) -> None:
+        """Run something else on the datapath's thread, in turn. It must not raise."""
+        self._jobs.put(job)
 
     def close(self) -> None:
         """Carry out what was submitted, then end the thread."""

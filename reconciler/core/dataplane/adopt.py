@@ -26,7 +26,7 @@ from typing import TypeVar
 
 import msgspec
 
-from reconciler.core.dataplane.indices import Phase
+from reconciler.core.dataplane.indices import NOBODY, Phase
 from reconciler.core.dataplane.layout import (
     ADDRESS_VALUE,
     ENDPOINT_KEY,
@@ -71,13 +71,17 @@ class Finding(msgspec.Struct, frozen=True, order=True):
     key: bytes
 
 
-def recognise_cut(tables: Tables, kernel: Adopted, changes: Sequence[Change]) -> None:
+def recognise_cut(
+    tables: Tables, kernel: Adopted, changes: Sequence[Change], *, distrust: bool = False
+) -> None:
     """Find out which index stands for what, if the maps hold the cut that `changes` make up.
 
+    distrust: whether remote pods counted as unknown in it.
     What contradicts itself is not recognised; it then counts as foreign.
     """
     view = View(tables.view.node, tables.view.services)
     dirty = Dirty()
+    view.trust(distrust, dirty, NOBODY)
     for change in changes:
         view.apply(change, dirty)
     groups: dict[GroupKey, set[int]] = {}

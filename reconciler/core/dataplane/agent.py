@@ -304,7 +304,7 @@ class AgentCore:
             changes.append(Change(each.type_url, each.name, value))
             held.append(((each.type_url, each.name), each))
         self._tables.load(kernel.active, kernel.maps, kernel.attached)
-        recognise_cut(self._tables, kernel, changes)
+        recognise_cut(self._tables, kernel, changes, distrust=cache.distrusts)
         self._adopting = True
         own = Staging(None, tuple(changes), tuple(held), distrust=cache.distrusts)
         self._cut.offer(own, now)

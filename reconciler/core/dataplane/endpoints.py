@@ -168,6 +168,12 @@ class Endpoints:
 
     # --- cuts ------------------------------------------------------------------------------
 
+    def begin(self, half: int) -> None:
+        """A cut is going to be staged: what was found in the map is of the other half only."""
+        for name in [name for name in self.rows[half] if name.startswith("#")]:
+            del self.rows[half][name]
+            self._stale = True
+
     def stage(self, half: int, pod: str, row: PodRow | None) -> None:
         if row is None:
             self.rows[half].pop(pod, None)

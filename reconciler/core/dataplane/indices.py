@@ -121,6 +121,23 @@ class Indices:
         self._peer_at = {index: peer for peer, index in peers.items()}
         self._rule_at = {number: name for name, number in rules.items()}
 
+    def _clear_leftovers(self) -> None:
+        """Remove entries of maps taken over that no packet can meet: of a staging, or an old cut.
+
+        They make room for what is staged next. Packets of before the last flip may still be under
+        way, so a grace has to come first.
+        """
+        if not self._sweep:
+            return
+        peers, rules = set(FIXED_INDICES) | {int(IdentityIndex.ANY)}, set()
+        for row in self.mirror.groups.now.values():
+            peer, ingress, egress = row[self.active]
+            peers.add(peer)
+            rules |= {ingress, egress}
+        for number, index in list(self.mirror.blocks):
+            if number not in rules or index not in peers:
+                self.mirror.write_block(number, index, NO_BLOCK)
+
     def _free_groups(self) -> None:
         for group in list(self.uses.touched):
             index = self.group_index.get(group)

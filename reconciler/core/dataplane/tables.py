@@ -64,10 +64,10 @@ class Tables(Indices):
     def usage(self) -> dict[str, int]:
         """Entries in use per map."""
         return {
-            MapId.ADDRESSES: len(self.mirror.addresses),
-            MapId.GROUPS: len(self.mirror.groups),
-            MapId.POLICIES: self.mirror.entries,
-            MapId.ENDPOINTS: sum(port.has_entry for port in self.endpoints.ports.values()),
+            MapId.ADDRESSES.value: len(self.mirror.addresses),
+            MapId.GROUPS.value: len(self.mirror.groups),
+            MapId.POLICIES.value: self.mirror.entries,
+            MapId.ENDPOINTS.value: sum(port.has_entry for port in self.endpoints.ports.values()),
         }
 
     def origins(self, ifindex: int, direction: Direction, cookie: int) -> tuple[str, ...]:
@@ -89,6 +89,8 @@ class Tables(Indices):
         distrust: whether remote pods count as unknown from this cut on (None: as before).
         """
         assert self.phase is not Phase.FLIPPED, "settle first"
+        if self.phase is Phase.SETTLED:
+            self.endpoints.begin(self.idle)
         self.phase = Phase.STAGING
         dirty = Dirty()
         if distrust is not None:
@@ -109,7 +111,8 @@ class Tables(Indices):
             self._write_pods(work)
         except Full as full:
             return full.refusal
-        ops = self.mirror.take()
+        ops: list[Op] = [Grace()] if work.recover and self._sweep else []
+        ops += self.mirror.take()
         self.endpoints.refresh(self.active, staging=True)
         return ops + self.endpoints.sync()
 
@@ -184,6 +187,7 @@ class Tables(Indices):
         """Reserved groups and prefixes, which no resource brings."""
         self._begun = True
         work.recover = True  # keys found in maps were never looked at
+        self._clear_leftovers()
         work.groups.update(dict.fromkeys(FIXED_GROUPS, NOBODY))
         for prefix in (*EVERYWHERE, *self.view.services):
             work.keys[prefix_key(prefix)] = (prefix, NOBODY)
