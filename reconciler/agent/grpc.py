@@ -60,6 +60,7 @@ class XdsClient:
         self._connect_seconds = connect_seconds
         self._task: asyncio.Task[None] | None = None
         self._call: Any = None
+        self._closing = ""
         self._queue: deque[bytes] = deque()
         self._writer: asyncio.Task[None] | None = None
         self.sent = self.sent_bytes = self.received = self.received_bytes = 0
@@ -76,6 +77,12 @@ class XdsClient:
         self._queue.append(frame)
         if self._writer is None:
             self._writer = asyncio.create_task(self._write(self._call), name="xds-write")
+
+    def close(self, reason: str) -> None:
+        """End the stream (or the attempt); `disconnected` gets this reason."""
+        if self._task is not None:
+            self._closing = reason
+            self._task.cancel()
 
     async def stop(self) -> None:
         for task in (self._task, self._writer):
@@ -105,6 +112,10 @@ class XdsClient:
                     call.cancel()
                     if self._writer is not None:
                         self._writer.cancel()
+        except asyncio.CancelledError:
+            if not self._closing:
+                raise
+            reason, self._closing = self._closing, ""
         except grpc.aio.AioRpcError as error:
             reason = f"{error.code().name}: {error.details()}"
         except (ReconcilerError, OSError) as error:

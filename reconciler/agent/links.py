@@ -15,7 +15,7 @@ import asyncio
 import fnmatch
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 import msgspec
@@ -46,8 +46,8 @@ class Device(msgspec.Struct, frozen=True):
     addresses: frozenset[bytes] = frozenset()
 
 
-def devices(pattern: str = "*") -> dict[int, Device]:
-    """Those of this thread's network namespace whose name matches, by index.
+def devices(pattern: str = "*", names: Collection[str] = ()) -> dict[int, Device]:
+    """Those of this thread's network namespace whose name matches or is in `names`, by index.
 
     UnavailableError when the kernel keeps changing them under the listing.
     """
@@ -59,12 +59,15 @@ def devices(pattern: str = "*") -> dict[int, Device]:
             routes += found
             ok = ok and complete
         if ok:
-            return _join(pattern, links, routes)
+            return _join(pattern, names, links, routes)
     raise UnavailableError("network devices change faster than they can be listed")
 
 
 def _join(
-    pattern: str, links: list[tuple[int, bytes]], routes: list[tuple[int, bytes]]
+    pattern: str,
+    names: Collection[str],
+    links: list[tuple[int, bytes]],
+    routes: list[tuple[int, bytes]],
 ) -> dict[int, Device]:
     addresses: dict[int, set[bytes]] = {}
     for kind, body in routes:
@@ -76,7 +79,7 @@ def _join(
             continue
         _, _, index, _, _ = _LINK.unpack_from(body)
         name = dict(_attributes(body, _LINK.size)).get(_NAME, b"").rstrip(b"\0").decode()
-        if fnmatch.fnmatchcase(name, pattern):
+        if name in names or fnmatch.fnmatchcase(name, pattern):
             found[index] = Device(index, name, frozenset(addresses.get(index, ())))
     return found
 
@@ -139,6 +142,7 @@ class Links:
         self._gone = gone
         self._socket: socket.socket | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._included: set[str] = set()
         self.known: dict[int, Device] = {}
 
     def start(self) -> None:
@@ -162,7 +166,8 @@ class Links:
 
     def refresh(self) -> None:
         """List again and tell what differs."""
-        now = devices(self._pattern)
+        now = devices(self._pattern, self._included)
+        self._included.intersection_update(device.name for device in now.values())
         for index in self.known.keys() - now.keys():
             del self.known[index]
             self._gone(index)
@@ -170,6 +175,14 @@ class Links:
             if self.known.get(index) != device:
                 self.known[index] = device
                 self._appeared(device)
+
+    def include(self, name: str) -> None:
+        """Count this device too, whatever it is called, until it goes; looks at once."""
+        self._included.add(name)
+        self.refresh()
+
+    def named(self, name: str) -> Device | None:
+        return next((device for device in self.known.values() if device.name == name), None)
 
     def _notified(self) -> None:
         assert self._socket is not None

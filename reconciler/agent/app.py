@@ -1,0 +1,167 @@
+"""The agent process, put together: datapath and cache → core → links → CNI, status → xDS stream.
+
+What the kernel enforces is taken over first, and nothing is asked of a server before it. Stopping
+(SIGTERM, SIGINT) leaves everything in force: maps, programs and attachments are pinned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import signal
+import socket
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from reconciler import local, tls
+from reconciler.agent.applier import read_kernel
+from reconciler.agent.cache import CacheFile
+from reconciler.agent.cni_service import CniService
+from reconciler.agent.driver import Driver
+from reconciler.agent.grpc import XdsClient
+from reconciler.agent.links import Device, Links
+from reconciler.agent.status import Status
+from reconciler.config import AgentConfig, parse_address
+from reconciler.core.dataplane.adopt import Adopted
+from reconciler.core.dataplane.agent import AgentCore
+from reconciler.core.dataplane.effects import Options
+from reconciler.core.dataplane.layout import MapId, MapSpec, map_specs
+from reconciler.core.dataplane.records import CachedCut
+from reconciler.core.policy.ir import Prefix
+from reconciler.datapath.base import Datapath
+from reconciler.errors import CacheError, ConfigError
+
+CACHE: Final = "cut.cache"
+
+
+async def run(config: AgentConfig) -> None:
+    """Enforce until SIGTERM or SIGINT. Raises ConfigError, DatapathError, UnavailableError."""
+    log = structlog.get_logger("agent")
+    stop = asyncio.Event()
+    node = node_name(config)
+    async with AsyncExitStack() as stack:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+            stack.callback(loop.remove_signal_handler, number)
+
+        datapath = open_datapath(config)
+        stack.callback(datapath.close)
+        kernel = read_kernel(datapath)
+        cache = CacheFile(Path(config.cache_dir) / CACHE)
+        cached = _cached(cache, node, kernel, log)
+        log.info(
+            "starting",
+            node=node,
+            datapath=datapath.name,
+            enforced=kernel.revision,
+            cached=cached.revision if cached else 0,
+        )
+        core = AgentCore(
+            node,
+            datapath.limits,
+            kernel,
+            cached,
+            time.monotonic(),
+            Options(config.max_stale, tuple(map(_prefix, config.service_cidr))),
+        )
+        driver = Driver(core, datapath, cache, log)
+        stack.push_async_callback(driver.stop)
+        client = XdsClient(
+            driver,
+            parse_address(config.server),
+            lambda: _keys(config),
+            server_name=config.tls_server_name,
+        )
+        stack.push_async_callback(client.stop)
+
+        cni: CniService
+
+        def appeared(device: Device) -> None:
+            driver.link_added(cni.link(device))
+
+        def gone(ifindex: int) -> None:
+            cni.forget(ifindex)
+            driver.link_removed(ifindex)
+
+        links = Links(config.pod_interfaces, appeared, gone)
+        cni = CniService(driver, links, log)
+        links.start()
+        stack.callback(links.stop)
+        driver.links_listed([cni.link(device) for device in links.known.values()])
+
+        status = Status(driver, client)
+        where = parse_address(config.status)
+        await stack.enter_async_context(local.serve(status.routes(), where))
+        if config.cni_socket:
+            await stack.enter_async_context(cni.serve(config.cni_socket))
+
+        driver.start(client)
+        stopped = asyncio.create_task(stop.wait(), name="stop")
+        ends: set[asyncio.Future[Any]] = {stopped, driver.failed}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        log.info("stopping")
+        if driver.failed.done():
+            driver.failed.result()
+
+
+def _cached(cache: CacheFile, node: str, kernel: Adopted, log: Any) -> CachedCut | None:
+    """The cut that the maps hold (or the newest, where they are empty) as the disk has it."""
+    try:
+        return cache.load(node, kernel.root if kernel.revision else None)
+    except CacheError as error:
+        log.error("cache", reason=str(error))
+        return None
+
+
+def node_name(config: AgentConfig) -> str:
+    """Of the flag, else of the certificate, else the host's. ConfigError for none that fits."""
+    keys = _keys(config)
+    certified = tls.node_of(keys.certificate) if keys is not None else ""
+    if keys is not None and not certified:
+        raise ConfigError(f"--tls-cert: {config.tls_cert} is not a node's certificate")
+    if config.node and certified and config.node != certified:
+        raise ConfigError(f"--node: {config.node}, but the certificate is for {certified}")
+    name = config.node or certified or socket.gethostname().lower()
+    if not tls.is_node_name(name):
+        raise ConfigError(f"--node: {name!r} is not a node name")
+    return name
+
+
+def open_datapath(config: AgentConfig) -> Datapath:
+    """The kernel's, or one in memory, with the configured capacities."""
+    specs = _specs(config)
+    if config.datapath == "memory":
+        from reconciler.datapath.twin import TwinDatapath
+
+        return TwinDatapath(specs, time.monotonic_ns)
+    from reconciler.datapath.kernel import KernelDatapath
+
+    return KernelDatapath(Path(config.pin_dir), specs, attach=config.attach)
+
+
+def _specs(config: AgentConfig) -> dict[MapId, MapSpec]:
+    return map_specs(
+        addresses=config.max_addresses,
+        endpoints=config.max_endpoints,
+        groups=config.max_groups,
+        policies=config.max_policies,
+        conntrack=config.max_conntrack,
+        fragments=config.max_fragments,
+    )
+
+
+def _keys(config: AgentConfig) -> tls.KeyPair | None:
+    if config.insecure:
+        return None
+    return tls.load(config.tls_cert, config.tls_key, config.tls_ca)
+
+
+def _prefix(text: str) -> Prefix:
+    network = ipaddress.ip_network(text)
+    return Prefix(network.network_address.packed, network.prefixlen)
