@@ -321,11 +321,13 @@ class ControlPlane:
             self._effects.append(Alarm(kind, name, text))
 
     def _rollout(self, name: str) -> Rollout:
-        return Rollout(
+        rollout = Rollout(
             lambda refused: self.builder.view(name, self.revision, refused),
             self.encoder,
             self.config.closed_grace,
         )
+        rollout.newest = self.revision
+        return rollout
 
     def _state(self) -> State:
         intake = self.intake

@@ -212,7 +212,7 @@ class Joined:
         self.meanings: dict[tuple[str, bytes], Meaning] = {}
         self.plane: ControlPlane | None = None
         self.writes: deque[WriteJournal] = deque()
-        self.freed: list[tuple[float, tuple[int, ...]]] = []  # (when asked, numbers)
+        self.freed: list[tuple[frozenset[int], frozenset[int]]] = []  # (in use then, freed)
         self._streams = 0
         self._history: list[dict[ObjectKey, KubeObject]] = []
         self._ifindex = 10
@@ -250,8 +250,6 @@ class Joined:
         if self.plane is None or not self.writes:
             return False
         batch = self.writes.popleft().batch
-        if batch.free:
-            self.freed.append((self.now, batch.free))
         if refuse:
             self.plane.journal_refused("disk is full", self.now)
         else:
@@ -274,6 +272,8 @@ class Joined:
             for effect in effects:
                 if isinstance(effect, WriteJournal):
                     self.writes.append(effect)
+                    if effect.batch.free:
+                        self.freed.append((self._used(), frozenset(effect.batch.free)))
                 elif isinstance(effect, Send):
                     agent = self._at(effect.stream)
                     if agent is not None:
@@ -374,6 +374,17 @@ class Joined:
         agent.core.received(agent.down.popleft(), self.now)
         agent.collect()
         return True
+
+    def _used(self) -> frozenset[int]:
+        """Numbers in the cuts that nodes enforce, but for those absent beyond the grace."""
+        grace = self.config.absent_grace
+        used: set[int] = set()
+        for name, agent in self.agents.items():
+            word = agent.twin.cut()
+            meaning = self.meanings.get((name, word.roots[word.active]))
+            if meaning is not None and (agent.lost_at is None or self.now < agent.lost_at + grace):
+                used.update(meaning.snapshot.numbers.values())
+        return frozenset(used)
 
     def _at(self, stream: int) -> AgentProcess | None:
         return next((each for each in self.agents.values() if each.stream == stream), None)

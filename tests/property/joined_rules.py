@@ -88,16 +88,8 @@ class Rules:
         label_sets = [entry.label_set for entry in self.joined.journal.state.entries]
         assert len(set(numbers)) == len(numbers), "a number has two label sets"
         assert len(set(label_sets)) == len(label_sets), "a label set has two numbers"
-        for when, freed in self.joined.freed[self._freed :]:
-            for name, agent in self.joined.agents.items():
-                absent = agent.lost_at is not None and (
-                    when >= agent.lost_at + self.joined.config.absent_grace
-                )
-                word = agent.twin.cut()
-                meaning = self.joined.meanings.get((name, word.roots[word.active]))
-                if not absent and meaning is not None:
-                    used = set(meaning.snapshot.numbers.values())
-                    assert not used & set(freed), f"{name} still uses {used & set(freed)}"
+        for used, freed in self.joined.freed[self._freed :]:
+            assert not used & freed, f"{used & freed} are still in use"
         self._freed = len(self.joined.freed)
 
     def _verdicts(self, node: str, root: bytes, meaning: Meaning | None, pod: str) -> Verdicts:
