@@ -140,6 +140,19 @@ class Tables(Indices):
         self._free_groups()
         self._free_peers()
         self._free_rules()
+        self._equalise()
+        for key in list(self.loose):
+            self.loose.drop(key)
+        ops: list[Op] = [Grace(), *self.mirror.take()]
+        self.endpoints.copy(self.active)
+        ops += self.endpoints.sync()
+        self._sweep = False
+        self._keep()
+        self.phase = Phase.SETTLED
+        return ops
+
+    def _equalise(self) -> None:
+        """Both halves as the cut in force has them; keys that it does not name go."""
         mirror = self.mirror
         for index in list(mirror.groups if self._sweep else mirror.groups.touched):
             row = mirror.groups.get(index)
@@ -154,15 +167,6 @@ class Tables(Indices):
                 mirror.remove_address(key)
             elif pair[0] != pair[1]:
                 mirror.write_address(key, parse_key(key), (pair[self.active],) * 2)
-        for key in list(self.loose):
-            self.loose.drop(key)
-        ops: list[Op] = [Grace(), *mirror.take()]
-        self.endpoints.copy(self.active)
-        ops += self.endpoints.sync()
-        self._sweep = False
-        self._keep()
-        self.phase = Phase.SETTLED
-        return ops
 
     def rollback(self) -> list[Op]:
         """Take the staging back, whether or not its writes were carried out."""
@@ -342,18 +346,26 @@ class Tables(Indices):
         want = rules.block(number, index, rules.entries(peer, sets or ()))
         if want == self.mirror.block(number, index):
             return
-        if self.rule_number.before(name) == number:
+        if self._rules_seen(name) and self._peer_seen(peer):
             if fixed:
                 self._take_rule(name)
                 work.rewrite.update(dict.fromkeys(self._groups_under(name), cause))
                 self._fill_rules(name, cause, work)
                 return
-            if self.peer_index.before(peer) == index:
-                self._take_peer(peer)
-                work.rewrite.update(dict.fromkeys(self.view.bound_groups(peer), cause))
-                self._fill_peer(peer, cause, work)
-                return
+            self._take_peer(peer)
+            work.rewrite.update(dict.fromkeys(self.view.bound_groups(peer), cause))
+            self._fill_peer(peer, cause, work)
+            return
         self.mirror.write_block(number, index, want)
+
+    def _rules_seen(self, name: str) -> bool:
+        """Whether a rule set's number is one that groups in force may name."""
+        return self.rule_number.before(name) == self.rule_number[name]
+
+    def _peer_seen(self, peer: PeerKey) -> bool:
+        """Whether a peer's index is one that groups in force may name."""
+        fixed = isinstance(peer, IdentityIndex)
+        return fixed or self.peer_index.before(peer) == self.peer_index[peer]
 
     def _groups_under(self, name: str) -> list[GroupKey]:
         found: list[GroupKey] = []
@@ -398,7 +410,15 @@ class Tables(Indices):
                 work.recover = work.recover or not is_host(prefix)
             if have is None and len(mirror.addresses) > self._limit(MapId.ADDRESSES):
                 self._full(cause, MapId.ADDRESSES, len(mirror.addresses))
-        for key in sorted(self.loose) if work.recover else sorted(loosened):
+        self._cover(sorted(self.loose) if work.recover else sorted(loosened))
+
+    def _cover(self, keys: Sequence[bytes]) -> None:
+        """Give keys that the next cut does not name the answer of what is around them there.
+
+        keys: shorter prefixes first, since one may be around another.
+        """
+        mirror, idle = self.mirror, self.idle
+        for key in keys:
             prefix = parse_key(key)
             pair = [*mirror.addresses[key]]
             pair[idle] = mirror.covered(prefix, idle)
