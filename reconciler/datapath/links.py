@@ -113,15 +113,13 @@ class Links:
                     raise  # else it vanished meanwhile
 
     def attach(self, ifindex: int) -> None:
-        done: list[str] = []
-        was_attached = ifindex in self.attached()
+        was_attached = ifindex in self.attached()  # also removes pins of its index's former device
         try:
             for hook in _HOOKS:
                 if self._tcx:
                     self._attach_tcx(ifindex, hook)
                 else:
                     self._attach_clsact(ifindex, hook)
-                done.append(hook)
         except DatapathError:
             if not was_attached:
                 with contextlib.suppress(DatapathError):
@@ -181,10 +179,8 @@ class Links:
                 code = lib.rk_link_update(fd, program)
             finally:
                 os.close(fd)
-            if code != -errno.ENOLINK:
-                check(code, "replace program on", where)
-                return
-            path.unlink()  # of a device that is gone, whose index came back
+            check(code, "replace program on", where)
+            return
         fd = check(lib.rk_tcx_attach(program, ifindex, _TCX[hook]), "attach to", where)
         try:
             pin(fd, path)

@@ -14,6 +14,7 @@ from reconciler.core.dataplane.layout import (
     CONNTRACK_KEY,
     CONNTRACK_VALUE,
     ENDPOINT_CLOSED,
+    FRAGMENT_KEY,
     GroupIndex,
     IdentityIndex,
     MapId,
@@ -266,9 +267,11 @@ def test_policy_look_ups(make: Make) -> None:
 
 
 def test_service_addresses(make: Make) -> None:
-    pod = make(ALL_OUT, ALL_IN)
+    """Nothing goes to one before it is translated; what comes from one comes from an unknown."""
+    pod = make(ALL_OUT, policy_entry(POD_A.ingress, IdentityIndex.UNKNOWN, IN))
     service = address_entry("10.96.0.0/12", GroupIndex.SERVICE)
-    pod.datapath.apply([Put(MapId.ADDRESSES, (service,))])
+    row = group_entry(GroupIndex.SERVICE, IdentityIndex.SERVICE, 0, 0)
+    pod.datapath.apply([Put(MapId.ADDRESSES, (service,)), Put(MapId.GROUPS, (row,))])
     assert pod.sends(ip(A4, "10.96.0.1", TCP, tcp(1, 443))) is Reason.SERVICE
     assert pod.gets(ip("10.96.0.1", A4, TCP, tcp(1, 443))) is Reason.ALLOWED
     assert pod.sends(ip(A4, "10.96.0.1", TCP, tcp(443, 1, SYN | ACK))) is Reason.REPLY
@@ -447,9 +450,13 @@ def test_fragments(make: Make, a: str, b: str) -> None:
     denied = ip(a, b, UDP, udp(1000, 54, 64), fragment=MORE, id=12)
     assert pod.sends(denied) is Reason.NO_RULE
     assert pod.sends(ip(a, b, UDP, bytes(64), fragment=9, id=12)) is Reason.FRAGMENT
+    sides = {FRAGMENT_KEY.unpack(key)[0] for key in pod.datapath.dump(MapId.FRAGMENTS)}
+    assert sides == {POD_A.id | 1 << 31}, "what the pod sends is apart from what it gets"
     # Fragments of a reply pass as the reply does.
     assert pod.gets(ip(b, a, UDP, udp(53, 1000, 64), fragment=MORE, id=20)) is Reason.REPLY
     assert pod.gets(ip(b, a, UDP, bytes(64), fragment=9, id=20)) is Reason.REPLY
+    sides = {FRAGMENT_KEY.unpack(key)[0] for key in pod.datapath.dump(MapId.FRAGMENTS)}
+    assert sides == {POD_A.id | 1 << 31, POD_A.id}
 
 
 def test_fragmented_echo(make: Make) -> None:

@@ -276,6 +276,18 @@ def test_attachments_go_and_come(net: Net, mode: str) -> None:
     assert datapath.attached() == {a.ifindex}
 
 
+def test_a_detached_device_is_free_at_once(net: Net) -> None:
+    """Not some time later, when the kernel gets to it."""
+    a = net.pods[0]
+    with net.node.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for _ in range(30):
+            net.datapath.attach(a.ifindex)
+            net.datapath.detach(a.ifindex)
+            net.datapath.drain()
+            sender.sendto(b"x", (a.ipv4, 9))
+            assert [e for e in net.datapath.drain() if e.ifindex == a.ifindex] == []
+
+
 def test_an_index_that_comes_back_is_attached_anew(net: Net) -> None:
     b = net.pods[1]
     net.node.ip(f"link del {b.host_device}")
