@@ -24,6 +24,7 @@ from reconciler.agent.cni_service import CniService
 from reconciler.agent.driver import Driver
 from reconciler.agent.grpc import XdsClient
 from reconciler.agent.links import Device, Links
+from reconciler.agent.memory import MemoryLinks
 from reconciler.agent.status import Status
 from reconciler.config import AgentConfig, parse_address
 from reconciler.core.dataplane.adopt import Adopted
@@ -88,11 +89,15 @@ async def run(config: AgentConfig) -> None:
             cni.forget(ifindex)
             driver.link_removed(ifindex)
 
-        links = Links(config.pod_interfaces, appeared, gone)
+        # In memory there are no devices: the ones that the node has are nobody's.
+        pattern = "" if config.datapath == "memory" else config.pod_interfaces
+        links = Links(pattern, appeared, gone)
         cni = CniService(driver, links, log)
         links.start()
         stack.callback(links.stop)
         driver.links_listed([cni.link(device) for device in links.known.values()])
+        if config.datapath == "memory":
+            driver.settled = MemoryLinks(core, driver.link_added, driver.link_removed).settle
 
         status = Status(driver, client)
         where = parse_address(config.status)

@@ -55,6 +55,7 @@ class Driver:
         self._stopped = False
         self.failed: asyncio.Future[None] = self._loop.create_future()
         self.alarms = 0
+        self.settled: Callable[[], None] | None = None  # called after every event
 
     def start(self, stream: Stream) -> None:
         """Begin to carry out what the core has asked for since it was made."""
@@ -125,6 +126,8 @@ class Driver:
                     self._applier.submit((effect,))
         self._wake()
         self._arm()
+        if self.settled is not None:
+            self.settled()
 
     def _from_applier(self, outcome: done.Outcome) -> None:
         """On the applier's thread."""
