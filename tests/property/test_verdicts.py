@@ -113,8 +113,7 @@ def test_names_and_order_of_objects_don_t_matter(world: World, probes: list[Prob
     rows = matrix(world.objects, probes)
     assert matrix(reversed(world.objects), probes) == rows
     bare = tuple(
-        msgspec.structs.replace(pod, status=PodStatus(), spec=_unplaced(pod))
-        for pod in world.pods
+        msgspec.structs.replace(pod, status=PodStatus(), spec=_unplaced(pod)) for pod in world.pods
     )
     assert matrix((*world.namespaces, *bare, *world.policies), probes) == rows
     one = {"shop"}

@@ -328,6 +328,16 @@ def test_the_protocol_is_tcp_unless_said() -> None:
     assert not story.passes("pay/payer", "shop/web", 1234, "SCTP")
 
 
+def test_a_protocol_without_a_port_is_all_its_ports() -> None:
+    story = Story(
+        PODS, policy('{"podSelector": {}, "ingress": [{"ports": [{"protocol": "UDP"}]}]}')
+    )
+    assert story.passes("pay/payer", "shop/web", 1, "UDP")
+    assert story.passes("pay/payer", "shop/web", 65535, "UDP")
+    assert not story.passes("pay/payer", "shop/web", 53)
+    assert not story.passes("pay/payer", "shop/web", 0, "ICMP")
+
+
 def test_named_ports_of_ingress_are_the_subjects_own() -> None:
     one, two = pod("shop/one", ("http", "TCP", 8080)), pod("shop/two", ("http", "TCP", 9090))
     udp = pod("shop/udp", ("http", "UDP", 8080))
