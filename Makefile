@@ -65,4 +65,5 @@ bench: setup ## print each budget beside what was measured
 	@$(BIN)/python -m bench
 
 clean: ## remove what was built (not the virtual environment)
+	@if [ -f kernel/Makefile ]; then $(MAKE) --no-print-directory -C kernel clean; fi
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

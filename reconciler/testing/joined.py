@@ -172,6 +172,19 @@ class AgentProcess:
             self.collect()
         return True
 
+    def fail(self) -> bool:
+        """The kernel refuses the write that is next. False: none is."""
+        if self.core is None or not self.work:
+            return False
+        head = self.work[0]
+        if isinstance(head, agent_effects.SaveCache):
+            return False
+        self.work.popleft()
+        error = DatapathError("update", "a map", 5, "input/output error")
+        self.core.apply_failed(head[0], error, self._cluster.now)
+        self.collect()
+        return True
+
 
 def small(ops: tuple[Op, ...]) -> Iterator[Op]:
     """The same writes one entry at a time: a packet may come between any two."""

@@ -191,6 +191,8 @@ def take(joined: Joined, rules: Rules, step: Step) -> None:
             for _ in range(1 + b):
                 joined.work(node)
                 rules.node(node)
+        case "work-fails":
+            joined.agents[node].fail()
         case "break":
             joined.break_stream(node)
         case "journal":
@@ -291,7 +293,7 @@ ACTIONS = (
     *("sync",) * 6,
     *("work", "work", "up", "up", "down", "down", "connect", "journal", "wait"),
     *("pod", "pod", "pod", "relabel", "relabel", "relabel-pod", "policy", "policy", "policy"),
-    *("delete-pod", "delete-policy", "break", "journal-refused", "journal-lost"),
+    *("delete-pod", "delete-policy", "break", "journal-refused", "journal-lost", "work-fails"),
     *("crash-agent", "start-agent", "start-agent", "restart-server", "crash-server"),
 )
 

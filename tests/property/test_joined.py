@@ -20,9 +20,14 @@ def cluster(pool: int = 6, scope: str = "all", policies: int = 262_144) -> tuple
     return joined, Rules(joined)
 
 
-@given(STEPS, st.sampled_from([4, 6, 40]), st.sampled_from(["all", "selected"]))
-def test_churn(steps: list[Step], pool: int, scope: str) -> None:
-    joined, rules = cluster(pool, scope)
+@given(
+    STEPS,
+    st.sampled_from([4, 6, 40]),
+    st.sampled_from(["all", "selected"]),
+    st.sampled_from([262_144, 60, 20]),
+)
+def test_churn(steps: list[Step], pool: int, scope: str, policies: int) -> None:
+    joined, rules = cluster(pool, scope, policies)
     for step in steps:
         take(joined, rules, step)
     settle(joined, rules)

@@ -1,0 +1,47 @@
+"""Schedules of the joined cluster by seed, without shrinking: fast, and any of them again by its number.
+
+    python -m tests.property.joined_runs SECONDS [FIRST]
+
+runs seeds from FIRST on until a rule falls (exit code 1, the seed and what fell) or time is up.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+
+from tests.property.joined_rules import ACTIONS, settle, take
+from tests.property.test_joined import cluster
+
+
+def run(seed: int) -> None:
+    chance = random.Random(seed)
+    pool = chance.choice([4, 6, 40])
+    scope = chance.choice(["all", "selected"])
+    steps = [
+        (chance.choice(ACTIONS), chance.randrange(12), chance.randrange(12))
+        for _ in range(chance.randrange(8, 50))
+    ]
+    joined, rules = cluster(pool, scope, chance.choice([20, 60, 262_144]))
+    for step in steps:
+        take(joined, rules, step)
+    settle(joined, rules)
+
+
+def main(seconds: float, first: int) -> int:
+    end = time.monotonic() + seconds
+    seed = first
+    while time.monotonic() < end:
+        try:
+            run(seed)
+        except Exception as error:
+            print(f"seed {seed}: {type(error).__name__}: {error}")
+            return 1
+        seed += 1
+    print(f"seeds {first}..{seed - 1}: every rule held")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0))
