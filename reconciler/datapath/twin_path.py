@@ -87,6 +87,12 @@ def is_closing(flags: int) -> bool:
     return bool(flags & RESET) or flags & both == both
 
 
+def _age(now: int, last_seen: int) -> int:
+    """Nanoseconds between two 64-bit clock values, as the kernel subtracts them: a last-seen before
+    the clock's zero is a very large number."""
+    return (now - last_seen + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
 def _other(direction: Direction) -> Direction:
     return Direction.EGRESS if direction is Direction.INGRESS else Direction.INGRESS
 
@@ -249,7 +255,7 @@ class Passage:
             return None
         last_seen, flags = CONNTRACK_VALUE.unpack(value)
         protocol = key[5]
-        if self._now_ns() - last_seen > timeout_ns(protocol, flags):
+        if _age(self._now_ns(), last_seen) > timeout_ns(protocol, flags):
             return None
         return last_seen, flags
 
@@ -258,7 +264,7 @@ class Passage:
         if live is not None:
             last_seen, old = live
             flags |= old
-            if flags == old and now - last_seen <= REFRESH_NS:
+            if flags == old and _age(now, last_seen) <= REFRESH_NS:
                 return
         self._conntrack.store(key, CONNTRACK_VALUE.pack(now, flags))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from reconciler.datapath.base import Datapath
     from reconciler.datapath.kernel import KernelDatapath
+    from tests.integration.datapath_pod import PodA
 
 ROOT = Path("/sys/fs/bpf/reconciler-test")
 
@@ -83,3 +86,20 @@ def opened(pin_dir: Path) -> Iterator[Callable[..., KernelDatapath]]:
             return stack.enter_context(KernelDatapath(pin_dir, **options))
 
         yield open_one
+
+
+@pytest.fixture(params=["twin", pytest.param("kernel", marks=pytest.mark.kernel)])
+def datapath(request: pytest.FixtureRequest) -> Datapath:
+    """An empty one of each kind: a test that takes it is a law of both."""
+    from tests.integration.datapath_pod import twin
+
+    made: Datapath = twin() if request.param == "twin" else request.getfixturevalue("emptied")
+    return made
+
+
+@pytest.fixture
+def make(datapath: Datapath) -> Callable[..., PodA]:
+    """Makes pod A on that datapath, with the policy entries that are given."""
+    from tests.integration.datapath_pod import PodA
+
+    return functools.partial(PodA, datapath)

@@ -8,6 +8,7 @@ that hosts send; the others are changed, cut or padded somewhere.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -119,11 +120,11 @@ def address_entries(draw: st.DrawFn) -> tuple[bytes, bytes]:
 def endpoint_entries(draw: st.DrawFn, number: int) -> tuple[bytes, bytes]:
     halves: list[int | bytes] = []
     for _ in range(2):
-        group = draw(among(*GROUPS, *GROUPS, 0, BEYOND))
-        ipv4 = draw(among(OWN4[number], OWN4[number], OWN4[number], bytes(4)))
-        ipv6 = draw(among(OWN6[number], OWN6[number], OWN6[number], bytes(16)))
+        group = draw(among(*GROUPS * 6, 0, BEYOND))
+        ipv4 = draw(among(*[OWN4[number]] * 9, bytes(4)))
+        ipv6 = draw(among(*[OWN6[number]] * 9, bytes(16)))
         halves += [group, ipv4, ipv6]
-    flags = draw(among(0, 0, 0, 0, 0, 0, 1, 2))
+    flags = draw(among(*[0] * 18, 1, 2))
     key = ENDPOINT_KEY.pack(IFINDEXES[number])
     return key, ENDPOINT_VALUE.pack(number + 1, flags, *halves)
 
@@ -131,7 +132,7 @@ def endpoint_entries(draw: st.DrawFn, number: int) -> tuple[bytes, bytes]:
 @st.composite
 def group_entries(draw: st.DrawFn, index: int) -> tuple[bytes, bytes]:
     identity = among(16, 17, 18, 0, 1)
-    rule_set = among(*RULE_SETS, *RULE_SETS, *RULE_SETS, 0, 99)
+    rule_set = among(*RULE_SETS * 9, 0, 99)
     numbers = [draw(each) for _ in range(2) for each in (identity, rule_set, rule_set)]
     return index.to_bytes(4, "little"), GROUP_VALUE.pack(*numbers)
 
@@ -160,7 +161,7 @@ def policy_entries(draw: st.DrawFn) -> tuple[bytes, bytes]:
 @st.composite
 def worlds(draw: st.DrawFn) -> tuple[Op, ...]:
     """Contents of the maps; a Put each."""
-    numbers = draw(among((0, 1), (0, 1), (0,)))
+    numbers = draw(among(*[(0, 1)] * 9, (0,)))
     # Allow rules that match much, so that the later steps of the path are reached.
     wide = [
         (
@@ -169,7 +170,7 @@ def worlds(draw: st.DrawFn) -> tuple[Op, ...]:
         )
         for rule_set in RULE_SETS
         for direction in Direction
-        if draw(st.booleans())
+        if draw(among(True, True, True, False))
     ]
     return (
         Put(MapId.ADDRESSES, tuple(draw(st.lists(address_entries(), max_size=8)))),
@@ -192,8 +193,19 @@ def changes() -> st.SearchStrategy[Op]:
 # --- packets ------------------------------------------------------------------------------------
 
 
-def flows(draw: st.DrawFn, number: int) -> Flow:
-    """A flow that a pod begins, or one to it: `outward` packets are those that the pod sends."""
+class Conversation(msgspec.Struct, frozen=True):
+    """A flow as the pod's packets have it, whoever began it; `number`: which pod."""
+
+    number: int
+    flow: Flow
+
+    def way(self, outward: bool) -> Flow:
+        return self.flow if outward else self.flow.reversed
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> Conversation:
+    number = draw(among(0, 0, 0, 1))
     if draw(st.booleans()):
         own, peer = OWN4[number], draw(among(*PEERS4))
         protocol = draw(among(TCP, TCP, UDP, SCTP, ICMP))
@@ -201,7 +213,8 @@ def flows(draw: st.DrawFn, number: int) -> Flow:
         own, peer = OWN6[number], draw(among(*PEERS6))
         protocol = draw(among(TCP, TCP, UDP, SCTP, ICMPV6))
     port = draw(among(*PORTS))
-    return Flow(own, peer, protocol, *draw(among((OPEN_PORT, port), (port, OPEN_PORT))))
+    ports = draw(among((OPEN_PORT, port), (port, OPEN_PORT)))
+    return Conversation(number, Flow(own, peer, protocol, *ports))
 
 
 _tcp_flags = among(SYN, SYN | ACK, ACK, ACK, ACK | FIN, RST, RST | ACK, SYN | FIN, 0)
@@ -220,22 +233,20 @@ _extensions = among(
 _chains = st.lists(st.one_of(_usual_extensions, _extensions), max_size=8)
 
 
-def packets(draw: st.DrawFn, number: int, outward: bool) -> bytes:
-    """An IP packet that a pod sends (`outward`) or is sent."""
-    flow = flows(draw, number)
-    flow = flow if outward else flow.reversed
+def packets(draw: st.DrawFn, now: Conversation, other: Conversation, outward: bool) -> bytes:
+    """An IP packet that a pod sends (`outward`) or is sent; an ICMP error may be about `other`."""
+    flow = now.way(outward)
     flags, reply = draw(_tcp_flags), draw(st.booleans())
-    kind = draw(among("plain", "plain", "plain", "fragment", "error", "extended"))
+    kind = draw(among("plain", "plain", "plain", "plain", "fragment", "error", "extended"))
     if kind == "plain":
         return flow.packet(flags=flags, reply=reply)
     if kind == "error":
-        about = flows(draw, number)
-        about = about.reversed if outward else about
-        if len(address(about.source)) != len(address(flow.source)):
-            about = flow.reversed
+        about = now.way(not outward)
+        if len(address(other.flow.source)) == len(address(flow.source)):
+            about = other.way(draw(among(outward, not outward)))
         inside = about.packet(flags=flags, reply=reply, payload=bytes(16))
-        keep = draw(among(None, None, None, 20, 28, 47, 48, 60))
-        type = draw(among(None, 1, 2, 3, 4, 5, 11, 12))
+        keep = draw(among(None, None, None, None, 20, 28, 47, 48, 60))
+        type = draw(among(None, None, None, 1, 2, 3, 4, 5, 11, 12))
         return icmp_error(flow.source, flow.destination, inside, type=type, keep=keep)
     segment = flow.segment(flags=flags, reply=reply, payload=bytes(16))
     if kind == "fragment":
@@ -274,18 +285,18 @@ def neighbour_frames(draw: st.DrawFn, number: int) -> bytes:
     return ethernet(packet)
 
 
-def frames(draw: st.DrawFn, number: int, outward: bool) -> bytes:
+def frames(draw: st.DrawFn, now: Conversation, other: Conversation, outward: bool) -> bytes:
     """A frame that the kernel's test run takes: it refuses one that ends within the IP header."""
-    if draw(st.integers(0, 7)) == 0:
-        frame = neighbour_frames(draw, number)
+    if draw(st.integers(0, 9)) == 0:
+        frame = neighbour_frames(draw, now.number)
     else:
-        frame = ethernet(packets(draw, number, outward))
+        frame = ethernet(packets(draw, now, other, outward))
     frame = changed(draw, frame)
     return frame.ljust(_SHORTEST.get(frame[12:14], 15), b"\0")
 
 
 def changed(draw: st.DrawFn, frame: bytes) -> bytes:
-    change = draw(among("", "", "", "byte", "bytes", "cut", "pad", "type", "noise"))
+    change = draw(among(*[""] * 8, "byte", "byte", "bytes", "cut", "pad", "type", "noise"))
     if change in ("byte", "bytes"):
         data = bytearray(frame)
         for _ in range(1 if change == "byte" else 3):
@@ -304,20 +315,20 @@ def changed(draw: st.DrawFn, frame: bytes) -> bytes:
     return frame
 
 
-@st.composite
-def sent(draw: st.DrawFn) -> Sent:
-    number = draw(among(0, 0, 0, 1))
+def sent(draw: st.DrawFn, pool: Sequence[Conversation]) -> Sent:
+    now, other = draw(among(*pool)), draw(among(*pool))
     direction = draw(_directions)
     # Rarely at another pod's device, or at one that nothing is known about.
-    ifindex = draw(among(*[IFINDEXES[number]] * 9, IFINDEXES[1], IFINDEXES[2]))
-    outward = direction is Direction.EGRESS
-    if draw(st.integers(0, 15)) == 0:
-        outward = not outward
-    return Sent(ifindex, direction, frames(draw, number, outward))
+    here = [IFINDEXES[now.number]] * 20
+    ifindex = draw(among(*here, IFINDEXES[1], IFINDEXES[2]))
+    outward = (direction is Direction.EGRESS) ^ (draw(st.integers(0, 30)) == 0)
+    return Sent(ifindex, direction, frames(draw, now, other, outward))
 
 
-def steps() -> st.SearchStrategy[list[Step]]:
+@st.composite
+def steps(draw: st.DrawFn) -> list[Step]:
     """At least 20 packets, with flips, changes of the maps and the passing of time between them."""
+    pool = draw(st.lists(conversations(), min_size=1, max_size=4))
     ages = among(4.3, 17.1, 47.7, 93.9, 201.3, 22_003.3)
     rare = st.one_of(
         ages.map(lambda seconds: Aged(int(seconds * 1e9))),
@@ -325,7 +336,8 @@ def steps() -> st.SearchStrategy[list[Step]]:
         changes().map(Changed),
     )
     between: st.SearchStrategy[list[Step]] = st.lists(rare, max_size=1)
-    bursts = st.tuples(between, st.lists(sent(), min_size=5, max_size=8))
-    return st.lists(bursts, min_size=4, max_size=6).map(
-        lambda found: [step for before, after in found for step in (*before, *after)]
-    )
+    done: list[Step] = []
+    for _ in range(draw(st.integers(4, 6))):
+        done += draw(between)
+        done += [sent(draw, pool) for _ in range(draw(st.integers(5, 8)))]
+    return done

@@ -77,7 +77,7 @@ def aged(datapath: Datapath, nanoseconds: int) -> Op:
     entries = []
     for key, value in datapath.dump(MapId.CONNTRACK).items():
         seen, flags = CONNTRACK_VALUE.unpack(value)
-        entries.append((key, CONNTRACK_VALUE.pack(max(0, seen - nanoseconds), flags)))
+        entries.append((key, CONNTRACK_VALUE.pack((seen - nanoseconds) % 2**64, flags)))
     return Put(MapId.CONNTRACK, tuple(entries))
 
 
