@@ -93,7 +93,19 @@ def test_the_cut_is_on_disk_before_the_flip() -> None:
         if isinstance(each, SaveCache)
         or (isinstance(each, Apply) and any(isinstance(op, Flip) for op in each.ops))
     ]
-    assert kinds == ["save", "flip"]
+    assert kinds == ["save", "flip", "save"]  # at last, to forget what was there before
+
+
+def test_the_cache_does_not_grow_with_restarts() -> None:
+    rig = enforcing()
+    for _ in range(3):
+        rig.start()
+        rig.settle()
+        assert len(rig.disk) == 1
+    rig.start(cached=False)
+    rig.connect()
+    rig.serve(2, SECOND)
+    assert len(rig.disk) == 1
 
 
 def test_a_cut_costs_what_it_changes() -> None:

@@ -45,7 +45,7 @@ from reconciler.core.dataplane.effects import (
 )
 from reconciler.core.dataplane.endpoints import Link
 from reconciler.core.dataplane.layout import MapId
-from reconciler.core.dataplane.records import CachedCut, encode_record, whole_record
+from reconciler.core.dataplane.records import CachedCut, Record, encode_record, whole_record
 from reconciler.core.dataplane.rows import agent_row, endpoint_rows
 from reconciler.core.dataplane.tables import Tables
 from reconciler.core.dataplane.values import Change
@@ -91,6 +91,7 @@ class AgentCore:
         self._empty_report = False
         self._connecting = self._connected = self._closing = False
         self._whole_bytes = self._appended = 0
+        self._compact_due = False  # older records before a whole one
         self._client = Client(node, now, self._options.max_stale)
         kernel = kernel or Adopted()
         next_id = max((*kernel.ids, cache.next_id - 1 if cache else 0, 0)) + 1
@@ -373,11 +374,7 @@ class AgentCore:
             elif isinstance(output, Answer):
                 self._answer(output)
             elif isinstance(output, Save):
-                data = encode_record(output.record)
-                self._appended += len(data)
-                if output.record.whole:
-                    self._whole_bytes = len(data)
-                self._effects.append(SaveCache(data, output.record.revision, append=True))
+                self._save(output.record)
             elif isinstance(output, Enforced):
                 self._adopting = False
                 if not output.own:
@@ -410,10 +407,21 @@ class AgentCore:
             self._empty_report = self._mismatches > 1
             self._close(f"starting anew: {refusal.reason}")
 
+    def _save(self, record: Record) -> None:
+        """A cut taken over is in force already, so its record may replace all others."""
+        data = encode_record(record)
+        self._appended += len(data)
+        if record.whole:
+            self._whole_bytes = len(data)
+            self._compact_due = not self._adopting
+        self._effects.append(SaveCache(data, record.revision, append=not self._adopting))
+
     def _compact(self) -> None:
-        """Settled, so the cut in force is the last record: write it alone."""
-        if self._appended <= self._whole_bytes + max(self._whole_bytes, COMPACT_BYTES):
+        """Settled, so the cut in force is the last record: write it alone, if it is time to."""
+        limit = self._whole_bytes + max(self._whole_bytes, COMPACT_BYTES)
+        if self._appended <= limit and not self._compact_due:
             return
+        self._compact_due = False
         cut = self._cut
         record = whole_record(
             self.node,

@@ -42,8 +42,7 @@ class Apply(msgspec.Struct, frozen=True):
 class SaveCache(msgspec.Struct, frozen=True):
     """Make a record durable before any `Apply` that is given later is begun.
 
-    append: add it to the cache; else it replaces everything in it (in the background: the cache
-    then says the same as before, in less room)
+    append: add it to the cache; else it replaces everything in it, being the cut in force
     """
 
     data: bytes
