@@ -280,7 +280,9 @@ class DemoCluster:
         def in_sync() -> bool:
             rows = self.nodes_by_name()
             return all(
-                rows[node]["state"] == "in-sync" and rows[node]["committed"] > newer_than
+                node in rows
+                and rows[node]["state"] == "in-sync"
+                and rows[node]["committed"] > newer_than
                 for node in wanted
             ) and all(
                 row["state"] == "enforcing"

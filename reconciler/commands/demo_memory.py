@@ -1,8 +1,8 @@
 """The demo's prober where no packets can be sent: probes of the agents' datapaths in memory.
 
 A way passes if the datapath of the source's node lets its first packet out and that of the
-destination's node lets it in. A flow is the same question, over and over. While an agent is dead its
-datapath is gone with it (unlike the kernel's), so then nothing is asked.
+destination's node lets it in. A flow is the same question, over and over. While an agent is dead
+its datapath is gone with it (unlike the kernel's), so then nothing is asked.
 """
 
 from __future__ import annotations

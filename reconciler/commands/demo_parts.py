@@ -274,8 +274,8 @@ class Demo:
             sent = {name: row["sent_bytes"] for name, row in rows.items()}
             part.lines.append(
                 f"killed with {len(given.keys() - known)} new numbers in the journal, not yet "
-                f"enforced by {len(behind)} of {len(committed)} nodes; all in sync {took:.2f} s after "
-                f"the restart; {len(given) - len(changed)} of {len(given)} numbers as before"
+                f"enforced by {len(behind)} of {len(committed)} nodes; all in sync {took:.2f} s "
+                f"after the restart; {len(given) - len(changed)} of {len(given)} numbers as before"
             )
             for name, row in sorted(rows.items()):
                 part.lines.append(

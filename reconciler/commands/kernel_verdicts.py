@@ -1,9 +1,9 @@
 """`verdicts --kernel`: the same matrix from the eBPF programs, by probe packets.
 
-The objects go the whole way – control plane, xDS frames, agent, maps of a kernel – in this process,
-on maps of its own that are pinned for the time of the command. Nothing is attached anywhere: a probe
-names the pod whose device it stands for. Every pod is put on one node, and gets an address if it has
-none; that changes no verdict between pods, or between pods and the world.
+The objects go the whole way – control plane, xDS frames, agent, maps of a kernel – in this
+process, on maps of its own that are pinned for the time of the command. Nothing is attached
+anywhere: a probe names the pod whose device it stands for. Every pod is put on one node, and gets
+an address if it has none; that changes no verdict between pods, or between pods and the world.
 """
 
 from __future__ import annotations
@@ -66,9 +66,10 @@ def disagreements(
                 continue  # host or remote node depends on where the pod runs
             found = _ask(row, pods, numbers, datapath)
             if found != (row.egress, row.ingress):
+                what = f"{row.port}/{row.protocol.lower()}"
                 wrong.append(
-                    f"{row.source} -> {row.destination} {row.port}/{row.protocol.lower()}: computed "
-                    f"egress {row.egress}, ingress {row.ingress}; kernel {found[0]}, {found[1]}"
+                    f"{row.source} -> {row.destination} {what}: computed egress {row.egress}, "
+                    f"ingress {row.ingress}; kernel {found[0]}, {found[1]}"
                 )
     return wrong
 

@@ -22,7 +22,7 @@ import msgspec
 from reconciler.errors import ConfigError
 
 FAILED: Final = 1
-MAX_CELL: Final = 72
+MAX_CELL: Final = 100
 
 
 class Format(enum.StrEnum):

@@ -75,7 +75,11 @@ async def run(config: ServerConfig, *, ready: Callable[[int], None] | None = Non
         stack.push_async_callback(service.stop, _GRACE_SECONDS)
 
         reader = Reader(plane, lambda: source.problems)
-        status = Status(reader, service.traffic, lambda: plane.deposed, lambda: driver.alarms)
+
+        def unready() -> str:
+            return plane.deposed or ("" if plane.revision else "nothing is published yet")
+
+        status = Status(reader, service.traffic, unready, lambda: driver.alarms)
         await stack.enter_async_context(local.serve(status.routes(), parse_address(config.status)))
         log.info("serving", listen=config.listen, port=service.port, status=config.status)
         if ready is not None:

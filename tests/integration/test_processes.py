@@ -1,0 +1,203 @@
+"""Server and agent as processes, over a Unix socket, on the datapath in memory: no root needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler.commands.ask import query
+from reconciler.errors import UnavailableError
+
+SHOP = Path(__file__).parents[2] / "demo" / "shop"
+
+
+class Processes:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.server_status = f"unix:{directory}/server.sock"
+        self.agent_status = f"unix:{directory}/agent.sock"
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def server(self) -> None:
+        self._start("server", "--listen", f"unix:{self.directory}/xds.sock", "--status",
+                    self.server_status, "--manifests", str(SHOP), "--state-dir",
+                    str(self.directory / "state"))  # fmt: skip
+
+    def agent(self, node: str = "node-1") -> None:
+        self._start("agent", "--node", node, "--server", f"unix:{self.directory}/xds.sock",
+                    "--status", self.agent_status, "--datapath", "memory", "--cache-dir",
+                    str(self.directory / "cache"), "--cni-socket", "")  # fmt: skip
+
+    def _start(self, command: str, *options: str) -> None:
+        with open(self.directory / f"{command}.log", "ab") as log:
+            self.running[command] = subprocess.Popen(
+                [sys.executable, "-m", "reconciler.cli", command, "--insecure", *options],
+                stdout=log,
+                stderr=log,
+            )
+
+    def stop(self, command: str, number: int = signal.SIGTERM) -> int:
+        process = self.running.pop(command)
+        process.send_signal(number)
+        return process.wait(20)
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        end, pause = time.monotonic() + 30, threading.Event()
+        while True:
+            try:
+                if condition():
+                    return
+            except UnavailableError:
+                pass
+            dead = [name for name, process in self.running.items() if process.poll() is not None]
+            if dead or time.monotonic() > end:
+                logs = [path.read_text() for path in sorted(self.directory.glob("*.log"))]
+                raise AssertionError("\n".join([f"ended: {dead}", *logs]))
+            pause.wait(0.02)
+
+    def nodes(self) -> dict[str, dict[str, Any]]:
+        return {row["name"]: row for row in query(self.server_status, "/v1/nodes")}
+
+    def in_sync(self) -> bool:
+        return bool(
+            self.nodes().get("node-1", {}).get("state") == "in-sync"
+            and self.nodes()["node-1"]["streams"] == 1
+            and all(
+                row["state"] == "enforcing" for row in query(self.agent_status, "/v1/endpoints")
+            )
+        )
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    found = Processes(tmp_path)
+    yield found
+    for name in list(found.running):
+        found.stop(name, signal.SIGKILL)
+
+
+def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "reconciler.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_a_cluster_is_served_and_can_be_asked(processes: Processes) -> None:
+    processes.server()
+    processes.agent()
+    processes.wait(processes.in_sync)
+    server = ("--server", processes.server_status)
+    status = query(processes.server_status, "/v1/status")
+    assert status["pods"] == 12
+    assert status["identities"] == 11
+    assert status["problems"] == []
+    rows = json.loads(cli("get", "identities", *server, "-o", "json").stdout)
+    assert [row["number"] for row in rows] == list(range(256, 267))
+    for kind in ("groups", "policies", "endpoints", "nodes", "status"):
+        done = cli("get", kind, *server)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) > 3
+    shop = json.loads(cli("get", "policies", "-n", "shop", *server, "-o", "json").stdout)
+    assert {row["namespace"] for row in shop} == {"shop"}
+    metrics = cli_http(processes.server_status, "/metrics")
+    assert 'reconciler_nodes{state="in-sync"} 1.0' in metrics
+    assert "reconciler_map_entries" in cli_http(processes.agent_status, "/metrics")
+    for address in (processes.server_status, processes.agent_status):
+        assert query(address, "/readyz") == {"status": "ok"}
+
+
+def cli_http(address: str, path: str) -> str:
+    import asyncio
+
+    from reconciler.config import parse_address
+    from reconciler.local import Client
+
+    return asyncio.run(Client(parse_address(address)).get(path)).decode()
+
+
+def test_explain_and_the_datapath_agree(processes: Processes) -> None:
+    processes.server()
+    processes.agent()
+    processes.wait(processes.in_sync)
+    options = ("--server", processes.server_status, "--agent", processes.agent_status, "--node")
+    allowed = cli("explain", "--from", "203.0.113.7", "--to", "shop/frontend-1",
+                  "--port", "8080/tcp", *options)  # fmt: skip
+    assert "NetworkPolicy shop/frontend#spec.ingress[0]" in allowed.stdout
+    assert "kernel   ingress: allowed (probe)" in allowed.stdout
+    denied = cli("explain", "--from", "203.0.113.200", "--to", "shop/frontend-1",
+                 "--port", "8080/tcp", *options)  # fmt: skip
+    assert "verdict  8080/tcp: deny" in denied.stdout
+    assert "kernel   ingress: no-rule (probe)" in denied.stdout
+    unknown = cli("explain", "--from", "shop/nobody", "--to", "shop/frontend-1", *options)
+    assert unknown.returncode == 2
+    assert "shop/nobody" in unknown.stderr
+
+
+def test_numbers_survive_a_server_that_is_killed(processes: Processes) -> None:
+    processes.server()
+    processes.agent()
+    processes.wait(processes.in_sync)
+    before = query(processes.server_status, "/v1/identities")
+    whole = processes.nodes()["node-1"]["sent_bytes"]
+    processes.stop("server", signal.SIGKILL)
+    processes.server()
+    processes.wait(processes.in_sync)
+    assert query(processes.server_status, "/v1/identities") == before
+    assert processes.nodes()["node-1"]["sent_bytes"] < whole / 10
+
+
+def test_a_second_server_on_one_journal_is_refused(processes: Processes) -> None:
+    processes.server()
+    processes.wait(lambda: bool(query(processes.server_status, "/v1/status")))
+    done = cli("server", "--insecure", "--listen", f"unix:{processes.directory}/other.sock",
+               "--status", f"unix:{processes.directory}/other-status.sock",
+               "--state-dir", str(processes.directory / "state"))  # fmt: skip
+    assert done.returncode == 1
+    assert len([line for line in done.stderr.splitlines() if line.startswith("reconciler: ")]) == 1
+    assert "journal" in done.stderr
+
+
+def test_a_manifest_directory_that_is_not_there(tmp_path: Path) -> None:
+    done = cli("server", "--insecure", "--listen", f"unix:{tmp_path}/x.sock", "--state-dir",
+               str(tmp_path), "--status", f"unix:{tmp_path}/s.sock", "--manifests",
+               str(tmp_path / "nothing"))  # fmt: skip
+    assert done.returncode == 2
+    assert "nothing is not a directory" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_stopping_is_orderly(processes: Processes) -> None:
+    processes.server()
+    processes.agent()
+    processes.wait(processes.in_sync)
+    assert processes.stop("agent") == 0
+    assert processes.stop("server") == 0
+    left = [path.name for path in processes.directory.iterdir() if path.is_socket()]
+    assert [name for name in left if name != "xds.sock"] == []
+    for log in ("server.log", "agent.log"):
+        assert "Traceback" not in (processes.directory / log).read_text()
+
+
+def test_the_environment_configures_it_too(tmp_path: Path) -> None:
+    environ = {**os.environ, "RECONCILER_DEBOUNCE_MS": "never"}
+    done = subprocess.run(
+        [sys.executable, "-m", "reconciler.cli", "server"],
+        capture_output=True,
+        text=True,
+        env=environ,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("reconciler: RECONCILER_DEBOUNCE_MS: ")
