@@ -38,7 +38,7 @@ def build() -> typer.Typer:
     """The command tree; only the modules of commands are imported, not what they run."""
     import typer
 
-    from reconciler.commands import ask, offline, run
+    from reconciler.commands import ask, demo, offline, run
 
     app = typer.Typer(
         name="reconciler",
@@ -47,7 +47,7 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for module in (run, ask, offline):
+    for module in (run, ask, offline, demo):
         module.register(app)
     return app
 
