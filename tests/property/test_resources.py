@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import weakref
 from collections.abc import Iterable
 
 from hypothesis import given
@@ -145,6 +146,22 @@ def test_the_difference_of_any_two_layers(
         assert old.root == root.total(
             (each.type_url, each.name, each.version) for each in old.resources.values()
         )
+
+
+def test_layers_that_nobody_is_served_from_are_gone() -> None:
+    first = newest = Layer({("t", "a"): plain("a", "0")})
+    between = []
+    for number in range(100):
+        newest = newest.changed([plain("a", str(number % 7)), plain(f"b{number}", "1")])
+        between.append(weakref.ref(newest))
+    first.shorten()
+    assert [each() for each in between[:-1]] == [None] * 99
+    assert first.get(("t", "a")) == plain("a", "0")
+    assert first.get(("t", "b3")) is None
+    assert newest.since(first) == naive(first, newest)
+    ref = weakref.ref(first)
+    del first
+    assert ref() is None, "the newer one does not keep the older"
 
 
 # ------------------------------------------------------------------------------------- views
@@ -400,6 +417,26 @@ def test_a_refused_rule_set_drops_everything_on_that_node_alone(
                 )
                 assert closed.get(POLICY, policy) == wanted
     assert {node: content(builder.view(node, 1)) for node in NODES} == before
+
+
+def test_a_closed_view_follows_the_pods_of_its_node() -> None:
+    world = World()
+    made = rules(Direction.INGRESS, SELECTORS[:1], False)
+    name = rule_set_hash(made)
+    world.rule_sets[name] = made
+    for number in (256, 257):
+        world.policies[number] = IdentityPolicy(number, 1, name, CLOSED[Direction.EGRESS])
+        group = GROUPS[number - 256]
+        world.bound[group] = (number, 1)
+    builder = ViewBuilder(world.state())
+    builder.update(world.everything())
+    for number in (256, 257):
+        pod = f"p{number}"
+        world.endpoints[f"a/{pod}"] = LocalEndpoint(
+            "a", pod, "n0", "u", bytes([10, 0, 0, number - 256]), b"", GROUPS[number - 256]
+        )
+        builder.update(Changed(endpoints=frozenset({f"a/{pod}"})))
+        assert str(number) in of_type(builder.view("n0", 1, frozenset({name})), POLICY)
 
 
 def test_a_relabelled_namespace_is_its_bindings_and_nothing_else() -> None:

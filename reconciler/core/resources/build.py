@@ -94,10 +94,15 @@ class NodeView(msgspec.Struct, frozen=True, eq=False):
 
     def get(self, type_url: str, name: str) -> Resource | None:
         for layer in self.layers:
-            found = layer.resources.get((type_url, name))
+            found = layer.get((type_url, name))
             if found is not None:
                 return found
         return None
+
+    def shorten(self) -> None:
+        """For views that are held for long; see `Layer.shorten`."""
+        for layer in self.layers:
+            layer.shorten()
 
     def since(self, older: NodeView) -> dict[Key, Resource | None]:
         """What a node at `older` lacks: key → resource, None where it is gone."""
@@ -124,14 +129,18 @@ def view_of(revision: int, *layers: Layer) -> NodeView:
 
 
 class _Node:
-    __slots__ = ("base", "cluster", "endpoints", "numbers", "own", "own_dirty", "policies")
+    __slots__ = (
+        "base", "cluster", "current", "endpoints", "numbers", "own", "own_dirty", "policies",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.endpoints: dict[str, LocalEndpoint] = {}
         self.own = Layer({})
         self.own_dirty = False
         self.numbers: frozenset[int] | None = None  # None: to be found again
-        self.policies: dict[frozenset[str], Layer] = {}  # rule sets refused → layer
+        # Rule sets refused → layer: that of none, and that of those refused last.
+        self.policies: dict[frozenset[str], Layer] = {}
+        self.current: set[frozenset[str]] = set()  # those of `policies` that are up to date
         self.cluster: Layer | None = None  # scope "selected": the last one made
         self.base: tuple[object, ...] = ()  # what `cluster` was made from
 
@@ -210,7 +219,6 @@ class ViewBuilder:
                 self._policies[number] = encode.policy(subject)
         if changed.peer_sets or changed.policies or changed.rule_sets_removed:
             for node in self._nodes.values():
-                node.policies = {key: layer for key, layer in node.policies.items() if not key}
                 node.numbers = None
 
     def _update_endpoints(self, changed: Changed) -> None:
@@ -244,12 +252,13 @@ class ViewBuilder:
             node.own_dirty = False
         if node.numbers is None:
             node.numbers = self._numbers(node)
-            before = node.policies.get(frozenset(), Layer({}))
-            table = self._policy_table(node.numbers, frozenset())
-            node.policies[frozenset()] = _moved(before, table)
-        if refused not in node.policies:
-            table = self._policy_table(node.numbers, refused)
-            node.policies[refused] = _moved(node.policies[frozenset()], table)
+            node.current.clear()
+        if refused not in node.current:
+            before = node.policies.get(refused) or Layer({})
+            layer = _moved(before, self._policy_table(node.numbers, refused))
+            kept = {key: each for key, each in node.policies.items() if not key}
+            node.policies = {**kept, refused: layer}
+            node.current = (node.current & kept.keys()) | {refused}
         policy = node.policies[refused]
         return view_of(revision, self._cluster_of(node, policy), policy, node.own)
 

@@ -1,13 +1,18 @@
 """Layers: immutable sets of resources that many node views share, linked by what changed.
 
-A layer made from another by `changed` remembers the difference, so that the difference of two
-layers on one line costs what changed between them, not what they hold.
+A layer made from another by `changed` takes over its table, and the older one keeps only how it
+differs. So the newest layer of a line is the only one with a table of its own, the difference of
+two layers of a line costs what changed between them, and an older layer is gone as soon as no node
+is served from it. (Links the other way – each layer keeping the one before – would keep every old
+table alive.)
+
+A second layer made from the same one begins a line of its own, with a copy of the table; the
+difference to it costs what both hold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
 
 from reconciler.core.resources import root
 from reconciler.core.resources.types import Resource
@@ -15,67 +20,86 @@ from reconciler.core.resources.types import Resource
 Key = tuple[str, str]
 """(type URL, name)"""
 
-MAX_LINKS: Final = 64
-"""How far back a difference is looked for along the links before whole tables are compared."""
+Change = dict[Key, tuple[Resource | None, Resource | None]]
+"""Key → before, after; never the same version twice."""
 
 
 class Layer:
-    """Compare by identity; `resources` is never changed after the layer is made."""
+    """What it says never changes; compare by identity."""
 
-    __slots__ = ("_change", "_older", "resources", "root", "serial")
+    __slots__ = ("__weakref__", "_change", "_newer", "_table", "root")
 
     def __init__(self, resources: Mapping[Key, Resource]) -> None:
-        self.resources = resources
         self.root = root.total(
             (each.type_url, each.name, each.version) for each in resources.values()
         )
-        self.serial = 0
-        self._older: Layer | None = None
-        self._change: dict[Key, tuple[Resource | None, Resource | None]] = {}
+        self._table: dict[Key, Resource] | None = dict(resources)
+        self._newer: Layer | None = None  # the layer that has the table, or is nearer to it
+        self._change: Change = {}  # from this layer to that one
+
+    @property
+    def resources(self) -> Mapping[Key, Resource]:
+        """The whole table; a copy, unless this is the newest layer of its line."""
+        if self._table is not None:
+            return self._table
+        newest = self._newest()
+        assert newest._table is not None
+        table = dict(newest._table)
+        for key, (before, _) in self._change.items():
+            if before is None:
+                table.pop(key, None)
+            else:
+                table[key] = before
+        return table
+
+    def get(self, key: Key) -> Resource | None:
+        at = self
+        while at._table is None:
+            if key in at._change:
+                return at._change[key][0]
+            assert at._newer is not None
+            at = at._newer
+        return at._table.get(key)
 
     def changed(self, put: Iterable[Resource] = (), removed: Iterable[Key] = ()) -> Layer:
         """The layer with these changes; itself when they change nothing."""
-        change: dict[Key, tuple[Resource | None, Resource | None]] = {}
+        change: Change = {}
         for key in removed:
-            old = self.resources.get(key)
+            old = self.get(key)
             if old is not None:
                 change[key] = (old, None)
         for resource in put:
             key = (resource.type_url, resource.name)
-            old = self.resources.get(key)
+            old = self.get(key)
             if old is None or old.version != resource.version:
                 change[key] = (old, resource)
             else:
                 change.pop(key, None)
         if not change:
             return self
-        table = dict(self.resources)
+        layer = Layer.__new__(Layer)
+        layer.root = self._root_after(change)
+        layer._newer, layer._change = None, {}
+        if self._table is not None:
+            layer._table, self._table = self._table, None
+            self._newer, self._change = layer, change
+        else:
+            layer._table = dict(self.resources)
+        for key, (_, new) in change.items():
+            if new is None:
+                del layer._table[key]
+            else:
+                layer._table[key] = new
+        return layer
+
+    def _root_after(self, change: Change) -> int:
         total = self.root
         for key, (old, new) in change.items():
             if old is not None:
                 total -= root.contribution(*key, old.version)
-            if new is None:
-                del table[key]
-            else:
-                table[key] = new
+            if new is not None:
                 total += root.contribution(*key, new.version)
-        layer = Layer.__new__(Layer)
-        layer.resources = table
-        layer.root = total % root.MODULUS
-        layer.serial = self.serial + 1
-        layer._older, layer._change = self, change
-        self._forget_far()
-        return layer
-
-    def _forget_far(self) -> None:
-        """Cut the line where nobody looks any more, so that it does not grow for ever."""
-        at: Layer | None = self
-        for _ in range(MAX_LINKS):
-            if at is None:
-                return
-            at = at._older
-        if at is not None:
-            at._older = None
+        return total % root.MODULUS
 
     def since(self, older: Layer) -> dict[Key, Resource | None]:
         """What a holder of `older` lacks: key → resource, None where it is gone."""
@@ -85,29 +109,45 @@ class Layer:
         if found is not None:
             return found
         missing: dict[Key, Resource | None] = {}
-        for key, resource in self.resources.items():
-            old = older.resources.get(key)
+        before, now = older.resources, self.resources
+        for key, resource in now.items():
+            old = before.get(key)
             if old is None or old.version != resource.version:
                 missing[key] = resource
-        missing.update((key, None) for key in older.resources.keys() - self.resources.keys())
+        missing.update((key, None) for key in before.keys() - now.keys())
         return missing
 
+    def shorten(self) -> None:
+        """Join the links to the newest layer of the line, so that those between can go.
+
+        Whoever holds a layer for long calls it now and then; it costs the links since the last
+        time.
+        """
+        self._newest()
+
+    def _newest(self) -> Layer:
+        while self._newer is not None and self._newer._newer is not None:
+            for key, (old, new) in self._newer._change.items():
+                first = self._change[key][0] if key in self._change else old
+                if _version(first) == _version(new):
+                    del self._change[key]
+                else:
+                    self._change[key] = (first, new)
+            self._newer = self._newer._newer
+        return self if self._newer is None else self._newer
+
     def _along(self, older: Layer) -> dict[Key, Resource | None] | None:
-        steps: list[Layer] = []
-        at: Layer | None = self
-        while at is not None and at is not older:
-            if len(steps) > MAX_LINKS:
-                return None
-            steps.append(at)
-            at = at._older
-        if at is None:
-            return None
+        """The difference by the links from `older`; None when they do not lead here."""
         first: dict[Key, Resource | None] = {}
         last: dict[Key, Resource | None] = {}
-        for step in reversed(steps):
-            for key, (old, new) in step._change.items():
+        at = older
+        while at is not self:
+            if at._newer is None:
+                return None
+            for key, (old, new) in at._change.items():
                 first.setdefault(key, old)
                 last[key] = new
+            at = at._newer
         return {key: new for key, new in last.items() if _version(first[key]) != _version(new)}
 
 
