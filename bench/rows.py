@@ -1,0 +1,138 @@
+"""What a benchmark hands back, and how numbers are written.
+
+Every number is a median of several runs; the range stands beside it. A budget is text, so that it
+can say what it is for; whether a number is inside it is shown, never enforced.
+"""
+
+from __future__ import annotations
+
+import cProfile
+import contextlib
+import io
+import pstats
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+Unit = Literal["s", "B", "n"]
+"""Seconds, bytes, or a plain count."""
+
+OUT: Final = Path(__file__).parent / "out"
+PROFILE_LINES: Final = 60
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """value, lowest, highest are in `unit`; None when `why` says why there is no number.
+
+    limit:  budget in `unit`, None where there is none
+    beside: what else was measured for comparison, in words
+    """
+
+    group: str
+    what: str
+    unit: Unit = "s"
+    value: float | None = None
+    lowest: float | None = None
+    highest: float | None = None
+    runs: int = 0
+    limit: float | None = None
+    beside: str = ""
+    why: str = ""
+
+
+def measured(
+    group: str,
+    what: str,
+    samples: Sequence[float],
+    unit: Unit = "s",
+    *,
+    limit: float | None = None,
+    beside: str = "",
+) -> Row:
+    return Row(
+        group=group,
+        what=what,
+        unit=unit,
+        value=statistics.median(samples),
+        lowest=min(samples),
+        highest=max(samples),
+        runs=len(samples),
+        limit=limit,
+        beside=beside,
+    )
+
+
+def shown(value: float, unit: Unit) -> str:
+    """With three digits that matter and a unit that fits."""
+    steps: tuple[tuple[float, str], ...]
+    if unit == "s":
+        steps = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
+    elif unit == "B":
+        steps = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B"))
+    else:
+        return f"{value:,.0f}"
+    for size, name in steps:
+        if abs(value) >= size:
+            break
+    scaled = value / size
+    digits = 0 if abs(scaled) >= 100 else 1 if abs(scaled) >= 10 else 2
+    return f"{scaled:.{digits}f} {name}"
+
+
+class Context:
+    """What a group of benchmarks is told. say: shows progress, one line, replaced by the next."""
+
+    def __init__(
+        self,
+        *,
+        quick: bool,
+        streams: int,
+        profile: str,
+        say: Callable[[str], None],
+    ) -> None:
+        self.quick = quick
+        self.streams = streams
+        self.profile = profile
+        self.say = say
+        self.written: list[Path] = []
+
+    def runs(self, usual: int) -> int:
+        return 1 if self.quick else usual
+
+    @contextlib.contextmanager
+    def profiled(self, name: str) -> Iterator[None]:
+        """Profile this part if `--profile` asks for it by this name. Times taken meanwhile are not
+        worth printing."""
+        if name != self.profile:
+            yield
+            return
+        profiler = cProfile.Profile()
+        profiler.enable()
+        try:
+            yield
+        finally:
+            profiler.disable()
+            self.keep(name, summary(profiler))
+
+    def keep(self, name: str, text: str) -> None:
+        OUT.mkdir(exist_ok=True)
+        path = OUT / f"{name}.txt"
+        path.write_text(text)
+        if path not in self.written:
+            self.written.append(path)
+
+
+def summary(profiler: cProfile.Profile) -> str:
+    """The most expensive functions by their own time, then by that of what they call."""
+    text = io.StringIO()
+    stats = pstats.Stats(profiler, stream=text)
+    stats.strip_dirs()
+    for order in ("tottime", "cumulative"):
+        stats.sort_stats(order).print_stats(PROFILE_LINES)
+    return text.getvalue()
+
+
+Group = Callable[[Context], list[Row]]
