@@ -6,8 +6,12 @@ it reported or acknowledged. What it *may* enforce is that or anything begun sin
 held by the older of both, over broken streams too, until the node reports again.
 
 A refused cut is not sent again at once. If the refusal names a rule set (or what leads to one),
-that rule set is served to this node as *closed* after a grace and everything else goes on; if not,
-the stream is restarted and the node starts anew from what it reports.
+that rule set is served to this node as *closed* after a grace and everything else goes on, until
+what was refused changes or, from time to time, is tried again; if not, the stream is restarted and
+the node starts anew from what it reports.
+
+A node that refuses takes back all that it had staged, but stages what was pipelined behind the
+refusal. The next cut overwrites that, so that its root fits at once.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from typing import Final
 import msgspec
 
 from reconciler.core.machine import load
-from reconciler.core.resources.build import NodeView
+from reconciler.core.resources.build import CLOSED_RULES, NodeView
 from reconciler.core.resources.encode import commit, parse_commit_version
 from reconciler.core.resources.layer import Key
 from reconciler.core.resources.types import (
@@ -69,18 +73,21 @@ class Rollout:
         "_initial",
         "_now",
         "_out",
+        "_sent",
+        "_stray",
         "_view_of",
         "_waiting",
         "acked",
         "alarm",
         "bytes",
+        "causes",
         "committed_at",
         "deadline",
         "floor",
         "nack",
         "newest",
         "refusal",
-        "refused",
+        "reopen_at",
         "reported",
         "resources",
         "state",
@@ -96,12 +103,16 @@ class Rollout:
         self._now = 0.0
         self._out: list[Out] = []
         self._waiting: dict[str, set[str]] = {}  # type → nonces that are not answered
+        self._sent: dict[str, tuple[Key, ...]] = {}  # type → what the cut under way sends of it
+        self._stray: set[Key] = set()  # of cuts given up: the node may have it staged
         self.acked: Enforced | None = None
         self.target: NodeView | None = None
         self.newest = 0  # newest revision that there is
         self.floor = 0  # oldest revision that the node may enforce
-        self.refused: frozenset[str] = frozenset()
-        self.refusal: tuple[Key, str] | None = None  # what was refused last, and its version
+        # What was refused: its version, and the rule sets that are closed for it.
+        self.causes: dict[Key, tuple[str, frozenset[str]]] = {}
+        self.refusal: tuple[Key, str] | None = None  # with its version; not yet among `causes`
+        self.reopen_at: float | None = None  # when what is closed is tried again
         self.reported = False
         self.nack = self.alarm = ""
         self.deadline: float | None = None
@@ -122,7 +133,11 @@ class Rollout:
         """There is a newer state. Costs nothing while a cut is under way."""
         self._now = now
         self.newest = revision
+        for held in (self.target, self.acked.view if self.acked else None):
+            if held is not None:
+                held.shorten()
         if self.state == "ahead" and self.acked is not None and self.acked.revision <= revision:
+            self.alarm = ""
             MODEL.fire(self, "caught_up")
         if self.state in ("current", "held", "closed-fallback"):
             self._advance()
@@ -165,14 +180,13 @@ class Rollout:
         if self.state == "held":
             if self._named():
                 MODEL.fire(self, "grace_over")
-                self._sent()
+                self._begun()
             else:
                 MODEL.fire(self, "retry")
         elif self.state == "closed-fallback":
-            self.refused = frozenset()
-            self.refusal = None
+            self._forget_refusals()
             MODEL.fire(self, "retry")
-            self._sent()
+            self._begun()
 
     def disconnected(self, now: float) -> None:
         self._now = now
@@ -183,6 +197,11 @@ class Rollout:
         return out
 
     # ---------------------------------------------------------------------------- questions
+
+    @property
+    def refused(self) -> frozenset[str]:
+        """Rule sets that are served to this node as closed."""
+        return frozenset(name for _, names in self.causes.values() for name in names)
 
     @property
     def committed(self) -> int:
@@ -196,10 +215,8 @@ class Rollout:
     def still_refused(self) -> bool:
         """Guard: the newest view still has, with the same content, what was refused."""
         if self.refusal is None:
-            return False
-        (type_url, name), version = self.refusal
-        found = self._view_of(frozenset()).get(type_url, name)
-        return found is not None and found.version == version
+            return bool(self.causes)  # `_advance` has dropped those that changed
+        return self._stands(*self.refusal)
 
     # ------------------------------------------------------------------- effects of the model
 
@@ -217,6 +234,10 @@ class Rollout:
             missing = view.lacking(base.reported)
         self.target = view
         self._waiting = {}
+        self._sent = {}
+        for key in self._stray:
+            missing.setdefault(key, view.get(*key))
+        self._stray = set()
         by_type: dict[str, list[Resource]] = {type_url: [] for type_url in STAGED}
         removed: dict[str, list[str]] = {type_url: [] for type_url in STAGED}
         for (type_url, name), resource in missing.items():
@@ -227,6 +248,8 @@ class Rollout:
         for type_url in STAGED:
             put = sorted(by_type[type_url], key=lambda resource: resource.name)
             if put or removed[type_url]:
+                names = (*(each.name for each in put), *removed[type_url])
+                self._sent[type_url] = tuple((type_url, name) for name in names)
                 self._send(self._encoder.frames(type_url, put, sorted(removed[type_url])))
 
     def send_commit(self) -> None:
@@ -239,30 +262,37 @@ class Rollout:
         self.acked = Enforced(self.target.revision, self.target.root, self.target)
         self.floor = self.target.revision
         self.target = None
+        self._sent = {}
         self.committed_at = self._now
-        if not self.refused:
+        if self.causes:
+            self.deadline = self.reopen_at
+        else:
             self.nack = ""
-        if self.refused:
-            self.deadline = self._now + RETRY_SECONDS
 
     def abandon_cut(self) -> None:
+        for type_url in self._waiting:
+            self._stray.update(self._sent.get(type_url, ()))
         self.target = None
         self._waiting = {}
+        self._sent = {}
 
     def raise_alarm(self) -> None:
         self.alarm = self.nack
 
     def clear_alarm(self) -> None:
         self.alarm = self.nack = ""
-        self.refused = frozenset()
-        self.refusal = None
-        self.deadline = None
+        self._forget_refusals()
 
     def start_grace(self) -> None:
         self.deadline = self._now + self._grace
 
     def close_refused(self) -> None:
-        self.refused = self.refused | self._named()
+        if self.refusal is not None:
+            key, version = self.refusal
+            self.causes[key] = (version, self._named())
+            self.refusal = None
+        if self.reopen_at is None or self.reopen_at <= self._now:
+            self.reopen_at = self._now + RETRY_SECONDS
 
     def restart_stream(self) -> None:
         self._out.append(Restart(f"starting anew after a refusal: {self.nack}"))
@@ -272,7 +302,10 @@ class Rollout:
         self.reported = False
         self._initial = {}
         self._waiting = {}
+        self._sent = {}
+        self._stray = set()  # what was staged goes with the stream
         self.target = None
+        self.refusal = None
         self.deadline = None
 
     # ------------------------------------------------------------------------------- inside
@@ -290,31 +323,39 @@ class Rollout:
                 f"enforces revision {self.acked.revision}, newer than this server's "
                 f"{self.newest}: waiting to catch up (was the journal replaced?)"
             )
+            self._forget_refusals()
             MODEL.fire(self, "report_ahead")
             return
-        MODEL.fire(self, "report")
+        if self.reopen_at is not None and self.reopen_at <= self._now:
+            self._forget_refusals()
+        if self.causes:
+            self.deadline = self.reopen_at
+            MODEL.fire(self, "report_closed")
+        else:
+            MODEL.fire(self, "report")
         self._advance()
 
     def _advance(self) -> None:
         """Towards the newest view, from a state in which nothing is under way."""
         if self.newest == 0 or self.state not in ("current", "held", "closed-fallback"):
             return
-        if self.state == "current":
-            view = self._view_of(self.refused)
-            acked = self.acked
-            if acked is not None and acked.root == view.root:
-                # Equal content: nothing to send, whatever the number of the revision.
-                self.acked = Enforced(view.revision, view.root, view)
-                self.floor = view.revision
-                if not self.refused:
-                    self.alarm = self.nack = ""
-                return
-        elif self.state == "closed-fallback" and self.committed >= self.newest:
+        if self.state == "closed-fallback":
+            self.causes = {
+                key: cause for key, cause in self.causes.items() if self._stands(key, cause[0])
+            }
+        view = self._view_of(self.refused)
+        settled = self.state == "current" or (self.state == "closed-fallback" and self.causes)
+        if settled and self.acked is not None and self.acked.root == view.root:
+            # Equal content: nothing to send, whatever the number of the revision.
+            self.acked = Enforced(view.revision, view.root, view)
+            self.floor = view.revision
+            if self.state == "current":
+                self.alarm = self.nack = ""
             return
         MODEL.fire(self, "view_changed")
-        self._sent()
+        self._begun()
 
-    def _sent(self) -> None:
+    def _begun(self) -> None:
         """After `begin_cut`: a cut that differs in nothing but its revision is acked at once."""
         if self.state in ("staging", "closed-staging") and not self._waiting:
             self._all_acked()
@@ -344,6 +385,14 @@ class Rollout:
         if self.state not in ("absent", "ahead"):
             MODEL.fire(self, "late_answer")
 
+    def _forget_refusals(self) -> None:
+        self.causes = {}
+        self.refusal = self.reopen_at = self.deadline = None
+
+    def _stands(self, key: Key, version: str) -> bool:
+        found = self._view_of(frozenset()).get(*key)
+        return found is not None and found.version == version
+
     def _named(self) -> frozenset[str]:
         """Names of the rule sets that the refusal leads to and that are not closed yet."""
         if self.refusal is None:
@@ -357,7 +406,7 @@ class Rollout:
             names = rule_sets_naming(view, name.rpartition("/")[0])
         elif type_url == POLICY:
             names = rule_sets_of(view, name)
-        return frozenset(names) - self.refused
+        return frozenset(names) - self.refused - CLOSED_RULES.keys()
 
 
 def rule_sets_naming(view: NodeView, selector: str) -> set[str]:
