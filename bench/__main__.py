@@ -87,7 +87,7 @@ def _options() -> argparse.Namespace:
 
 
 def _print(described: dict[str, str], rows: list[Row]) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = Console(width=None if sys.stdout.isatty() else 170)
     for key, value in described.items():
         console.print(f"[bold]{key}[/]: {value}", highlight=False)
     table = Table(show_lines=False)

@@ -6,8 +6,8 @@ can say what it is for; whether a number is inside it is shown, never enforced.
 
 from __future__ import annotations
 
-import cProfile
 import contextlib
+import cProfile
 import io
 import pstats
 import statistics
@@ -74,9 +74,7 @@ def shown(value: float, unit: Unit) -> str:
         steps = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B"))
     else:
         return f"{value:,.0f}"
-    for size, name in steps:
-        if abs(value) >= size:
-            break
+    size, name = next((step for step in steps if abs(value) >= step[0]), steps[-1])
     scaled = value / size
     digits = 0 if abs(scaled) >= 100 else 1 if abs(scaled) >= 10 else 2
     return f"{scaled:.{digits}f} {name}"
@@ -106,7 +104,7 @@ class Context:
     def profiled(self, name: str) -> Iterator[None]:
         """Profile this part if `--profile` asks for it by this name. Times taken meanwhile are not
         worth printing."""
-        if name != self.profile:
+        if not name or name != self.profile:
             yield
             return
         profiler = cProfile.Profile()
