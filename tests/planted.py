@@ -32,10 +32,10 @@ BUGS = (
     Bug(
         "types-take-effect-as-they-arrive",
         "reconciler/core/dataplane/cut.py",
-        '        self._writes[self._token] = "prepare"\n        self.out.append(Write(self._token, tuple(ops)))',
+        "        self.out.append(Write(self._token, tuple(ops)))",
         "        from reconciler.core.dataplane.ops import Flip\n\n"
         "        now = Flip(self.tables.idle, self.revision, self.root)\n"
-        '        self._writes[self._token] = "prepare"\n        self.out.append(Write(self._token, (*ops, now)))',
+        "        self.out.append(Write(self._token, (*ops, now)))",
     ),
     Bug(
         "commit-without-root-check",
@@ -45,7 +45,7 @@ BUGS = (
     ),
     Bug(
         "staging-that-a-packet-sees",
-        "reconciler/core/dataplane/tables.py",
+        "reconciler/core/dataplane/indices.py",
         "    def idle(self) -> int:\n        return 1 - self.active\n",
         "    def idle(self) -> int:\n        return self.active\n",
     ),
@@ -63,9 +63,9 @@ BUGS = (
     ),
     Bug(
         "lost-removal",
-        "reconciler/core/xds/rollout.py",
-        "                removed[type_url].append(name)\n",
-        "                pass\n",
+        "reconciler/core/dataplane/agent.py",
+        "            changes.append(Change(type_url, name, None))\n",
+        "",
     ),
     Bug(
         "number-back-at-once",

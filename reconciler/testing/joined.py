@@ -108,6 +108,7 @@ class AgentProcess:
             self._cluster.now,
         )
         self.core.links_listed(self.links.values(), self._cluster.now)
+        self.core.tick(self._cluster.now)
         self.collect()
 
     def crash(self) -> None:
@@ -226,6 +227,7 @@ class Joined:
         self.plane: ControlPlane | None = None
         self.writes: deque[WriteJournal] = deque()
         self.freed: list[tuple[frozenset[int], frozenset[int]]] = []  # (in use then, freed)
+        self.too_early: list[str] = []  # publications that did not wait for numbers
         self._streams = 0
         self._history: list[dict[ObjectKey, KubeObject]] = []
         self._ifindex = 10
@@ -302,6 +304,14 @@ class Joined:
         intake = self.plane.intake
         cluster = intake.cluster
         objects = self._history[-1 - intake.queued].values()
+        unbound = [
+            name
+            for name, endpoint in cluster.endpoints.items()
+            if intake.binding(endpoint.group) is None
+        ]
+        used, capacity = intake.allocator.usage()
+        if unbound and used < capacity:
+            self.too_early.append(f"{unbound[0]} has no number, and {capacity - used} are free")
         self.snapshots[revision] = Snapshot(
             revision,
             {item.metadata.name: item for item in objects if isinstance(item, Namespace)},

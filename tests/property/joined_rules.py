@@ -91,6 +91,7 @@ class Rules:
         for used, freed in self.joined.freed[self._freed :]:
             assert not used & freed, f"{used & freed} are still in use"
         self._freed = len(self.joined.freed)
+        assert not self.joined.too_early, self.joined.too_early
 
     def _verdicts(self, node: str, root: bytes, meaning: Meaning | None, pod: str) -> Verdicts:
         key = (node, root, pod)
@@ -251,6 +252,7 @@ def drop_link(joined: Joined, namespace: str, name: str) -> None:
 
 
 def sync(joined: Joined, rules: Rules, name: str) -> None:
+    joined.wait(1.0)
     for _ in range(3000):
         moved = [joined.connect(name), joined.deliver_up(name), joined.deliver_down(name)]
         moved.append(joined.answer_journal())
@@ -288,6 +290,31 @@ def settle(joined: Joined, rules: Rules) -> None:
         joined.wait(15.0)
     raise AssertionError("the cluster does not settle")
 
+
+def refused_then_reverted(joined: Joined, rules: Rules) -> None:
+    """A cut is refused while more of it is on its way; then what it changed changes back."""
+    for step in (("pod", 0, 0), ("pod", 1, 0), ("policy", 1, 1), ("sync", 0, 0), ("sync", 1, 0)):
+        take(joined, rules, step)
+    agent = joined.agents["n1"]
+    for a, b in ((1, 0), (2, 0)):
+        take(joined, rules, ("relabel", a, b))
+        take(joined, rules, ("journal", 0, 0))
+        while joined.deliver_down("n1"):
+            pass
+        agent.fail()
+        for _ in range(2000):
+            if not joined.work("n1"):
+                break
+            rules.node("n1")
+        while joined.deliver_up("n1"):
+            pass
+        take(joined, rules, ("relabel", 0, b))
+        for _ in range(4):
+            take(joined, rules, ("sync", 0, 0))
+    settle(joined, rules)
+
+
+SCENARIOS = (refused_then_reverted,)
 
 ACTIONS = (
     *("sync",) * 6,

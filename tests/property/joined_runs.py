@@ -1,4 +1,4 @@
-"""Schedules of the joined cluster by seed, without shrinking: fast, and any of them again by its number.
+"""Schedules of the joined cluster by seed: fast, not shrunk, and repeatable by number.
 
     python -m tests.property.joined_runs SECONDS [FIRST]
 
@@ -11,7 +11,7 @@ import random
 import sys
 import time
 
-from tests.property.joined_rules import ACTIONS, settle, take
+from tests.property.joined_rules import ACTIONS, SCENARIOS, settle, take
 from tests.property.test_joined import cluster
 
 
@@ -31,6 +31,12 @@ def run(seed: int) -> None:
 
 def main(seconds: float, first: int) -> int:
     end = time.monotonic() + seconds
+    for scenario in SCENARIOS:
+        try:
+            scenario(*cluster(40))
+        except Exception as error:
+            print(f"{scenario.__name__}: {type(error).__name__}: {error}")
+            return 1
     seed = first
     while time.monotonic() < end:
         try:

@@ -6,11 +6,14 @@ oracle's for the one cut that the node's kernel says it enforces.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
 from reconciler.testing.joined import Joined
-from tests.property.joined_rules import NAMESPACES, STEPS, Rules, Step, settle, take
+from tests.property.joined_rules import NAMESPACES, SCENARIOS, STEPS, Rules, Step, settle, take
 
 
 def cluster(pool: int = 6, scope: str = "all", policies: int = 262_144) -> tuple[Joined, Rules]:
@@ -32,6 +35,11 @@ def test_churn(steps: list[Step], pool: int, scope: str, policies: int) -> None:
         take(joined, rules, step)
     settle(joined, rules)
     event(f"verdicts checked: 10^{len(str(rules.verdicts)) - 1}")
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_scenario(scenario: Callable[[Joined, Rules], None]) -> None:
+    scenario(*cluster(40))
 
 
 def test_policy_edit_overtakes_relabel() -> None:

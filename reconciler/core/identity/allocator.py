@@ -250,10 +250,19 @@ class Allocator:
         )
 
     def unserved(self) -> bool:
-        """Whether label sets want a write that can give them a number, and it is not under way."""
-        taken = 0 if self._flight is None else len(self._flight.batch.allocate)
+        """Whether label sets want a write that can give them a number, and it is not under way.
+
+        One that came back while the write that frees its number is under way will want one too.
+        """
+        if self._deposed:
+            return False
+        flight = self._flight
+        taken = 0 if flight is None else len(flight.batch.allocate)
+        returning = flight is not None and any(
+            entry.state == "freeing-wanted" for entry in flight.entries
+        )
         waiting = bool(self._queues["waiting"]) and len(self._free) > taken
-        return not self._deposed and (waiting or bool(self._queues["recalled"]))
+        return waiting or returning or bool(self._queues["recalled"])
 
     def next_deadline(self, now: float) -> float | None:
         """When `next_batch` has something to do if nothing else happens; None: never."""
