@@ -91,6 +91,8 @@ class Client:
         """jitter: 0..1, random; the next attempt comes after half to all of the back-off."""
         self._now = now
         self._jitter = jitter
+        if self.state in ("syncing", "in-sync"):
+            self.last_contact = now  # a server was there until now, however little it had to say
         if self.state not in ("disconnected", "stale"):
             MODEL.fire(self, "lost")
 

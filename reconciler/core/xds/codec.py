@@ -33,8 +33,11 @@ MAX_RESPONSE: Final = 1 << 20
 MAX_NAMES: Final = 100_000
 """Names in one request. More than any node view holds; a request beyond it is refused."""
 
-_KEPT: Final = 4096
-"""Responses that are kept to be shared."""
+_KEPT_BYTES: Final = 64 << 20
+"""Responses that are kept to be shared: enough for several cuts that are under way at once."""
+
+_KEPT_ACKS: Final = 4096
+_KEPT_WRAPPED: Final = 1 << 16
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -125,7 +128,7 @@ def encode_request(request: Request) -> bytes:
     return data
 
 
-@lru_cache(maxsize=_KEPT)
+@lru_cache(maxsize=_KEPT_ACKS)
 def ack(type_url: str, nonce: str) -> bytes:
     """The bytes of a plain ACK: what a client sends that has nothing else to say."""
     return encode_request(Request(type_url=type_url, nonce=nonce))
@@ -176,8 +179,11 @@ def wrap(resource: Resource) -> bytes:
 class Encoder:
     """Joins responses and keeps the latest ones, to be shared by all streams that need the same."""
 
-    def __init__(self, limit: int = MAX_RESPONSE) -> None:
+    def __init__(self, limit: int = MAX_RESPONSE, keep: int = _KEPT_BYTES) -> None:
+        """limit: bytes of resources a response; keep: bytes of responses."""
         self._limit = limit
+        self._keep = keep
+        self._kept = 0
         self._wrapped: OrderedDict[tuple[str, str, str], bytes] = OrderedDict()
         self._frames: OrderedDict[tuple[object, ...], tuple[Frame, ...]] = OrderedDict()
 
@@ -194,8 +200,11 @@ class Encoder:
         if found is None:
             found = tuple(self._make(type_url, resources, removed))
             self._frames[key] = found
-            if len(self._frames) > _KEPT:
-                self._frames.popitem(last=False)
+            self._kept += _size(found)
+            while self._kept > self._keep and len(self._frames) > 1:
+                self._kept -= _size(self._frames.popitem(last=False)[1])
+        else:
+            self._frames.move_to_end(key)
         return found
 
     def _make(
@@ -218,9 +227,13 @@ class Encoder:
         data = self._wrapped.get(key)
         if data is None:
             data = self._wrapped[key] = wrap(resource)
-            if len(self._wrapped) > 1 << 16:
+            if len(self._wrapped) > _KEPT_WRAPPED:
                 self._wrapped.popitem(last=False)
         return data
+
+
+def _size(frames: Iterable[Frame]) -> int:
+    return sum(len(frame.data) for frame in frames)
 
 
 def _frame(type_url: str, wrapped: Sequence[bytes], removed: Sequence[str]) -> Frame:

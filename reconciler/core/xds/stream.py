@@ -6,7 +6,8 @@ once a message. ACKs are recognised by comparing bytes with the ACK that is due,
 
 It promises: a NACK is what has error_detail, never a guess from versions; an answer with a stale
 nonce says nothing about the present, but a change of subscription in it counts; the node is read
-from the first message only; a type that is not served is refused by name.
+from the first message only; a type that is not served is refused by name, and so is anything but
+one wildcard subscription to a type that is served whole.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import msgspec
 from reconciler.core.machine import load
 from reconciler.core.xds import codec
 from reconciler.core.xds.codec import Frame, Request
-from reconciler.core.xds.subscription import Subscription, Wanted
+from reconciler.core.xds.subscription import WILDCARD, Subscription, Wanted
 from reconciler.errors import ProtocolError, Refusal
 
 MODEL = load("stream")
@@ -78,8 +79,11 @@ class _Type:
 
 
 class DeltaStream:
-    def __init__(self, served: Collection[str]) -> None:
+    """served: type URLs; whole: those of them that have the wildcard subscription only."""
+
+    def __init__(self, served: Collection[str], whole: Collection[str] = ()) -> None:
         self._served = served
+        self._whole = whole
         self._types: dict[str, _Type] = {}
         self._acks: dict[bytes, str] = {}  # bytes of an ACK that is due → type
         self.node = ""
@@ -121,6 +125,8 @@ class DeltaStream:
         if request.type_url not in self._served:
             raise ProtocolError("INVALID_ARGUMENT", f"type {request.type_url!r} is not served here")
         state = self._type(request.type_url)
+        if request.type_url in self._whole:
+            _check_whole(request, state.state == MODEL.initial)
         if state.state == MODEL.initial:
             wanted = state.subscription.begin(request.subscribe, request.unsubscribe)
             state.step("subscribe")
@@ -143,15 +149,21 @@ class DeltaStream:
     def _answered(
         self, type_url: str, state: _Type, nonce: str, request: Request | None
     ) -> StreamEvent:
-        while state.open:  # an answer settles what was sent before it
-            settled = state.open.popleft()
-            if settled not in state.open:
-                self._acks.pop(codec.ack(type_url, settled), None)
-            if settled == nonce:
-                break
+        state.open.remove(nonce)  # the oldest of it: answers come in the order of responses
+        if nonce not in state.open:
+            self._acks.pop(codec.ack(type_url, nonce), None)
         if request is not None and request.error is not None:
             state.step("nack")
             return Nacked(type_url, nonce, request.error, request.refusal)
         last = not state.open
         state.step("ack_last" if last else "ack")
         return Acked(type_url, nonce, last)
+
+
+def _check_whole(request: Request, first: bool) -> None:
+    names = {*request.subscribe, *request.unsubscribe} - ({WILDCARD} if first else set())
+    if names or (first and request.unsubscribe):
+        raise ProtocolError(
+            "INVALID_ARGUMENT",
+            f"type {request.type_url!r} is served whole: subscribe once, to {WILDCARD!r} only",
+        )

@@ -1,8 +1,9 @@
 """What a client of one delta stream asks for of one type: everything, names, or both.
 
-The rules are those of the xDS protocol ("How the client specifies what resources to return"):
-a first request without names is a wildcard as `*` is, but only until any name is subscribed to;
-`*` and names may stand together; unsubscribing from what was never subscribed is fine.
+The rules are those of the xDS protocol for its incremental variant ("How the client specifies what
+resources to return"): a first request without names is a wildcard, as `*` is; names that are added
+later stand beside it; only unsubscribing from `*` ends it, and then no names means nothing;
+unsubscribing from what was never subscribed is fine.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class Wanted(msgspec.Struct, frozen=True):
     """What one request asks to be sent now.
 
     names:    (re)requested by name: sent, or answered as removed, even if it was sent before
-    everything: the wildcard began with this request
+    everything: the wildcard was asked for in this request
     answer:   unsubscribed by name while the wildcard goes on: resource or removal is sent
     dropped:  no longer wanted: forget that they were sent
     """
@@ -31,38 +32,34 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Subscription:
-    __slots__ = ("_legacy", "names", "wildcard")
+    __slots__ = ("names", "wildcard")
 
     def __init__(self) -> None:
         self.names: set[str] = set()
         self.wildcard = False
-        self._legacy = False
 
     def begin(self, subscribe: Iterable[str], unsubscribe: Iterable[str] = ()) -> Wanted:
         """The first request of the type on a stream."""
         names = set(subscribe)
         if not names:
-            self.wildcard = self._legacy = True
+            self.wildcard = True
             return Wanted(everything=True)
         return self.change(names, unsubscribe)
 
     def change(self, subscribe: Iterable[str], unsubscribe: Iterable[str]) -> Wanted:
-        added, removed = set(subscribe), set(unsubscribe)
-        before = self.wildcard
-        if added and self._legacy:
-            self.wildcard = self._legacy = False
+        """A name that is in both is not subscribed to afterwards."""
+        removed = set(unsubscribe)
+        added = set(subscribe) - removed
         if WILDCARD in added:
             self.wildcard = True
         if WILDCARD in removed:
-            self.wildcard = self._legacy = False
-        added.discard(WILDCARD)
-        removed.discard(WILDCARD)
+            self.wildcard = False
         known = self.names & removed
         self.names -= removed
-        self.names |= added - removed
+        self.names |= added - {WILDCARD}
         return Wanted(
-            names=frozenset(added - removed),
-            everything=self.wildcard and not before,
+            names=frozenset(added - {WILDCARD}),
+            everything=WILDCARD in added,
             answer=frozenset(known) if self.wildcard else frozenset(),
             dropped=frozenset() if self.wildcard else frozenset(known),
         )
