@@ -18,6 +18,7 @@ import msgspec
 from reconciler.core.identity import JournalBatch, JournalState
 from reconciler.core.intake import Intake, IntakeConfig, Publication
 from reconciler.core.objects import Change
+from reconciler.core.policy.sizes import Sizes
 from reconciler.core.resources import encode
 from reconciler.core.resources.build import Changed, LocalEndpoint, State, ViewBuilder
 from reconciler.core.resources.types import CUT_TYPES, IDENTITY, Resource
@@ -25,16 +26,17 @@ from reconciler.core.xds.codec import Encoder, Frame
 from reconciler.core.xds.nodes import Node, Nodes
 from reconciler.core.xds.rollout import Restart, Rollout
 from reconciler.core.xds.stream import Acked, DeltaStream, Nacked, Resubscribed, Subscribed
-from reconciler.errors import ProtocolError
+from reconciler.errors import CapacityError, ProtocolError
 
 
 class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """absent_grace, closed_grace: seconds; see the options of the same names."""
+    """absent_grace, closed_grace: seconds; policy_capacity: kernel entries that a node can hold."""
 
     intake: IntakeConfig
     scope: Literal["all", "selected"] = "all"
     absent_grace: float = 3600.0
     closed_grace: float = 5.0
+    policy_capacity: int = 262_144
 
 
 class Send(msgspec.Struct, frozen=True):
@@ -95,6 +97,8 @@ class ControlPlane:
         self.encoder = Encoder()
         self.nodes = Nodes(self._rollout, config.absent_grace, now)
         self.deposed = ""  # why, once it is
+        self._sizes = Sizes(self.intake.compiler.peer_sets)
+        self._too_large: frozenset[str] = frozenset()  # rule sets that no node could hold
         self._streams: dict[int, _Stream] = {}
         self._effects: list[Effect] = []
         self._alarms: dict[tuple[str, str], str] = {}
@@ -215,6 +219,8 @@ class ControlPlane:
         sequence = (self.revision & 0xFFFFFFFF) + 1
         self.revision = self.epoch << 32 | sequence
         if published is not None:
+            if published.policy:
+                self._measure()
             self.builder.update(
                 Changed(
                     namespaces=published.namespaces,
@@ -237,6 +243,25 @@ class ControlPlane:
             if node.state != "gone":
                 node.fire("view_changed", now)
             self._flush(node, now)
+
+    def _measure(self) -> None:
+        """Rule sets beyond the capacity are served closed to everybody, before any node refuses."""
+        capacity = self.config.policy_capacity
+        rule_sets = self.intake.compiler.rule_sets
+        large: dict[str, str] = {}
+        for name, rules in rule_sets.items():
+            needed = self._sizes.entries(name, rules)
+            if needed > capacity:
+                origins = sorted({each for rule in rules.rules for each in rule.origins})
+                error = CapacityError(", ".join(origins), needed, capacity, "policy entries")
+                large[name] = f"{error}; its pods are closed"
+        self._sizes.keep(rule_sets)
+        self._too_large = frozenset(large)
+        for kind, name in [key for key in self._alarms if key[0] == "capacity"]:
+            if name not in large:
+                self._alarm(kind, name, "")
+        for name, text in large.items():
+            self._alarm("capacity", name, text)
 
     def _handle(self, stream: int, held: _Stream, node: Node, event: object, now: float) -> None:
         match event:
@@ -322,7 +347,7 @@ class ControlPlane:
 
     def _rollout(self, name: str) -> Rollout:
         rollout = Rollout(
-            lambda refused: self.builder.view(name, self.revision, refused),
+            lambda refused: self.builder.view(name, self.revision, refused | self._too_large),
             self.encoder,
             self.config.closed_grace,
         )

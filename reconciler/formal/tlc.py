@@ -35,12 +35,12 @@ _OUTCOMES: Final = {
 
 
 class TlcResult(msgspec.Struct, frozen=True):
-    """`outcome` is "passed", "violated", "deadlock", ... ; `property` names what fell, if known."""
+    """`outcome` is "passed", "violated", "deadlock", ... ; `fell` names the property, if known."""
 
     module: str
     config: str
     outcome: str
-    property: str
+    fell: str
     states: int
     distinct: int
     seconds: float
@@ -130,14 +130,14 @@ def _read(module: Path, config: Path, code: int, output: str, seconds: float) ->
         outcome = "timed out"
     else:
         outcome = _OUTCOMES.get(code, f"exit code {code}")
-    fell = re.search(r"(?:Invariant|Action property|property) (\w+) (?:is|was) violated", output)
+    found = re.search(r"(?:Invariant|Action property|property) (\w+) (?:is|was) violated", output)
     counts = re.findall(r"([\d,]+) states generated, ([\d,]+) distinct states found", output)
     states, distinct = counts[-1] if counts else ("0", "0")
     return TlcResult(
         module=module.stem,
         config=config.stem,
         outcome=outcome,
-        property=fell.group(1) if fell else "",
+        fell=found.group(1) if found else "",
         states=int(states.replace(",", "")),
         distinct=int(distinct.replace(",", "")),
         seconds=seconds,

@@ -107,6 +107,7 @@ def plane_config(config: ServerConfig) -> PlaneConfig:
         scope=config.scope,
         absent_grace=config.absent_grace,
         closed_grace=config.closed_grace,
+        policy_capacity=config.policy_capacity,
     )
 
 

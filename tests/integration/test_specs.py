@@ -38,4 +38,4 @@ def test_guard_is_needed(tmp_path: Path, guard: str, without: str, falls: str) -
     config = SPECS / "mc" / "MCStageCommit.cfg"
     result = tlc.run(MODULE, config, libraries=(tmp_path,), timeout=100)
     assert result.outcome == "violated"
-    assert result.property == falls
+    assert result.fell == falls
