@@ -10,6 +10,7 @@ import contextlib
 import cProfile
 import io
 import pstats
+import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -127,10 +128,10 @@ def summary(profiler: cProfile.Profile) -> str:
     """The most expensive functions by their own time, then by that of what they call."""
     text = io.StringIO()
     stats = pstats.Stats(profiler, stream=text)
-    stats.strip_dirs()
     for order in ("tottime", "cumulative"):
         stats.sort_stats(order).print_stats(PROFILE_LINES)
-    return text.getvalue()
+    written = text.getvalue().replace(f"{OUT.parent.parent}/", "")
+    return re.sub(r"\S*/site-packages/|\S*/lib/python3[.0-9]*/", "", written)
 
 
 Group = Callable[[Context], list[Row]]
