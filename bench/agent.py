@@ -38,10 +38,7 @@ def run(context: Context) -> list[Row]:
         context.say(f"relabel {generation} at the server")
         server.change(built.relabel(generation))
         relabels.append(server.frames(1))
-    pods = [
-        f"{endpoint.namespace}/{endpoint.pod}"
-        for endpoint in server.plane.intake.cluster.endpoints_of(node)
-    ]
+    pods = built.pods_of[node]
     del server
     rows: list[Row] = []
     why = kernel.unavailable()

@@ -30,7 +30,7 @@ def run(context: Context) -> list[Row]:
     half = len(nodes) // 2
     parts = (nodes[:1], nodes[1:half], nodes[half:])
     for attempt in range(context.runs(2)):
-        with running(context, "agents", parts, keys) as fleet:
+        with running(context, "agents", parts, keys, built.pods_of) as fleet:
             context.say(f"cold start {attempt + 1}")
             before = fleet.used()
             alone = fleet.children[0]

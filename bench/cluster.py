@@ -69,6 +69,7 @@ class Cluster:
         self.nodes = [f"node-{index}" for index in range(1, size.nodes + 1)]
         for index, name in enumerate(self.nodes, 1):
             self._world.node(name, index)
+        self.pods_of: dict[str, list[str]] = {name: [] for name in self.nodes}
         self.relabel(0)
         placed = 0
         for namespace in range(size.namespaces):
@@ -97,9 +98,11 @@ class Cluster:
 
     def _pod(self, namespace: int, deployment: int, replica: int, placed: int) -> None:
         index, at = placed % self.size.nodes, placed // self.size.nodes
+        name = f"app-{deployment}-{replica}"
+        self.pods_of[self.nodes[index]].append(f"team-{namespace}/{name}")
         self._world.pod(
             f"team-{namespace}",
-            f"app-{deployment}-{replica}",
+            name,
             self.nodes[index],
             {"app": f"app-{deployment}", "tier": f"tier-{deployment % 3}"},
             (f"10.{index + 1}.{at >> 8}.{at & 255}",),

@@ -12,7 +12,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,13 @@ class Fleet:
 
 @contextlib.contextmanager
 def running(
-    context: Context, kind: str, parts: Sequence[Sequence[str]], keys: dict[str, KeyPair]
+    context: Context,
+    kind: str,
+    parts: Sequence[Sequence[str]],
+    keys: dict[str, KeyPair],
+    pods: Mapping[str, Sequence[str]] | None = None,
 ) -> Iterator[Fleet]:
-    """parts: the nodes of each process."""
+    """parts: the nodes of each process; pods: of each node, for whole agents."""
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(_scratch())
         address = f"127.0.0.1:{_free_port()}"
@@ -64,7 +68,9 @@ def running(
             own = {node: keys[node] for node in nodes}
             child = Child(peers.main, Setup(address, own, kind, directory))
             children.append(stack.enter_context(child))
-            child.tell("make", nodes=list(nodes))
+            child.tell(
+                "make", nodes=list(nodes), pods={node: (pods or {}).get(node, ()) for node in nodes}
+            )
         for child in children:
             child.answer()
         yield Fleet(first, children, [node for nodes in parts for node in nodes])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
@@ -22,9 +22,9 @@ from bench.processes import Handler, Quiet, Setup, serve
 from reconciler.agent.cache import CacheFile
 from reconciler.agent.driver import Driver
 from reconciler.agent.grpc import XdsClient
-from reconciler.agent.memory import MemoryLinks
 from reconciler.config import Address, parse_address
 from reconciler.core.dataplane.agent import AgentCore
+from reconciler.core.dataplane.endpoints import Link
 from reconciler.core.dataplane.layout import map_specs
 from reconciler.core.resources.root import contribution, to_bytes
 from reconciler.core.resources.types import COMMIT
@@ -47,14 +47,16 @@ class Peer(Protocol):
 
 
 class Agent:
-    def __init__(self, node: str, address: Address, keys: KeyPair, directory: Path) -> None:
+    def __init__(
+        self, node: str, address: Address, keys: KeyPair, directory: Path, pods: Sequence[str]
+    ) -> None:
+        """pods: "namespace/name" of those that run here already; each has its device."""
         datapath = TwinDatapath(map_specs(), time.monotonic_ns)
         core = AgentCore(node, datapath.limits, None, None, time.monotonic())
         self.driver = Driver(core, datapath, CacheFile(directory / node), Quiet())
         self.client = XdsClient(self.driver, address, lambda: keys)
-        self.driver.links_listed([])
-        links = MemoryLinks(core, self.driver.link_added, self.driver.link_removed)
-        self.driver.settled = links.settle
+        links = [Link(ifindex, f"veth{ifindex}", pod=pod) for ifindex, pod in enumerate(pods, 1000)]
+        self.driver.links_listed(links)
 
     def start(self) -> None:
         self.driver.start(self.client)
@@ -156,7 +158,8 @@ async def _start(setup: Setup) -> tuple[Handler, Any]:
                 for node in command["nodes"]:
                     keys = setup.keys[node]
                     if setup.kind == "agents":
-                        peers.append(Agent(node, address, keys, directory))
+                        pods = command["pods"][node]
+                        peers.append(Agent(node, address, keys, directory, pods))
                     else:
                         kind = Plain if setup.kind == "clients" else Answering
                         peers.append(kind(node, address, keys, slots.release))

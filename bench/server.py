@@ -89,6 +89,10 @@ async def _start(setup: Setup) -> tuple[Handler, Any]:
                 return await _load(command, driver, service)
             case "change":
                 return await _change(command["changes"], driver, service, published)
+            case "expect":
+                driver.expect(set(command["nodes"]))
+                driver.after = 0  # they have no cut at all yet
+                return {}
             case "wait":
                 await asyncio.wait_for(driver.synced.wait(), command["seconds"])
                 if log.warnings:

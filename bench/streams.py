@@ -1,0 +1,89 @@
+"""Rows of one server process with very many streams: its memory, and one change sent to all.
+
+The cluster is small (50 groups of one pod), so that streams are what is measured and not what goes
+over them. The clients acknowledge whatever comes. With `--streams 10000` the handshakes alone take
+minutes on two cores, and the clients need gigabytes.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from bench import cluster, machine
+from bench.fleet import certificates, profiled, running
+from bench.rows import Context, Row, measured, shown
+
+GROUP: Final = "streams"
+_SIZE: Final = cluster.Size(namespaces=1, deployments=50, replicas=1, nodes=50)
+_SPARE: Final = 200  # descriptors of a process beside its streams
+_FEW: Final = 10
+"""Streams that are open when memory is first read: what the first one needs is not per stream."""
+
+
+def run(context: Context) -> list[Row]:
+    count = 100 if context.quick else context.streams
+    what = f"{count:,} streams, one TLS connection each"
+    limit = machine.raise_descriptor_limit()
+    if count + _SPARE > limit:
+        why = f"a process may have {limit:,} open files; raise the limit (ulimit -n)"
+        return [Row(group=GROUP, what=what, why=why)]
+    built = cluster.Cluster(_SIZE)
+    nodes = [f"edge-{index}" for index in range(1, count + 1)]
+    few, rest = nodes[:_FEW], nodes[_FEW:]
+    half = len(rest) // 2
+    keys = certificates(context, nodes)
+    with running(context, "answers", (few, rest[:half], rest[half:]), keys) as fleet:
+        server, (first, *others) = fleet.server, fleet.children
+        server.ask("load", objects=built.listed(), nodes=few)
+        first.ask("start")
+        server.ask("wait", seconds=60)
+        before = server.ask("used")
+        context.say(f"opening {count:,} streams")
+        server.ask("expect", nodes=rest)
+        began = time.monotonic()
+        for child in others:
+            child.tell("start")
+        for child in others:
+            child.answer()
+        opened = server.ask("wait", seconds=570)["at"] - began
+        after = server.ask("used")
+        broadcasts: list[dict[str, Any]] = []
+        for generation in range(1, context.runs(5) + 1):
+            context.say(f"broadcast {generation} to {count:,} streams")
+            changes = built.relabel(generation)
+            broadcasts.append(
+                profiled(
+                    context,
+                    "streams-broadcast",
+                    server,
+                    lambda changes=changes: server.ask("change", changes=changes),  # type: ignore[misc]
+                )
+            )
+        last = server.ask("used")
+        clients = sum(child.ask("used")["resident"] for child in fleet.children)
+    cpu = after["cpu"] - before["cpu"]
+    return [
+        measured(
+            GROUP,
+            f"{what}: server memory (RSS) for each",
+            [(after["resident"] - before["resident"]) / len(rest)],
+            "B",
+            limit=100 << 10,
+            beside=f"server {shown(after['resident'], 'B')}, after the broadcasts "
+            f"{shown(last['resident'], 'B')}; all clients {shown(clients, 'B')}",
+        ),
+        measured(
+            GROUP,
+            f"{what}: opened and in sync",
+            [opened],
+            beside=f"CPU of the server {shown(cpu, 's')}, {shown(cpu / len(rest), 's')} a stream",
+        ),
+        measured(
+            GROUP,
+            f"a relabel of one namespace to {count:,} streams: until all acked",
+            [one["acked"] for one in broadcasts],
+            beside=f"{shown(broadcasts[-1]['bytes'], 'B')} to each, CPU of the server "
+            f"{shown(broadcasts[-1]['cpu'], 's')}",
+        ),
+    ]
