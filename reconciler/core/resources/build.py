@@ -31,6 +31,9 @@ from reconciler.core.resources.types import ADDRESS_GROUP, STAGED, Resource
 
 Scope = Literal["all", "selected"]
 
+KEPT_POLICIES: Final = 3
+"""Policy layers kept a node: the real one, the closed one that is served, the one before it."""
+
 _NO_MEMBERS: Final = BitMap()
 
 CLOSED: Final = {direction: rule_set_hash(RuleSet(direction, True, ())) for direction in Direction}
@@ -138,7 +141,7 @@ class _Node:
         self.own = Layer({})
         self.own_dirty = False
         self.numbers: frozenset[int] | None = None  # None: to be found again
-        # Rule sets refused → layer: that of none, and that of those refused last.
+        # Rule sets refused → layer, those made last.
         self.policies: dict[frozenset[str], Layer] = {}
         self.current: set[frozenset[str]] = set()  # those of `policies` that are up to date
         self.cluster: Layer | None = None  # scope "selected": the last one made
@@ -256,9 +259,13 @@ class ViewBuilder:
         if refused not in node.current:
             before = node.policies.get(refused) or Layer({})
             layer = _moved(before, self._policy_table(node.numbers, refused))
-            kept = {key: each for key, each in node.policies.items() if not key}
-            node.policies = {**kept, refused: layer}
-            node.current = (node.current & kept.keys()) | {refused}
+            node.policies.pop(refused, None)
+            node.policies[refused] = layer
+            node.current.add(refused)
+            if len(node.policies) > KEPT_POLICIES:
+                oldest = next(iter(node.policies))
+                del node.policies[oldest]
+                node.current.discard(oldest)
         policy = node.policies[refused]
         return view_of(revision, self._cluster_of(node, policy), policy, node.own)
 

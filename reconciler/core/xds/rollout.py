@@ -333,10 +333,14 @@ class Rollout:
             MODEL.fire(self, "report_closed")
         else:
             MODEL.fire(self, "report")
-        self._advance()
+        self._advance(reported=True)
 
-    def _advance(self) -> None:
-        """Towards the newest view, from a state in which nothing is under way."""
+    def _advance(self, *, reported: bool = False) -> None:
+        """Towards the newest view, from a state in which nothing is under way.
+
+        A report is always answered by a commit, be it of what the node enforces already: that is
+        how it knows that it is in sync, and may trust what it holds.
+        """
         if self.newest == 0 or self.state not in ("current", "held", "closed-fallback"):
             return
         if self.state == "closed-fallback":
@@ -351,7 +355,8 @@ class Rollout:
             self.floor = view.revision
             if self.state == "current":
                 self.alarm = self.nack = ""
-            return
+            if not reported:
+                return
         MODEL.fire(self, "view_changed")
         self._begun()
 
