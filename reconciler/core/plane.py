@@ -10,7 +10,7 @@ publishes nothing any more; its nodes keep what they enforce.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -21,11 +21,13 @@ from reconciler.core.objects import Change
 from reconciler.core.policy.sizes import Sizes
 from reconciler.core.resources import encode
 from reconciler.core.resources.build import Changed, LocalEndpoint, State, ViewBuilder
-from reconciler.core.resources.types import CUT_TYPES, IDENTITY, Resource
+from reconciler.core.resources.types import CUT_TYPES, IDENTITY
 from reconciler.core.xds.codec import Encoder, Frame
 from reconciler.core.xds.nodes import Node, Nodes
 from reconciler.core.xds.rollout import Restart, Rollout
+from reconciler.core.xds.served import Served
 from reconciler.core.xds.stream import Acked, DeltaStream, Nacked, Resubscribed, Subscribed
+from reconciler.core.xds.subscription import Wanted
 from reconciler.errors import CapacityError, ProtocolError
 
 
@@ -72,10 +74,11 @@ SERVED = frozenset((*CUT_TYPES, IDENTITY))
 
 
 class _Stream:
-    __slots__ = ("core", "node")
+    __slots__ = ("core", "identities", "node")
 
     def __init__(self, node: str) -> None:
-        self.core = DeltaStream(SERVED)
+        self.core = DeltaStream(SERVED, whole=CUT_TYPES)
+        self.identities: Served | None = None  # once the stream has asked for any
         self.node = node
 
 
@@ -243,6 +246,9 @@ class ControlPlane:
             if node.state != "gone":
                 node.fire("view_changed", now)
             self._flush(node, now)
+        if published is not None and published.identities:
+            for stream, held in self._streams.items():
+                self._serve_identities(stream, held, Wanted())
 
     def _measure(self) -> None:
         """Rule sets beyond the capacity are served closed to everybody, before any node refuses."""
@@ -265,10 +271,11 @@ class ControlPlane:
 
     def _handle(self, stream: int, held: _Stream, node: Node, event: object, now: float) -> None:
         match event:
-            case Subscribed(type_url=type_url, wanted=wanted) if type_url == IDENTITY:
-                self._serve_identities(stream, held, wanted.names, wanted.everything)
+            case Subscribed(type_url=type_url, initial=initial) if type_url == IDENTITY:
+                held.identities = Served(initial)
+                self._serve_identities(stream, held, Wanted())
             case Resubscribed(type_url=type_url, wanted=wanted) if type_url == IDENTITY:
-                self._serve_identities(stream, held, wanted.names, wanted.everything)
+                self._serve_identities(stream, held, wanted)
             case Subscribed(type_url=type_url, initial=initial):
                 node.rollout.subscribed(type_url, initial, now)
                 node.heard = node.heard or node.rollout.reported
@@ -277,25 +284,19 @@ class ControlPlane:
             case Nacked(type_url=type_url, nonce=nonce) if type_url != IDENTITY:
                 node.rollout.nacked_response(type_url, nonce, event.reason, event.refusal, now)
 
-    def _serve_identities(
-        self, stream: int, held: _Stream, names: Iterable[str], everything: bool
-    ) -> None:
-        if everything:
+    def _serve_identities(self, stream: int, held: _Stream, wanted: Wanted) -> None:
+        subscription = held.core.subscription(IDENTITY)
+        if subscription is None or held.identities is None:
+            return
+        if subscription.wildcard:
             raise ProtocolError("INVALID_ARGUMENT", "Identity is served by name, not as a whole")
-        found: list[Resource] = []
-        missing: list[str] = []
-        by_number = {
-            str(identity.number): (label_set, identity)
+        live = {
+            name: encode.identity(identity.number, identity.birth, label_set.rstrip(";").split(";"))
             for label_set, identity in self.intake.allocator.live().items()
+            if (name := str(identity.number)) in subscription.names
         }
-        for name in sorted(names):
-            if name in by_number:
-                label_set, identity = by_number[name]
-                labels = label_set.rstrip(";").split(";")
-                found.append(encode.identity(identity.number, identity.birth, labels))
-            else:
-                missing.append(name)
-        for frame in self.encoder.frames(IDENTITY, found, missing):
+        due = held.identities.due(subscription, live, wanted)
+        for frame in self.encoder.frames(IDENTITY, due.put, due.removed):
             self._send(stream, held, frame)
 
     def _flush(self, node: Node, now: float) -> None:
