@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from reconciler.datapath.base import Datapath
     from reconciler.datapath.kernel import KernelDatapath
     from tests.integration.datapath_pod import PodA
+    from tests.integration.kernel_endpoint import Endpoint
+    from tests.integration.kernel_world import Entry
 
 ROOT = Path("/sys/fs/bpf/reconciler-test")
 
@@ -103,3 +105,17 @@ def make(datapath: Datapath) -> Callable[..., PodA]:
     from tests.integration.datapath_pod import PodA
 
     return functools.partial(PodA, datapath)
+
+
+@pytest.fixture
+def kernel_pod(emptied: KernelDatapath) -> Callable[..., Endpoint]:
+    from tests.integration.kernel_endpoint import Endpoint
+    from tests.integration.kernel_world import POD_A, POD_B, empty, world
+
+    def made(*policies: Entry) -> Endpoint:
+        datapath = emptied
+        empty(datapath)
+        datapath.apply(world((POD_A, POD_B), policies))
+        return Endpoint(datapath)
+
+    return made

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import select
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 
 from reconciler.core.dataplane.layout import (
-    CONNTRACK_KEY,
     CONNTRACK_VALUE,
     ENDPOINT_CLOSED,
-    FRAGMENT_KEY,
     GroupIndex,
     IdentityIndex,
     MapId,
     Reason,
 )
-from reconciler.core.dataplane.ops import Flip, Put, Remove
-from reconciler.core.policy.ir import Direction, Verdict
-from reconciler.datapath.base import Datapath
+from reconciler.core.dataplane.ops import Put, Remove
+from reconciler.core.policy.ir import Verdict
 from tests.integration.frames import (
     ACK,
     FIN,
     ICMP,
     ICMPV6,
-    MORE,
     RST,
     SCTP,
     SYN,
@@ -48,75 +41,30 @@ from tests.integration.frames import (
 from tests.integration.kernel_world import (
     POD_A,
     POD_B,
-    Entry,
     address_entry,
-    empty,
     group_entry,
     policy_entry,
-    world,
 )
 
 if TYPE_CHECKING:
-    from reconciler.datapath.kernel import KernelDatapath
+    pass
+
+from tests.integration.kernel_endpoint import (
+    A4,
+    A6,
+    ALL_IN,
+    ALL_OUT,
+    B4,
+    B6,
+    B_WEB_OUT,
+    HOUR,
+    IN,
+    OUT,
+    Make,
+    name,
+)
 
 pytestmark = pytest.mark.kernel
-
-IN, OUT = Direction.INGRESS, Direction.EGRESS
-A4, A6, B4, B6 = POD_A.ipv4, POD_A.ipv6, POD_B.ipv4, POD_B.ipv6
-HOUR = 3600 * 10**9
-
-
-class Endpoint:
-    """Pod A of a datapath: what it sends and is sent."""
-
-    def __init__(self, datapath: Datapath) -> None:
-        self.datapath = datapath
-
-    def sends(self, frame: bytes) -> Reason:
-        return self.datapath.run(frame, ifindex=POD_A.ifindex, direction=OUT)
-
-    def gets(self, frame: bytes) -> Reason:
-        return self.datapath.run(frame, ifindex=POD_A.ifindex, direction=IN)
-
-    def age(self, nanoseconds: int) -> None:
-        """Make every flow that conntrack knows older."""
-        entries = []
-        for key, value in self.datapath.dump(MapId.CONNTRACK).items():
-            seen, flags = CONNTRACK_VALUE.unpack(value)
-            entries.append((key, CONNTRACK_VALUE.pack((seen - nanoseconds) % 2**64, flags)))
-        self.datapath.apply([Put(MapId.CONNTRACK, tuple(entries))])
-
-    def flows(self) -> list[tuple[Direction, int, int]]:
-        """(direction, protocol, flags) of each."""
-        out = []
-        for key, value in self.datapath.dump(MapId.CONNTRACK).items():
-            _, direction, protocol, *_ = CONNTRACK_KEY.unpack(key)
-            out.append((Direction(direction), protocol, CONNTRACK_VALUE.unpack(value)[1]))
-        return sorted(out)
-
-
-@pytest.fixture
-def make(emptied: KernelDatapath) -> Callable[..., Endpoint]:
-    def made(*policies: Entry) -> Endpoint:
-        datapath = emptied
-        empty(datapath)
-        datapath.apply(world((POD_A, POD_B), policies))
-        return Endpoint(datapath)
-
-    return made
-
-
-Make = Callable[..., Endpoint]
-
-
-def name(value: bytes | Reason) -> str:
-    """Of a test: the frame from its ethertype on, and the reason."""
-    return value[12:].hex() if isinstance(value, bytes) else value.name
-
-
-ALL_OUT = policy_entry(POD_A.egress, IdentityIndex.ANY, OUT)
-ALL_IN = policy_entry(POD_A.ingress, IdentityIndex.ANY, IN)
-B_WEB_OUT = policy_entry(POD_A.egress, POD_B.group, OUT, protocol=TCP, port=80)
 
 
 @pytest.mark.parametrize(
@@ -185,8 +133,8 @@ B_WEB_OUT = policy_entry(POD_A.egress, POD_B.group, OUT, protocol=TCP, port=80)
     ],
     ids=name,
 )  # fmt: skip
-def test_what_a_pod_sends(make: Make, frame: bytes, reason: Reason) -> None:
-    pod = make(B_WEB_OUT)
+def test_what_a_pod_sends(kernel_pod: Make, frame: bytes, reason: Reason) -> None:
+    pod = kernel_pod(B_WEB_OUT)
     probed = pod.datapath.probe(frame, ifindex=POD_A.ifindex, direction=OUT)
     assert probed is reason
     assert pod.datapath.metrics() == {}, "a probe has no side effects"
@@ -211,13 +159,13 @@ def test_what_a_pod_sends(make: Make, frame: bytes, reason: Reason) -> None:
     ],
     ids=name,
 )
-def test_what_a_pod_is_sent(make: Make, frame: bytes, reason: Reason) -> None:
-    pod = make(ALL_IN, policy_entry(POD_A.ingress, IdentityIndex.WORLD_V4, IN, Verdict.DENY))
+def test_what_a_pod_is_sent(kernel_pod: Make, frame: bytes, reason: Reason) -> None:
+    pod = kernel_pod(ALL_IN, policy_entry(POD_A.ingress, IdentityIndex.WORLD_V4, IN, Verdict.DENY))
     assert pod.gets(frame) is reason
 
 
-def test_an_unknown_device_and_a_closed_endpoint_pass_nothing(make: Make) -> None:
-    pod = make(ALL_OUT)
+def test_an_unknown_device_and_a_closed_endpoint_pass_nothing(kernel_pod: Make) -> None:
+    pod = kernel_pod(ALL_OUT)
     frame = ip(A4, B4, TCP, tcp(1000, 80))
     assert pod.datapath.run(frame, ifindex=999, direction=OUT) is Reason.NO_ENDPOINT
     pod.datapath.apply([Put(MapId.ENDPOINTS, (POD_A.endpoint(flags=ENDPOINT_CLOSED),))])
@@ -227,8 +175,8 @@ def test_an_unknown_device_and_a_closed_endpoint_pass_nothing(make: Make) -> Non
     assert pod.sends(frame) is Reason.ALLOWED
 
 
-def test_no_group_or_rule_set_is_closed(make: Make) -> None:
-    pod = make(ALL_OUT)
+def test_no_group_or_rule_set_is_closed(kernel_pod: Make) -> None:
+    pod = kernel_pod(ALL_OUT)
     frame = ip(A4, B4, TCP, tcp(1000, 80))
     pod.datapath.apply([Put(MapId.GROUPS, (group_entry(POD_A.group, POD_A.group, 100, 0),))])
     assert pod.sends(frame) is Reason.CLOSED
@@ -236,10 +184,10 @@ def test_no_group_or_rule_set_is_closed(make: Make) -> None:
     assert pod.sends(frame) is Reason.CLOSED
 
 
-def test_policy_look_ups(make: Make) -> None:
+def test_policy_look_ups(kernel_pod: Make) -> None:
     """Port prefixes, whole protocols, any peer; deny on either side wins; odd verdicts are none."""
     e, b, any_ = POD_A.egress, POD_B.group, IdentityIndex.ANY
-    pod = make(
+    pod = kernel_pod(
         policy_entry(e, b, OUT, protocol=TCP, port=8000, port_bits=13, cookie=1),
         policy_entry(e, b, OUT, Verdict.DENY, protocol=TCP, port=8001, cookie=2),
         policy_entry(e, b, OUT, protocol=UDP, cookie=3),
@@ -266,9 +214,9 @@ def test_policy_look_ups(make: Make) -> None:
     assert verdict(TCP, tcp(1, 9), "192.0.2.1") == (Reason.ALLOWED, 6)
 
 
-def test_service_addresses(make: Make) -> None:
+def test_service_addresses(kernel_pod: Make) -> None:
     """Nothing goes to one before it is translated; what comes from one comes from an unknown."""
-    pod = make(ALL_OUT, policy_entry(POD_A.ingress, IdentityIndex.UNKNOWN, IN))
+    pod = kernel_pod(ALL_OUT, policy_entry(POD_A.ingress, IdentityIndex.UNKNOWN, IN))
     service = address_entry("10.96.0.0/12", GroupIndex.SERVICE)
     row = group_entry(GroupIndex.SERVICE, IdentityIndex.SERVICE, 0, 0)
     pod.datapath.apply([Put(MapId.ADDRESSES, (service,)), Put(MapId.GROUPS, (row,))])
@@ -279,9 +227,9 @@ def test_service_addresses(make: Make) -> None:
 
 @pytest.mark.parametrize(("a", "b"), [(A4, B4), (A6, B6)])
 @pytest.mark.parametrize("protocol", [TCP, UDP, SCTP])
-def test_replies_pass_by_conntrack(make: Make, a: str, b: str, protocol: int) -> None:
+def test_replies_pass_by_conntrack(kernel_pod: Make, a: str, b: str, protocol: int) -> None:
     payload = {TCP: lambda s, d: tcp(s, d, ACK), UDP: udp, SCTP: sctp}[protocol]
-    pod = make(ALL_OUT)
+    pod = kernel_pod(ALL_OUT)
     answer = ip(b, a, protocol, payload(80, 1000))
     assert pod.gets(answer) is Reason.NO_RULE, "no flow yet"
     assert pod.sends(ip(a, b, protocol, payload(1000, 80))) is Reason.ALLOWED
@@ -290,15 +238,15 @@ def test_replies_pass_by_conntrack(make: Make, a: str, b: str, protocol: int) ->
     assert pod.flows() == [(OUT, protocol, 1)]
 
 
-def test_a_syn_is_no_reply(make: Make) -> None:
-    pod = make(ALL_OUT)
+def test_a_syn_is_no_reply(kernel_pod: Make) -> None:
+    pod = kernel_pod(ALL_OUT)
     assert pod.sends(ip(A4, B4, TCP, tcp(1000, 80))) is Reason.ALLOWED
     assert pod.gets(ip(B4, A4, TCP, tcp(80, 1000, SYN))) is Reason.NO_RULE
     assert pod.gets(ip(B4, A4, TCP, tcp(80, 1000, SYN | ACK))) is Reason.REPLY
 
 
-def test_replies_end_with_the_policy_of_their_flow(make: Make) -> None:
-    pod = make(B_WEB_OUT)
+def test_replies_end_with_the_policy_of_their_flow(kernel_pod: Make) -> None:
+    pod = kernel_pod(B_WEB_OUT)
     pod.sends(ip(A4, B4, TCP, tcp(1000, 80)))
     answer = ip(B4, A4, TCP, tcp(80, 1000, ACK))
     assert pod.gets(answer) is Reason.REPLY
@@ -322,11 +270,11 @@ def test_replies_end_with_the_policy_of_their_flow(make: Make) -> None:
         ("sAf", 21_500, 21_700),
     ],
 )
-def test_flows_expire(make: Make, packets: str, alive: int, dead: int) -> None:
+def test_flows_expire(kernel_pod: Make, packets: str, alive: int, dead: int) -> None:
     """Lower case: the pod sends; upper case: it gets. u UDP; s SYN; a ACK; f FIN; r RST."""
     flags = {"s": SYN, "a": ACK, "f": FIN | ACK, "r": RST}
     for seconds, expected in ((alive, Reason.REPLY), (dead, Reason.NO_RULE)):
-        pod = make(ALL_OUT)
+        pod = kernel_pod(ALL_OUT)
         for letter in packets:
             if letter in "uU":
                 there, back = ip(A4, B4, UDP, udp(1000, 80)), ip(B4, A4, UDP, udp(80, 1000))
@@ -342,8 +290,8 @@ def test_flows_expire(make: Make, packets: str, alive: int, dead: int) -> None:
         assert pod.gets(last) is expected
 
 
-def test_a_closing_flow_starts_anew_with_a_syn(make: Make) -> None:
-    pod = make(ALL_OUT)
+def test_a_closing_flow_starts_anew_with_a_syn(kernel_pod: Make) -> None:
+    pod = kernel_pod(ALL_OUT)
     pod.sends(ip(A4, B4, TCP, tcp(1000, 80, SYN)))
     pod.sends(ip(A4, B4, TCP, tcp(1000, 80, RST)))
     assert pod.flows() == [(OUT, TCP, 8)]
@@ -356,8 +304,8 @@ def test_a_closing_flow_starts_anew_with_a_syn(make: Make) -> None:
     assert len(pod.datapath.drain()) == 1, "an expired flow is a new one"
 
 
-def test_last_seen_is_refreshed_by_both_sides(make: Make) -> None:
-    pod = make(ALL_OUT)
+def test_last_seen_is_refreshed_by_both_sides(kernel_pod: Make) -> None:
+    pod = kernel_pod(ALL_OUT)
     pod.sends(ip(A4, B4, UDP, udp(1000, 80)))
     for frame, way in (
         (ip(A4, B4, UDP, udp(1000, 80)), pod.sends),
@@ -368,176 +316,3 @@ def test_last_seen_is_refreshed_by_both_sides(make: Make) -> None:
         assert way(frame).passed
         (value,) = pod.datapath.dump(MapId.CONNTRACK).values()
         assert CONNTRACK_VALUE.unpack(value)[0] >= before
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "protocol", "request_", "reply"),
-    [(A4, B4, ICMP, 8, 0), (A6, B6, ICMPV6, 128, 129)],
-)
-def test_echo(make: Make, a: str, b: str, protocol: int, request_: int, reply: int) -> None:
-    pod = make(ALL_OUT)
-    assert pod.sends(ip(a, b, protocol, icmp(request_, id=5))) is Reason.ALLOWED
-    assert pod.gets(ip(b, a, protocol, icmp(reply, id=6))) is Reason.NO_RULE
-    assert pod.gets(ip(b, a, protocol, icmp(request_, id=5))) is Reason.NO_RULE
-    assert pod.gets(ip(b, a, protocol, icmp(reply, id=5))) is Reason.REPLY
-    # An echo reply that policy lets out opens nothing.
-    assert pod.sends(ip(a, b, protocol, icmp(reply, id=9))) is Reason.ALLOWED
-    assert pod.gets(ip(b, a, protocol, icmp(reply, id=9))) is Reason.NO_RULE
-    assert len(pod.flows()) == 1
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "router", "protocol", "type"),
-    [
-        (A4, B4, "198.51.100.1", ICMP, 3),
-        (A4, B4, "198.51.100.1", ICMP, 11),
-        (A4, B4, "198.51.100.1", ICMP, 12),
-        (A6, B6, "2001:db8::1", ICMPV6, 1),
-        (A6, B6, "2001:db8::1", ICMPV6, 2),
-        (A6, B6, "2001:db8::1", ICMPV6, 3),
-        (A6, B6, "2001:db8::1", ICMPV6, 4),
-    ],
-)
-def test_related_errors(make: Make, a: str, b: str, router: str, protocol: int, type: int) -> None:
-    pod = make(
-        B_WEB_OUT,
-        policy_entry(POD_A.ingress, POD_B.group, IN, protocol=UDP, port=53),
-        policy_entry(POD_A.egress, POD_B.group, OUT, protocol=protocol),
-    )
-
-    def error(source: str, to: str, about: bytes) -> bytes:
-        return ip(source, to, protocol, icmp(type, payload=inner(about)))
-
-    out = ip(a, b, TCP, tcp(1000, 80))
-    assert pod.gets(error(router, a, out)) is Reason.NO_RULE, "no flow yet"
-    assert pod.sends(out) is Reason.ALLOWED
-    assert pod.gets(error(router, a, out)) is Reason.RELATED
-    assert pod.gets(error(router, a, out[:-12])) is Reason.RELATED, "8 bytes of TCP are enough"
-    assert pod.gets(error(router, a, out[:-13])) is Reason.NO_RULE
-    assert pod.gets(error(router, a, out[:20])) is Reason.NO_RULE
-    assert pod.gets(error(router, a, ip(a, b, TCP, tcp(1001, 80)))) is Reason.NO_RULE
-    later = ip(a, b, TCP, tcp(1000, 80), fragment=1)
-    assert pod.gets(error(router, a, later)) is Reason.NO_RULE
-    # The pod answers a query, and its answer meets an error on the way.
-    assert pod.gets(ip(b, a, UDP, udp(2000, 53))) is Reason.ALLOWED
-    answer = ip(a, b, UDP, udp(53, 2000))
-    assert pod.sends(answer) is Reason.REPLY
-    assert pod.gets(error(router, a, answer)) is Reason.RELATED
-    # The pod sends an error about a query that it got (port unreachable).
-    assert pod.sends(error(a, b, ip(b, a, UDP, udp(2000, 53)))) is Reason.RELATED
-    assert pod.sends(error(a, b, ip(b, a, UDP, udp(2000, 54)))) is Reason.NO_RULE
-    # An echo request of its own.
-    echo = ip(a, b, protocol, icmp(8 if protocol == ICMP else 128, id=3))
-    assert pod.sends(echo) is Reason.ALLOWED
-    assert pod.gets(error(router, a, echo)) is Reason.RELATED
-    # And nothing of it survives the policy.
-    pod.datapath.apply([Remove(MapId.POLICIES, (B_WEB_OUT[0],))])
-    assert pod.gets(error(router, a, out)) is Reason.NO_RULE
-
-
-@pytest.mark.parametrize(("a", "b"), [(A4, B4), (A6, B6)])
-def test_fragments(make: Make, a: str, b: str) -> None:
-    pod = make(policy_entry(POD_A.egress, POD_B.group, OUT, protocol=UDP, port=53))
-    first = ip(a, b, UDP, udp(1000, 53, 64), fragment=MORE, id=9)
-    later = ip(a, b, UDP, bytes(64), fragment=9, id=9)
-    assert pod.sends(later) is Reason.FRAGMENT, "its first has not been seen"
-    assert pod.sends(first) is Reason.ALLOWED
-    assert pod.sends(later) is Reason.ALLOWED
-    assert pod.sends(ip(a, b, UDP, bytes(64), fragment=9, id=10)) is Reason.FRAGMENT
-    assert pod.sends(ip(a, b, TCP, bytes(64), fragment=9, id=9)) is Reason.FRAGMENT
-    assert pod.gets(ip(b, a, UDP, bytes(64), fragment=9, id=9)) is Reason.FRAGMENT
-    assert pod.sends(ip(a, b, UDP, udp(1, 53)[:3], fragment=MORE, id=11)) is Reason.MALFORMED
-    denied = ip(a, b, UDP, udp(1000, 54, 64), fragment=MORE, id=12)
-    assert pod.sends(denied) is Reason.NO_RULE
-    assert pod.sends(ip(a, b, UDP, bytes(64), fragment=9, id=12)) is Reason.FRAGMENT
-    sides = {FRAGMENT_KEY.unpack(key)[0] for key in pod.datapath.dump(MapId.FRAGMENTS)}
-    assert sides == {POD_A.id | 1 << 31}, "what the pod sends is apart from what it gets"
-    # Fragments of a reply pass as the reply does.
-    assert pod.gets(ip(b, a, UDP, udp(53, 1000, 64), fragment=MORE, id=20)) is Reason.REPLY
-    assert pod.gets(ip(b, a, UDP, bytes(64), fragment=9, id=20)) is Reason.REPLY
-    sides = {FRAGMENT_KEY.unpack(key)[0] for key in pod.datapath.dump(MapId.FRAGMENTS)}
-    assert sides == {POD_A.id | 1 << 31, POD_A.id}
-
-
-def test_fragmented_echo(make: Make) -> None:
-    pod = make(policy_entry(POD_A.egress, POD_B.group, OUT, protocol=ICMP))
-    request_ = ip(A4, B4, ICMP, icmp(8, id=3, payload=bytes(56)), fragment=MORE, id=1)
-    reply = ip(B4, A4, ICMP, icmp(0, id=3, payload=bytes(56)), fragment=MORE, id=2)
-    assert pod.gets(reply) is Reason.NO_RULE
-    assert pod.sends(request_) is Reason.ALLOWED
-    assert pod.sends(ip(A4, B4, ICMP, bytes(8), fragment=8, id=1)) is Reason.ALLOWED
-    assert pod.gets(reply) is Reason.REPLY
-    assert pod.gets(ip(B4, A4, ICMP, bytes(8), fragment=8, id=2)) is Reason.REPLY
-
-
-def test_a_flip_shows_at_once_and_staging_does_not(make: Make) -> None:
-    """All that belongs to a cut is staged in the idle half; one word changes every verdict."""
-    pod = make(
-        ALL_OUT,
-        policy_entry(300, 40, OUT, protocol=TCP, port=80),
-    )
-    frame = ip(A4, B4, UDP, udp(1, 53))
-    web = ip(A4, B4, TCP, tcp(1, 80))
-    assert pod.sends(frame) is Reason.ALLOWED
-    pod.datapath.apply(
-        [
-            Put(MapId.ADDRESSES, (address_entry(B4, POD_B.group, 50),)),
-            Put(MapId.GROUPS, (group_entry(50, 0, 0, 0, 40, 0, 0),)),
-            Put(MapId.GROUPS, (group_entry(51, 0, 0, 0, 41, 0, 300),)),
-            Put(MapId.ENDPOINTS, (POD_A.endpoint(groups=(POD_A.group, 51)),)),
-        ]
-    )
-    assert pod.sends(frame) is Reason.ALLOWED
-    pod.datapath.apply([Flip(1, 77, b"\x01" * 32)])
-    assert pod.sends(frame) is Reason.NO_RULE
-    assert pod.sends(web) is Reason.ALLOWED
-    cut = pod.datapath.cut()
-    assert (cut.active, cut.revisions, cut.roots) == (1, (0, 77), (bytes(32), b"\x01" * 32))
-    pod.datapath.apply([Flip(0, 78, b"\x02" * 32)])
-    assert pod.sends(frame) is Reason.ALLOWED
-    assert pod.datapath.cut().revisions == (78, 77)
-
-
-def test_events_and_metrics(make: Make) -> None:
-    pod = make(policy_entry(POD_A.egress, POD_B.group, OUT, protocol=TCP, port=80, cookie=99))
-    datapath = pod.datapath
-    fd = datapath.events_fd
-    assert fd is not None
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    assert poll.poll(0) == []
-    web = ip(A4, B4, TCP, tcp(1000, 80))
-    before = time.monotonic_ns()
-    pod.sends(web)
-    pod.sends(web)
-    denied = ip(A6, B6, UDP, udp(7, 9))
-    pod.sends(denied)
-    assert poll.poll(1000)
-    first, second = datapath.drain()
-    assert before < first.time_ns < time.monotonic_ns()
-    assert (first.endpoint, first.ifindex, first.peer, first.cookie) == (
-        POD_A.id, POD_A.ifindex, POD_B.group, 99,
-    )  # fmt: skip
-    assert (first.direction, first.protocol, first.family) == (OUT, TCP, 1)
-    assert (first.source, first.destination) == (address(A4), address(B4))
-    assert (first.source_port, first.destination_port) == (1000, 80)
-    assert first.reason is Reason.ALLOWED
-    assert (second.reason, second.family, second.source_port) == (Reason.NO_RULE, 2, 7)
-    assert (second.source, second.destination) == (address(A6), address(B6))
-    assert datapath.drain() == []
-    assert datapath.metrics() == {
-        (Reason.ALLOWED, OUT): (2, 2 * len(web)),
-        (Reason.NO_RULE, OUT): (1, len(denied)),
-    }
-
-
-def test_a_full_ring_buffer_changes_no_verdict(make: Make) -> None:
-    pod = make(ALL_OUT)
-    frame = ip(B4, A4, UDP, udp(7, 9))
-    room = os.sysconf("SC_PAGE_SIZE") * 16 // (64 + 8)
-    for _ in range(room + 100):
-        assert pod.gets(frame) is Reason.NO_RULE
-    assert room - 2 <= len(pod.datapath.drain()) <= room
-    assert pod.datapath.metrics()[Reason.NO_RULE, IN][0] == room + 100
-    pod.gets(frame)
-    assert len(pod.datapath.drain()) == 1, "room again"
