@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Final
 
 from bench import cluster
-from bench.fleet import certificates, profiled, relabel, running
+from bench.fleet import alarms, certificates, profiled, relabel, running
 from bench.rows import Context, Row, measured, shown
 
 GROUP: Final = "agents"
@@ -59,7 +59,7 @@ def run(context: Context) -> list[Row]:
             [one["seconds"] for one in starts],
             limit=5.0,
             beside=f"CPU: server {shown(first['cpu'][0], 's')}, "
-            f"all agents {shown(total, 's')} on these cores",
+            f"all agents {shown(total, 's')} on these cores{alarms(first)}",
         ),
         measured(
             GROUP,

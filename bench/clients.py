@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from bench import cluster
-from bench.fleet import certificates, profiled, relabel, running
+from bench.fleet import alarms, certificates, profiled, relabel, running
 from bench.rows import Context, Row, measured, shown
 
 GROUP: Final = "clients"
@@ -58,7 +58,7 @@ def run(context: Context) -> list[Row]:
             limit=5.0,
             beside=f"reading JSON {shown(first['read'] - first['began'], 's')}, listening after "
             f"{shown(first['listening'] - first['began'], 's')}; "
-            f"{shown(max(first['bytes'].values()), 'B')} to one node",
+            f"{shown(max(first['bytes'].values()), 'B')} to one node{alarms(first)}",
         ),
         measured(
             GROUP,

@@ -107,6 +107,12 @@ def profiled(context: Context, name: str, child: Child, work: Callable[[], Any])
         context.keep(name, child.ask("profiled")["text"])
 
 
+def alarms(start: dict[str, Any]) -> str:
+    """What the server warned of meanwhile, shortly: how often, and the first; "" for nothing."""
+    said: list[str] = start["warnings"]
+    return f"; {len(said)} warnings, first {said[0]}" if said else ""
+
+
 def relabel(fleet: Fleet, built: cluster.Cluster, generation: int) -> dict[str, Any]:
     """One relabel; what it cost the server, and CPU seconds of the others with their clean-up."""
     before = fleet.used()[1:]

@@ -38,7 +38,7 @@ class Setup(msgspec.Struct, frozen=True):
 
 
 class Quiet:
-    """A log that counts what it is told."""
+    """A log that keeps its warnings."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []

@@ -95,9 +95,8 @@ async def _start(setup: Setup) -> tuple[Handler, Any]:
                 return {}
             case "wait":
                 await asyncio.wait_for(driver.synced.wait(), command["seconds"])
-                if log.warnings:
-                    raise RuntimeError(log.warnings[0])
-                return {"at": driver.at, "bytes": _sent(service)}
+                said, log.warnings = log.warnings, []
+                return {"at": driver.at, "bytes": _sent(service), "warnings": said}
         raise ValueError(command["do"])
 
     return handle, stack.aclose()
