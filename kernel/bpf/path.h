@@ -78,7 +78,8 @@ INLINE bool icmp_error(const struct packet *p)
 }
 
 /* An ICMP error passes if it is about a packet that went through here the other way: one that
- * opened (or followed up) a flow of the other direction, or the reply of a flow of this one. */
+ * opened (or followed up) a flow of the other direction, or the reply of a flow of this one; and if
+ * it goes to who sent that packet, or a pod could send errors about one flow to everybody. */
 SUBPROGRAM int judge_error(struct __sk_buff *skb, const struct context *c)
 {
 	const struct packet *p = &c->packet;
@@ -91,7 +92,8 @@ SUBPROGRAM int judge_error(struct __sk_buff *skb, const struct context *c)
 	failed = p->family == FAMILY_V4
 			 ? parse_ipv4(skb, p->l4 + 8, p->end, true, &inner)
 			 : parse_ipv6(skb, p->l4 + 8, p->end, true, &inner);
-	if (failed || inner.fragment == LATER || parse_l4(skb, &inner, true))
+	if (failed || inner.fragment == LATER || parse_l4(skb, &inner, true) ||
+	    !same_address(&inner.source, &p->destination))
 		return REASON_NO_RULE;
 	flow_key(&flow, c->endpoint.id, OTHER(c->direction), &inner, true);
 	if (find_flow(&flow, now) &&

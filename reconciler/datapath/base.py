@@ -27,7 +27,9 @@ Details of the packet path on which both implementations agree, besides the layo
   destination.
 * A first fragment has to hold the ports, one of TCP the flags too (14 bytes); else MALFORMED: a SYN
   that came in its second fragment would pass as a reply.
-* An ICMP error whose inner packet can't be parsed is NO_RULE, as one whose flow is not known.
+* An ICMP error whose inner packet can't be parsed is NO_RULE, as one whose flow is not known, and
+  one that doesn't go to the source of its inner packet: else a pod with one flow could send errors
+  about it to everybody.
 * Of ICMP only an echo request opens (or refreshes) a flow; other ICMP that policy allows passes
   without a conntrack entry, so that an echo reply never becomes the request of another.
   Only echo replies, and fragments that are not the first, can be replies. ICMP in fragments has

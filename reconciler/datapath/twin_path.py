@@ -188,11 +188,11 @@ class Passage:
     def _judge_error(
         self, frame: bytes, packet: Packet, endpoint: LocalEndpoint, direction: Direction
     ) -> Reason:
-        """An ICMP error: about a packet of a live flow, that went through here the other way."""
+        """An ICMP error: to who sent a packet of a live flow, which went here the other way."""
         cut_off = frame[: packet.end]
         try:
             inner = parse_ip(cut_off, packet.at + 8, packet.family, inner=True)
-            if inner.fragment is Fragment.LATER:
+            if inner.fragment is Fragment.LATER or inner.source != packet.destination:
                 return Reason.NO_RULE
             ports = parse_transport(cut_off, inner, inner=True)
         except Unparsed:

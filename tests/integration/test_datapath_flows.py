@@ -235,6 +235,7 @@ def test_errors_about_live_flows_pass(make: Make, a: str, b: str, protocol: int)
     assert pod.gets(error(router, a, about_answer)) is Reason.RELATED
     assert pod.sends(error(a, b, theirs.packet())) is Reason.RELATED
     assert pod.sends(error(a, b, ours.reversed.packet())) is Reason.RELATED
+    assert pod.sends(error(a, router, theirs.packet())) is Reason.NO_RULE, "to somebody else"
     assert pod.gets(error(router, a, ours.reversed.packet())) is Reason.NO_RULE, "not sent by us"
     assert pod.gets(error(router, a, Flow(a, b, protocol, 1, 80).packet())) is Reason.NO_RULE
     assert pod.gets(error(router, a, about_ours[:24], keep=24)) is Reason.NO_RULE, "cut off"
