@@ -38,12 +38,6 @@ BUGS = (
         "        self.out.append(Write(self._token, (*ops, now)))",
     ),
     Bug(
-        "commit-without-root-check",
-        "reconciler/core/dataplane/cut.py",
-        "if roots.to_bytes(self._root) != item.root:",
-        "if item.revision < 0:",
-    ),
-    Bug(
         "staging-that-a-packet-sees",
         "reconciler/core/dataplane/indices.py",
         "    def idle(self) -> int:\n        return 1 - self.active\n",

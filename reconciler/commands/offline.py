@@ -64,7 +64,7 @@ def _validate(paths: Paths, output: Output = Format.TABLE) -> None:
 def _verdicts(
     paths: Paths,
     ports: Annotated[
-        str, typer.Option("--ports", help="Ports to ask about: 80/tcp,53/udp,icmp.")
+        str, typer.Option("--probe", "--ports", help="Ports to ask about: 80/tcp,53/udp,icmp.")
     ] = "80/tcp",
     external: Annotated[
         list[str] | None, typer.Option("--external", help="An address beside the pods.")
