@@ -229,9 +229,7 @@ class Passage:
                     return Reason.REPLY
         self.ruling = self._ask(endpoint, direction, forward)
         reason = self.ruling.reason
-        opens = protocol not in _ECHO_REQUEST or (
-            not later and transport.type == _ECHO_REQUEST[protocol]
-        )
+        opens = protocol not in _ECHO_REQUEST or transport.type == _ECHO_REQUEST[protocol]
         if reason is Reason.ALLOWED and self._effects and opens:
             key = _flow_key(endpoint.id, direction, forward)
             live = self._live(key)

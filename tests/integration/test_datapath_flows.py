@@ -22,6 +22,7 @@ from reconciler.testing.packets import (
     UDP,
     Flow,
     ethernet,
+    fragments,
     icmp_error,
     ip,
 )
@@ -215,6 +216,21 @@ def test_a_first_fragment_that_fell_is_not_remembered(make: Make, a: str, b: str
     assert pod.sends(first) is Reason.NO_RULE
     assert pod.sends(later) is Reason.FRAGMENT
     assert pod.datapath.dump(MapId.FRAGMENTS) == {}
+
+
+@pytest.mark.parametrize(("a", "b", "protocol"), [(*BOTH[0], ICMP), (*BOTH[1], ICMPV6)])
+def test_a_fragmented_echo_is_answered(make: Make, a: str, b: str, protocol: int) -> None:
+    """In fragments no echo id counts: the later ones don't carry it."""
+    pod = make(out_to_b(protocol, None))
+    request = Flow(a, b, protocol, 7)
+    whole = request.reversed.segment(reply=True, payload=bytes(100))
+    first, later = (ethernet(each) for each in fragments(b, a, protocol, whole, size=64))
+    assert pod.gets(first) is Reason.NO_RULE, "nobody asked"
+    for frame in request.fragments(size=64, payload=bytes(100)):
+        assert pod.sends(frame) is Reason.ALLOWED
+    assert pod.gets(later) is Reason.FRAGMENT
+    assert pod.gets(first) is pod.gets(later) is Reason.REPLY
+    assert len(pod.datapath.dump(MapId.CONNTRACK)) == 1
 
 
 def error(a: str, b: str, about: bytes, *, keep: int | None = None) -> bytes:

@@ -117,6 +117,7 @@ def perform(datapath: Datapath, step: Aged | Flipped | Changed) -> None:
         datapath.apply([step.op])
 
 
+@pytest.mark.timeout(1_200)  # of the long profile
 @given(worlds(), steps())
 def test_verdicts_and_traces_agree(
     kernel: Datapath, world: tuple[Op, ...], steps: list[Step]
