@@ -50,6 +50,13 @@ BUGS = (
         "",
     ),
     Bug(
+        "a-new-prefix-hides-what-covered-it",
+        "reconciler/core/dataplane/mirror.py",
+        "    def covered(self, prefix: Prefix, half: int) -> int:\n",
+        "    def covered(self, prefix: Prefix, half: int) -> int:\n        return 0\n\n"
+        "    def unused(self, prefix: Prefix, half: int) -> int:\n",
+    ),
+    Bug(
         "a-birth-ignored",
         "reconciler/core/resources/decode.py",
         '(f"{namespace}/{each.group.hex()}", each.number, each.birth)',
@@ -74,22 +81,10 @@ BUGS = (
         '        return self.state not in ("gone", "disconnected")\n',
     ),
     Bug(
-        "staging-kept-over-a-broken-stream",
-        "reconciler/core/dataplane/agent.py",
-        "            self._cut.discard(now)\n",
-        "            pass\n",
-    ),
-    Bug(
         "publish-before-the-numbers",
         "reconciler/core/intake.py",
         "        return self._holding or self.allocator.unserved()\n",
         "        return False\n",
-    ),
-    Bug(
-        "newest-change-forgotten-in-a-difference",
-        "reconciler/core/resources/layer.py",
-        "                last[key] = new\n",
-        "                last.setdefault(key, new)\n",
     ),
     Bug(
         "believed-before-the-commit",
