@@ -131,7 +131,7 @@ class Agent:
         for each in response.resources:
             self.staged[response.type_url, each.name] = each.version
         for name in response.removed:
-            del self.staged[response.type_url, name]
+            self.staged.pop((response.type_url, name), None)  # unknown ones are fine
         return Client.ack(response.type_url, response.nonce)
 
     def _commit(self, response: Response) -> bytes:
