@@ -46,6 +46,7 @@ from reconciler.testing.packets import (
     authentication_header,
     ethernet,
     fragment_header,
+    fragments,
     icmp_error,
     ip,
     options_header,
@@ -325,6 +326,24 @@ def sent(draw: st.DrawFn, pool: Sequence[Conversation]) -> Sent:
     return Sent(ifindex, direction, frames(draw, now, other, outward))
 
 
+def exchange(draw: st.DrawFn, pool: Sequence[Conversation]) -> list[Step]:
+    """A packet and its answer, unharmed; maybe in fragments."""
+    now: Conversation = draw(among(*pool))
+    began = draw(_directions)
+    done: list[Step] = []
+    for direction in (began, Direction.INGRESS + Direction.EGRESS - began):
+        flow, reply = now.way(direction == Direction.EGRESS), direction != began
+        flags = SYN | ACK if reply else SYN
+        if draw(st.booleans()):
+            segment = flow.segment(flags=flags, reply=reply, payload=bytes(32))
+            pieces = fragments(flow.source, flow.destination, flow.protocol, segment, size=24)
+        else:
+            pieces = [flow.packet(flags=flags, reply=reply)]
+        ifindex = IFINDEXES[now.number]
+        done += [Sent(ifindex, Direction(direction), ethernet(piece)) for piece in pieces]
+    return done
+
+
 @st.composite
 def steps(draw: st.DrawFn) -> list[Step]:
     """At least 20 packets, with flips, changes of the maps and the passing of time between them."""
@@ -339,5 +358,7 @@ def steps(draw: st.DrawFn) -> list[Step]:
     done: list[Step] = []
     for _ in range(draw(st.integers(4, 6))):
         done += draw(between)
+        if draw(st.booleans()):
+            done += exchange(draw, pool)
         done += [sent(draw, pool) for _ in range(draw(st.integers(5, 8)))]
     return done
