@@ -23,7 +23,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, status_pb2
 
 from reconciler.core.resources.encode import rejection
-from reconciler.core.resources.types import Resource
+from reconciler.core.resources.types import COMMIT, ENDPOINT, Resource
 from reconciler.errors import ProtocolError, Refusal
 from reconciler.wire import resources_pb2 as pb
 
@@ -35,6 +35,9 @@ MAX_NAMES: Final = 100_000
 
 _KEPT_BYTES: Final = 64 << 20
 """Responses that are kept to be shared: enough for several cuts that are under way at once."""
+
+OWN: Final = frozenset({ENDPOINT, COMMIT})
+"""Types whose resources are served to one node only."""
 
 _KEPT_ACKS: Final = 4096
 _KEPT_WRAPPED: Final = 1 << 16
@@ -190,7 +193,12 @@ class Encoder:
     def frames(
         self, type_url: str, resources: Sequence[Resource], removed: Sequence[str] = ()
     ) -> tuple[Frame, ...]:
-        """One response, or several where one would pass the limit. None of both: no response."""
+        """One response, or several where one would pass the limit. None of both: no response.
+
+        Of types that are each node's own nothing is kept: there is nobody to share it with.
+        """
+        if type_url in OWN:
+            return tuple(self._make(type_url, resources, removed))
         key = (
             type_url,
             tuple((each.name, each.version) for each in resources),
@@ -226,7 +234,10 @@ class Encoder:
         key = (resource.type_url, resource.name, resource.version)
         data = self._wrapped.get(key)
         if data is None:
-            data = self._wrapped[key] = wrap(resource)
+            data = wrap(resource)
+            if resource.type_url in OWN:
+                return data
+            self._wrapped[key] = data
             if len(self._wrapped) > _KEPT_WRAPPED:
                 self._wrapped.popitem(last=False)
         return data
