@@ -50,13 +50,6 @@ BUGS = (
         "",
     ),
     Bug(
-        "a-new-prefix-hides-what-covered-it",
-        "reconciler/core/dataplane/mirror.py",
-        "    def covered(self, prefix: Prefix, half: int) -> int:\n",
-        "    def covered(self, prefix: Prefix, half: int) -> int:\n        return 0\n\n"
-        "    def unused(self, prefix: Prefix, half: int) -> int:\n",
-    ),
-    Bug(
         "a-birth-ignored",
         "reconciler/core/resources/decode.py",
         '(f"{namespace}/{each.group.hex()}", each.number, each.birth)',
@@ -95,10 +88,10 @@ BUGS = (
         "        self.floor = self.target.revision\n",
     ),
     Bug(
-        "cache-of-another-cut-adopted",
-        "reconciler/core/dataplane/records.py",
-        "        if root is None or record.root == root:\n",
-        "        if True:\n",
+        "scope-leaves-out-a-named-peer",
+        "reconciler/core/resources/build.py",
+        "if group in local or number in named:",
+        "if group in local:",
     ),
 )
 
