@@ -15,6 +15,7 @@ from rich.table import Table
 
 from bench import machine
 from bench.rows import Context, Group, Row, shown
+from reconciler.errors import ReconcilerError
 
 GROUPS: Final = {
     "kernel": "maps, flip and packets in the kernel (root)",
@@ -46,6 +47,7 @@ def main() -> int:
     chosen = [PROFILES[options.profile]] if options.profile else options.only or list(GROUPS)
     described = machine.describe()
     rows: list[Row] = []
+    failed = False
     with progress.status("") as status:
         context = Context(
             quick=options.quick,
@@ -58,7 +60,12 @@ def main() -> int:
             context.say(f"{name} …")
             context.say = lambda text, name=name: status.update(f"{name}: {text}")  # type: ignore[misc]
             group: Group = importlib.import_module(f"bench.{name}").run
-            rows += group(context)
+            try:
+                rows += group(context)
+            except (RuntimeError, OSError, ReconcilerError) as error:
+                # The other groups' numbers are not lost for it.
+                rows.append(Row(group=name, what="the whole group", why=f"failed: {error}"))
+                failed = True
             progress.print(f"{name}: {time.monotonic() - began:.1f} s", style="dim")
     if options.json:
         print(json.dumps({"machine": described, "rows": msgspec.to_builtins(rows)}, indent=1))
@@ -66,7 +73,7 @@ def main() -> int:
         _print(described, rows)
     for path in context.written:
         progress.print(f"profile: {path}")
-    return 0
+    return int(failed)
 
 
 def _options() -> argparse.Namespace:
