@@ -25,6 +25,7 @@ from reconciler.testing.packets import (
     fragments,
     icmp_error,
     ip,
+    options_header,
 )
 from tests.integration.datapath_pod import BOTH, IN, OUT, Make, in_from_b, out_to_b
 from tests.integration.kernel_world import (
@@ -260,3 +261,25 @@ def test_errors_about_live_flows_pass(make: Make, a: str, b: str, protocol: int)
     pod.sends(ours.frame())
     pod.forget(MapId.POLICIES, out_to_b(protocol))
     assert pod.gets(error(router, a, about_ours)) is Reason.NO_RULE
+
+
+@pytest.mark.parametrize(("headers", "reason"), [(2, Reason.RELATED), (3, Reason.NO_RULE)])
+def test_an_error_is_read_through_two_extension_headers(
+    make: Make, headers: int, reason: Reason
+) -> None:
+    pod = make(out_to_b(UDP))
+    a, b = BOTH[1]
+    chain = (options_header(),) * headers
+    about = ip(a, b, UDP, Flow(a, b, UDP, 1000, 80).segment(), extensions=chain)
+    assert pod.sends(ethernet(about)) is Reason.ALLOWED
+    assert pod.gets(error("2001:db8::1", a, about)) is reason
+
+
+@pytest.mark.parametrize(("a", "b"), BOTH)
+def test_an_error_is_about_a_first_fragment(make: Make, a: str, b: str) -> None:
+    pod = make(out_to_b(UDP))
+    flow = Flow(a, b, UDP, 1000, 80)
+    first, later = flow.fragments(size=64, payload=bytes(100))
+    assert pod.sends(first) is Reason.ALLOWED
+    assert pod.gets(error(b, a, first[14:])) is Reason.RELATED
+    assert pod.gets(error(b, a, later[14:])) is Reason.NO_RULE

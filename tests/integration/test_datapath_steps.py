@@ -406,6 +406,7 @@ def test_peers_that_nobody_knows_are_unknown(make: Make, group: int) -> None:
     """No owner, an owner without an identity, one past the end: never world, never a pod."""
     pod = make(out_to_b(None, None), policy_entry(POD_A.egress, IdentityIndex.WORLD_V4, OUT))
     pod.put(MapId.GROUPS, group_entry(GroupIndex.UNKNOWN, IdentityIndex.UNKNOWN, 0, 0))
+    pod.put(MapId.GROUPS, group_entry(GroupIndex.NONE, IdentityIndex.WORLD_V4, 0, 0))
     pod.put(MapId.ADDRESSES, address_entry(B4, group))
     frame = Flow(A4, B4, TCP).frame()
     assert pod.sends(frame) is Reason.NO_RULE

@@ -246,6 +246,10 @@ def packets(draw: st.DrawFn, now: Conversation, other: Conversation, outward: bo
         if len(address(other.flow.source)) == len(address(flow.source)):
             about = other.way(draw(among(outward, not outward)))
         inside = about.packet(flags=flags, reply=reply, payload=bytes(16))
+        if len(address(flow.source)) == 16 and draw(among(0, 0, 1)):
+            chain = draw(st.lists(_usual_extensions, max_size=4))
+            source, destination, segment = inside[8:24], inside[24:40], inside[40:]
+            inside = ip(source, destination, about.protocol, segment, extensions=chain)
         keep = draw(among(None, None, None, None, 20, 28, 47, 48, 60))
         type = draw(among(None, None, None, 1, 2, 3, 4, 5, 11, 12))
         return icmp_error(flow.source, flow.destination, inside, type=type, keep=keep)
