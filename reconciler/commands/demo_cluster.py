@@ -46,7 +46,7 @@ SMALL_NODE: Final = "node-3"
 SMALL_POLICIES: Final = 2_048
 """Policy entries that this node's kernel can hold: less than what part 5 asks of it."""
 
-SYNC_SECONDS: Final = 45.0
+SYNC_SECONDS: Final = 20.0
 
 
 class DemoFailed(ReconcilerError):

@@ -22,8 +22,10 @@ from reconciler.errors import Refusal
 MODEL = load("client")
 
 FIRST_BACK_OFF: Final = 0.5
-LONGEST_BACK_OFF: Final = 30.0
-"""Seconds. Doubled after each failure; the jitter spreads nodes that lost one server."""
+LONGEST_BACK_OFF: Final = 5.0
+"""Seconds. Doubled after each failure; the jitter spreads nodes that lost one server. Short, since a
+server that is back must hear from every node before a cut or a number can move: with 30 s, one that
+was away for 15 s was without some of its nodes for as long again. A refused connection is cheap."""
 
 
 class Report(msgspec.Struct, frozen=True):
