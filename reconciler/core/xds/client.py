@@ -23,7 +23,7 @@ MODEL = load("client")
 
 FIRST_BACK_OFF: Final = 0.5
 LONGEST_BACK_OFF: Final = 5.0
-"""Seconds. Doubled after each failure; the jitter spreads nodes that lost one server. Short, since a
+"""Seconds. Doubled after each failure; jitter spreads the nodes that lost one server. Short: a
 server that is back must hear from every node before a cut or a number can move: with 30 s, one that
 was away for 15 s was without some of its nodes for as long again. A refused connection is cheap."""
 
