@@ -65,19 +65,19 @@ class OpenDoor(Door):
 def test_file_becomes_rows_one_a_source_state() -> None:
     model = parse(DOOR, "door.toml")
     assert model.transitions[2:] == (
-        Transition("push", "shut", "shut", None, ("ring",), "Push", "noise"),
-        Transition("brick", "open", "gone", None, ("ring", "wall_up"), "Brick"),
-        Transition("brick", "shut", "gone", None, ("ring", "wall_up"), "Brick"),
+        Transition("push", "shut", "shut", None, ("ring",), ("Push",), "noise"),
+        Transition("brick", "open", "gone", None, ("ring", "wall_up"), ("Brick",)),
+        Transition("brick", "shut", "gone", None, ("ring", "wall_up"), ("Brick",)),
     )
     assert model.triggers() == ("push", "brick")
     assert model.states["gone"].final
     assert not model.states["open"].final
     assert model.edges() == {
-        ("open", "Push", "shut"),
-        ("shut", "Push", "open"),
-        ("shut", "Push", "shut"),
-        ("open", "Brick", "gone"),
-        ("shut", "Brick", "gone"),
+        ("push", "open", "shut", "Push"),
+        ("push", "shut", "open", "Push"),
+        ("push", "shut", "shut", "Push"),
+        ("brick", "open", "gone", "Brick"),
+        ("brick", "shut", "gone", "Brick"),
     }
 
 

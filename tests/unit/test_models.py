@@ -101,7 +101,7 @@ def test_everything_named_is_used_and_explained(model: Model) -> None:
     assert model.where
     assert model.summary.endswith(".")
     assert all(state.meaning for state in model.states.values())
-    assert all(row.action[0].isupper() for row in rows)
+    assert all(action[0].isupper() for row in rows for action in row.actions)
 
 
 @every_model

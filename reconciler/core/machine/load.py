@@ -17,7 +17,7 @@ A model file:
       { on = "pull", from = ["open", "shut"], to = "=", guard = "unlocked", action = "Pull" },
     ]
 
-`from` may list several states; `to = "="` stays where it is. Rows of one state and event are
+`from` may list several states, `action` several actions of the spec; `to = "="` stays where it is. Rows of one state and event are
 tried in the order of the file, so a row without a guard comes last; `why` is for rows that
 surprise. An inline table of TOML stays on its line. TOML, not YAML: YAML reads `on` as true.
 """
@@ -44,7 +44,7 @@ class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     on: str
     source: str | list[str] = msgspec.field(name="from")
     to: str
-    action: str
+    action: str | list[str]
     guard: str = ""
     do: list[str] = []
     why: str = ""
@@ -166,8 +166,12 @@ def _rows(file: str, content: _File) -> Iterable[Transition]:
         for effect in row.do:
             if effect not in content.effects:
                 raise ModelError(f"{where}: unknown effect {effect!r}")
-        if not row.action.isidentifier():
-            raise ModelError(f"{where}: action {row.action!r} is not a TLA+ name")
+        actions = (row.action,) if isinstance(row.action, str) else tuple(row.action)
+        if not actions:
+            raise ModelError(f"{where}: action names none")
+        for action in actions:
+            if not action.isidentifier():
+                raise ModelError(f"{where}: action {action!r} is not a TLA+ name")
         for state in sources:
             yield Transition(
                 trigger=row.on,
@@ -175,7 +179,7 @@ def _rows(file: str, content: _File) -> Iterable[Transition]:
                 dest=state if row.to == STAY else row.to,
                 guard=row.guard or None,
                 effects=tuple(row.do),
-                action=row.action,
+                actions=actions,
                 why=row.why,
             )
 

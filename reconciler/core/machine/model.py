@@ -32,14 +32,14 @@ class State(msgspec.Struct, frozen=True):
 
 
 class Transition(msgspec.Struct, frozen=True):
-    """One row. `action` is the TLA+ action that it stands for; `why` explains what surprises."""
+    """One row. `actions` are the TLA+ actions that it stands for; `why` explains what surprises."""
 
     trigger: str
     source: str
     dest: str
     guard: str | None = None
     effects: tuple[str, ...] = ()
-    action: str = ""
+    actions: tuple[str, ...] = ()
     why: str = ""
 
 
@@ -73,9 +73,14 @@ class Model(msgspec.Struct, frozen=True, eq=False):
         """Names of the events in the order in which the file first names them."""
         return tuple(dict.fromkeys(row.trigger for row in self.transitions))
 
-    def edges(self) -> frozenset[tuple[str, str, str]]:
-        """(source, TLA+ action, dest) of every row: what a spec's state graph is compared with."""
-        return frozenset((row.source, row.action, row.dest) for row in self.transitions)
+    def edges(self) -> frozenset[tuple[str, str, str, str]]:
+        """(trigger, source, dest, TLA+ action) of every row and each of its actions: what the
+        state graph of a spec is compared with."""
+        return frozenset(
+            (row.trigger, row.source, row.dest, action)
+            for row in self.transitions
+            for action in row.actions
+        )
 
     def step(
         self, state: str, trigger: str, guard: Callable[[str], bool] = no_guards
