@@ -17,9 +17,10 @@ A model file:
       { on = "pull", from = ["open", "shut"], to = "=", guard = "unlocked", action = "Pull" },
     ]
 
-`from` may list several states, `action` several actions of the spec; `to = "="` stays where it is. Rows of one state and event are
-tried in the order of the file, so a row without a guard comes last; `why` is for rows that
-surprise. An inline table of TOML stays on its line. TOML, not YAML: YAML reads `on` as true.
+`from` may list several states and `action` several actions of the spec; `to = "="` stays where
+it is. Rows of one state and event are tried in the order of the file, so a row without a guard
+comes last; `why` is for rows that surprise. An inline table of TOML stays on its line. TOML, not
+YAML: YAML reads `on` as true.
 """
 
 from __future__ import annotations
