@@ -22,6 +22,7 @@ from reconciler.core.objects import Change, Prefix
 from reconciler.core.policy.compiler import Compiler
 from reconciler.core.policy.published import PolicyDelta
 from reconciler.core.store import Cluster, Delta
+from reconciler.core.trace import Trace
 
 
 class IntakeConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +102,13 @@ class Intake:
     The first `enqueue` is the whole initial state: nothing is published before it.
     """
 
-    def __init__(self, config: IntakeConfig, journal: JournalState, now: float) -> None:
+    def __init__(
+        self,
+        config: IntakeConfig,
+        journal: JournalState,
+        now: float,
+        trace: Trace | None = None,
+    ) -> None:
         self.cluster = Cluster(
             config.filter,
             cluster_name=config.cluster_name,
@@ -109,7 +116,11 @@ class Intake:
             cluster_cidrs=config.cluster_cidrs,
         )
         self.allocator = Allocator(
-            journal, pool=config.pool, drain_seconds=config.drain_seconds, now=now
+            journal,
+            pool=config.pool,
+            drain_seconds=config.drain_seconds,
+            now=now,
+            trace=trace,
         )
         self.compiler = Compiler(config.filter)
         self._queue: list[Change] = []

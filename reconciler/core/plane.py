@@ -22,6 +22,7 @@ from reconciler.core.policy.sizes import Sizes
 from reconciler.core.resources import encode
 from reconciler.core.resources.build import Changed, LocalEndpoint, State, ViewBuilder
 from reconciler.core.resources.types import CUT_TYPES, IDENTITY
+from reconciler.core.trace import Trace, about
 from reconciler.core.xds.codec import Encoder, Frame
 from reconciler.core.xds.nodes import Node, Nodes
 from reconciler.core.xds.rollout import Restart, Rollout
@@ -76,8 +77,8 @@ SERVED = frozenset((*CUT_TYPES, IDENTITY))
 class _Stream:
     __slots__ = ("core", "identities", "node")
 
-    def __init__(self, node: str) -> None:
-        self.core = DeltaStream(SERVED, whole=CUT_TYPES)
+    def __init__(self, node: str, trace: Trace | None) -> None:
+        self.core = DeltaStream(SERVED, whole=CUT_TYPES, trace=trace)
         self.identities: Served | None = None  # once the stream has asked for any
         self.node = node
 
@@ -89,16 +90,21 @@ class ControlPlane:
         journal: JournalState,
         now: float,
         on_publish: Callable[[int], None] = lambda revision: None,
+        trace: Trace | None = None,
     ) -> None:
-        """on_publish: told of each new revision while the store is exactly what it publishes."""
+        """on_publish: told of each new revision while the store is exactly what it publishes.
+
+        trace: records the steps of this leadership, in the order in which they take effect.
+        """
         self._on_publish = on_publish
+        self._trace = trace
         self.config = config
         self.epoch = journal.epoch
         self.revision = 0
-        self.intake = Intake(config.intake, journal, now)
+        self.intake = Intake(config.intake, journal, now, trace)
         self.builder = ViewBuilder(self._state(), config.scope)
         self.encoder = Encoder()
-        self.nodes = Nodes(self._rollout, config.absent_grace, now)
+        self.nodes = Nodes(self._rollout, config.absent_grace, now, trace)
         self.deposed = ""  # why, once it is
         self._sizes = Sizes(self.intake.compiler.peer_sets)
         self._too_large: frozenset[str] = frozenset()  # rule sets that no node could hold
@@ -139,7 +145,7 @@ class ControlPlane:
         state = self.nodes.node(node, now)
         if state.stream is not None:
             self._close(state.stream, "ABORTED", "a newer stream of this node has opened", now)
-        self._streams[stream] = _Stream(node)
+        self._streams[stream] = _Stream(node, about(self._trace, node=node, stream=stream))
         state.stream = stream
         state.fire("connect", now)
 
@@ -272,7 +278,7 @@ class ControlPlane:
     def _handle(self, stream: int, held: _Stream, node: Node, event: object, now: float) -> None:
         match event:
             case Subscribed(type_url=type_url, initial=initial) if type_url == IDENTITY:
-                held.identities = Served(initial)
+                held.identities = Served(initial, about(self._trace, node=node.name, stream=stream))
                 self._serve_identities(stream, held, Wanted())
             case Resubscribed(type_url=type_url, wanted=wanted) if type_url == IDENTITY:
                 self._serve_identities(stream, held, wanted)
@@ -351,6 +357,7 @@ class ControlPlane:
             lambda refused: self.builder.view(name, self.revision, refused | self._too_large),
             self.encoder,
             self.config.closed_grace,
+            about(self._trace, node=name),
         )
         rollout.newest = self.revision
         return rollout

@@ -29,3 +29,14 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 Trace = Callable[[Event], None]
+
+
+def about(trace: Trace | None, **args: Any) -> Trace | None:
+    """The same trace for a part that does not know whose it is: `args` go into each event."""
+    if trace is None:
+        return None
+
+    def record(event: Event) -> None:
+        trace(Event(event.spec, event.action, {**args, **event.args}))
+
+    return record

@@ -54,6 +54,7 @@ from reconciler.core.resources.decode import decode
 from reconciler.core.resources.types import COMMIT, STAGED, Resource
 from reconciler.core.resources.values import Commit, IdentityLabels
 from reconciler.core.snapshots import AgentRow, EndpointRow
+from reconciler.core.trace import Trace
 from reconciler.core.xds.client import Client, Report
 from reconciler.core.xds.codec import Response
 from reconciler.errors import DatapathError, MapFull, ProtocolError, Refusal
@@ -74,13 +75,16 @@ class AgentCore:
         cache: CachedCut | None,
         now: float,
         options: Options | None = None,
+        trace: Trace | None = None,
     ) -> None:
         """kernel: what was found in the maps, None or empty after a restart of the node.
 
         cache: `records.replay` of the disk cache with the kernel's root (None root if the maps are
         empty); a cut with another root than the maps' is not used for more than its `next_id`.
+        trace: records the steps of this process, in the order in which they take effect.
         """
         self.node = node
+        self._trace = trace
         self._options = options or Options()
         self._limits = limits
         self._effects: list[Effect] = []
@@ -92,11 +96,11 @@ class AgentCore:
         self._connecting = self._connected = self._closing = False
         self._whole_bytes = self._appended = 0
         self._compact_due = False  # older records before a whole one
-        self._client = Client(node, now, self._options.max_stale)
+        self._client = Client(node, now, self._options.max_stale, trace)
         kernel = kernel or Adopted()
         next_id = max((*kernel.ids, cache.next_id - 1 if cache else 0, 0)) + 1
-        self._tables = Tables(node, limits, self._options.services, next_id)
-        self._cut = Cut(node, self._tables)
+        self._tables = Tables(node, limits, self._options.services, next_id, trace)
+        self._cut = Cut(node, self._tables, trace)
         self._cut.revision, self._cut.root = kernel.revision, kernel.root
         self._adopting = False
         self._start(kernel, cache, now)
@@ -313,7 +317,8 @@ class AgentCore:
 
     def _rebuild(self, kernel: Adopted, cut: CachedCut, now: float) -> None:
         ports = self._tables.endpoints.ports
-        self._tables = Tables(self.node, self._limits, self._options.services, cut.next_id)
+        services = self._options.services
+        self._tables = Tables(self.node, self._limits, services, cut.next_id, self._trace)
         self._cut = self._cut.successor(self._tables)
         known = {ifindex for ifindex, port in ports.items() if port.has_entry}
         self._adopt(

@@ -23,6 +23,7 @@ from reconciler.core.dataplane.values import Change
 from reconciler.core.machine import load
 from reconciler.core.resources import root as roots
 from reconciler.core.resources.types import COMMIT, CUT_NAME, Resource
+from reconciler.core.trace import Trace
 from reconciler.errors import Refusal
 
 MODEL: Final = load("cut")
@@ -97,11 +98,12 @@ Item = Staging | Committing
 class Cut:
     __slots__ = (
         "_again", "_flip_ops", "_item", "_now", "_preparing", "_record", "_root",
-        "_root_before", "_token", "_whole", "_writes", "distrusts", "held", "node", "out",
+        "_root_before", "_token", "_trace", "_whole", "_writes", "distrusts", "held", "node", "out",
         "refusal", "retry_at", "revision", "root", "state", "tables", "unconfirmed", "waiting",
     )  # fmt: skip
 
-    def __init__(self, node: str, tables: Tables) -> None:
+    def __init__(self, node: str, tables: Tables, trace: Trace | None = None) -> None:
+        self._trace = trace
         self.state = MODEL.initial
         self.node = node
         self.tables = tables
@@ -212,7 +214,7 @@ class Cut:
     def successor(self, tables: Tables) -> Cut:
         """The same cut in force, with other tables into which nothing was staged yet."""
         assert self.settled, "a cut is under way"
-        cut = Cut(self.node, tables)
+        cut = Cut(self.node, tables, self._trace)
         cut.revision, cut.root, cut.distrusts = self.revision, self.root, self.distrusts
         cut.unconfirmed, cut.refusal, cut._token = self.unconfirmed, self.refusal, self._token
         return cut

@@ -27,6 +27,7 @@ from reconciler.core.dataplane.layout import (
 )
 from reconciler.core.dataplane.ops import Op, Put, Remove
 from reconciler.core.machine import load
+from reconciler.core.trace import Trace
 
 MODEL: Final = load("endpoint")
 _NO_V4: Final = bytes(4)
@@ -96,7 +97,8 @@ class Port:
 
 
 class Endpoints:
-    def __init__(self, next_id: int = 1) -> None:
+    def __init__(self, next_id: int = 1, trace: Trace | None = None) -> None:
+        self._trace = trace
         self.ports: dict[int, Port] = {}
         self.next_id = next_id
         self.rows: tuple[dict[str, PodRow], dict[str, PodRow]] = ({}, {})

@@ -18,6 +18,7 @@ from reconciler.core.dataplane.overlay import Overlay
 from reconciler.core.dataplane.rulesets import RESERVED, PeerKey
 from reconciler.core.dataplane.view import Cause, GroupKey, Row, View
 from reconciler.core.policy.ir import Prefix
+from reconciler.core.trace import Trace
 from reconciler.errors import Refusal
 
 NOBODY: Cause = ("", "")
@@ -46,13 +47,15 @@ class Indices:
         limits: Mapping[MapId, int],
         services: Iterable[Prefix] = (),
         next_id: int = 1,
+        trace: Trace | None = None,
     ) -> None:
+        self._trace = trace
         self.limits = limits
         self.phase = Phase.SETTLED
         self.active = 0
         self.view = View(node, services)
         self.mirror = Mirror()
-        self.endpoints = Endpoints(next_id)
+        self.endpoints = Endpoints(next_id, trace)
         self.owners: Overlay[bytes, GroupKey] = Overlay()  # trie key → what the next cut says
         self.uses: Overlay[GroupKey, int] = Overlay()  # addresses and pods of a group
         self.rows: Overlay[GroupKey, Row] = Overlay()  # of used groups

@@ -27,6 +27,7 @@ from pyroaring import BitMap
 
 from reconciler.core.identity.entry import MODEL, IdentityEntry, Registry
 from reconciler.core.identity.journal import Changes, Identity, JournalBatch, JournalState
+from reconciler.core.trace import Trace
 from reconciler.errors import CapacityError, JournalCorrupt
 
 POOL: Final = range(256, 65536)
@@ -64,7 +65,9 @@ class Allocator:
         drain_seconds: float = 30.0,
         max_batch: int = MAX_BATCH,
         now: float,
+        trace: Trace | None = None,
     ) -> None:
+        self._trace = trace
         self._epoch, self._revision = state.epoch, state.revision
         self._pool, self._drain_seconds, self._max_batch = pool, drain_seconds, max_batch
         self._cursor = state.cursor if state.cursor in pool else pool.start

@@ -14,6 +14,7 @@ import msgspec
 from reconciler.core.machine import load
 from reconciler.core.resources.encode import commit_version
 from reconciler.core.resources.types import COMMIT, CUT_NAME, CUT_TYPES
+from reconciler.core.trace import Trace
 from reconciler.core.xds import codec
 from reconciler.core.xds.codec import Request, Response
 from reconciler.core.xds.subscription import WILDCARD
@@ -40,11 +41,14 @@ class Client:
     """models/client.toml. After each event look at `wants_stream` and `retry_at`."""
 
     __slots__ = (
-        "_delay", "_jitter", "_max_stale", "_now", "discard", "distrusted", "last_contact", "node",
-        "retry_at", "state", "subscribe_due", "wants_stream",
+        "_delay", "_jitter", "_max_stale", "_now", "_trace", "discard", "distrusted",
+        "last_contact", "node", "retry_at", "state", "subscribe_due", "wants_stream",
     )  # fmt: skip
 
-    def __init__(self, node: str, now: float, max_stale: float = 0.0) -> None:
+    def __init__(
+        self, node: str, now: float, max_stale: float = 0.0, trace: Trace | None = None
+    ) -> None:
+        self._trace = trace
         self.node = node
         self.state = MODEL.initial
         self.retry_at: float | None = now

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from reconciler.core.machine import load
+from reconciler.core.trace import Trace
 from reconciler.core.xds.rollout import Rollout
 
 MODEL = load("node")
@@ -78,8 +79,13 @@ class Node:
 
 class Nodes:
     def __init__(
-        self, rollout_of: Callable[[str], Rollout], absent_grace: float, started: float
+        self,
+        rollout_of: Callable[[str], Rollout],
+        absent_grace: float,
+        started: float,
+        trace: Trace | None = None,
     ) -> None:
+        self._trace = trace
         self._rollout_of = rollout_of
         self._absent_grace = absent_grace
         self._nodes: dict[str, Node] = {}

@@ -35,6 +35,7 @@ from reconciler.core.resources.types import (
     STAGED,
     Resource,
 )
+from reconciler.core.trace import Trace
 from reconciler.core.xds.codec import Encoder, Frame
 from reconciler.errors import Refusal
 from reconciler.wire import resources_pb2 as pb
@@ -75,6 +76,7 @@ class Rollout:
         "_out",
         "_sent",
         "_stray",
+        "_trace",
         "_view_of",
         "_waiting",
         "acked",
@@ -94,7 +96,14 @@ class Rollout:
         "target",
     )  # fmt: skip
 
-    def __init__(self, view_of: ViewOf, encoder: Encoder, closed_grace: float) -> None:
+    def __init__(
+        self,
+        view_of: ViewOf,
+        encoder: Encoder,
+        closed_grace: float,
+        trace: Trace | None = None,
+    ) -> None:
+        self._trace = trace
         self.state = MODEL.initial
         self._view_of = view_of
         self._encoder = encoder

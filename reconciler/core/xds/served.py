@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from reconciler.core.resources.types import Resource
+from reconciler.core.trace import Trace
 from reconciler.core.xds.subscription import Subscription, Wanted
 
 ABSENT: Final = ""
@@ -31,10 +32,13 @@ class Due(msgspec.Struct, frozen=True):
 
 
 class Served:
-    __slots__ = ("_known",)
+    __slots__ = ("_known", "_trace")
 
-    def __init__(self, initial: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, initial: Mapping[str, str] | None = None, trace: Trace | None = None
+    ) -> None:
         """initial: name → version that the client has, from its first request."""
+        self._trace = trace
         self._known: dict[str, str] = dict(initial or {})
 
     def begin(self, subscription: Subscription, current: Mapping[str, Resource]) -> Due:

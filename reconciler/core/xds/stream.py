@@ -18,6 +18,7 @@ from collections.abc import Collection
 import msgspec
 
 from reconciler.core.machine import load
+from reconciler.core.trace import Trace
 from reconciler.core.xds import codec
 from reconciler.core.xds.codec import Frame, Request
 from reconciler.core.xds.subscription import WILDCARD, Subscription, Wanted
@@ -81,7 +82,13 @@ class _Type:
 class DeltaStream:
     """served: type URLs; whole: those of them that have the wildcard subscription only."""
 
-    def __init__(self, served: Collection[str], whole: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        served: Collection[str],
+        whole: Collection[str] = (),
+        trace: Trace | None = None,
+    ) -> None:
+        self._trace = trace
         self._served = served
         self._whole = whole
         self._types: dict[str, _Type] = {}
