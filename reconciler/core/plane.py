@@ -148,6 +148,7 @@ class ControlPlane:
         self._streams[stream] = _Stream(node, about(self._trace, node=node, stream=stream))
         state.stream = stream
         state.fire("connect", now)
+        self.nodes.noted(state)
 
     def received(self, stream: int, frame: bytes, now: float) -> None:
         held = self._streams.get(stream)
@@ -172,14 +173,13 @@ class ControlPlane:
             node.rollout.disconnected(now)
             node.rollout.take()
             node.fire("disconnect", now)
+            self.nodes.noted(node)
 
     def tick(self, now: float) -> None:
         """Do what is due. Call it at `next_deadline`; more often does no harm."""
         if self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
-        self.nodes.tick(now)
-        for node in list(self.nodes):
-            node.rollout.tick(now)
+        for node in self.nodes.tick(now):
             self._flush(node, now)
         self._advance(now)
 
@@ -316,6 +316,7 @@ class ControlPlane:
                 self._send(node.stream, self._streams[node.stream], out)
         if node.stream is not None and node.rollout.in_sync and node.state != "in-sync":
             node.fire("committed_newest", now)
+        self.nodes.noted(node)
         self._alarm("rollout", node.name, node.rollout.alarm)
         self._alarm("lag", node.name, node.alarm)
 

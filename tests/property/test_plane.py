@@ -19,6 +19,7 @@ from reconciler.core.resources import root
 from reconciler.core.resources.types import COMMIT, CUT_TYPES, RULE_SET
 from reconciler.core.xds.client import Client, Report
 from reconciler.core.xds.codec import decode_response
+from reconciler.core.xds.nodes import Nodes
 from reconciler.errors import Refusal
 from reconciler.testing.journal import MemoryJournal
 from reconciler.testing.world import World
@@ -26,6 +27,7 @@ from reconciler.wire import resources_pb2 as pb
 
 NODES = ("n1", "n2")
 NAMESPACES = ("a", "b")
+ABSENT_GRACE = 50.0
 
 Held = dict[tuple[str, str], str]
 
@@ -76,6 +78,17 @@ class HoldingAgent:
         return Client.ack(response.type_url, response.nonce)
 
 
+def check_indices(nodes: Nodes, now: float) -> None:
+    """What is read at once equals what a walk over all nodes finds, whenever that is asked."""
+    times = [node.deadline for node in nodes if node.deadline is not None]
+    assert nodes.next_deadline() == min(times, default=None)
+    oldest = min((node.floor for node in nodes if node.counts), default=None)
+    late = now + 2 * ABSENT_GRACE  # nobody that was never heard of is waited for then
+    assert nodes.clear_before(late) == oldest
+    heard = [node.heard for node in nodes]
+    assert nodes.clear_before(-1.0) == (oldest if heard and all(heard) else 0)
+
+
 class Cluster:
     """One server, agents that hold, pipes in order; every step small."""
 
@@ -99,7 +112,7 @@ class Cluster:
         config = PlaneConfig(
             intake=IntakeConfig(filter=LabelFilter.default(), drain_seconds=5.0),
             scope="all" if self.scope == "all" else "selected",
-            absent_grace=50.0,
+            absent_grace=ABSENT_GRACE,
             closed_grace=2.0,
         )
         self.plane = ControlPlane(config, self.journal.open(), self.now)
@@ -115,6 +128,7 @@ class Cluster:
                 self.pipes.pop(effect.stream, None)
             elif isinstance(effect, WriteJournal):
                 self.writes.append(effect)
+        check_indices(self.plane.nodes, self.now)
         if self.plane.revision:
             for name in NODES:
                 view = self.plane.builder.view(name, self.plane.revision)
@@ -241,6 +255,13 @@ def apply(cluster: Cluster, step: tuple[str, int, int]) -> None:
             cluster.refuse_journal()
         case "wait":
             cluster.wait(float(a % 8))
+        case "away":
+            cluster.break_stream(node)
+            cluster.wait(ABSENT_GRACE)
+        case "node-deleted":
+            cluster.edit(cluster.world.delete(ObjectKey("Node", "", node)))
+        case "node":
+            cluster.edit(cluster.world.node(node, 1 + a % 2))
         case "restart":
             cluster.start()
         case "pod":
@@ -257,6 +278,7 @@ ACTIONS = (
     *("sync", "sync", "sync", "up", "up", "down", "down", "connect", "journal", "journal"),
     *("pod", "pod", "relabel", "break"),
     *("refuse", "journal-refused", "wait", "delete", "restart"),
+    *("away", "node-deleted", "node"),
 )
 
 STEPS = st.lists(

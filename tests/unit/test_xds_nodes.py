@@ -38,6 +38,7 @@ class Fleet:
             node.rollout.view_changed(self.revision, now)
             if node.state != "gone":
                 node.fire("view_changed", now)
+            self.nodes.noted(node)
         return self.revision
 
     def connect(self, name: str, now: float, revision: int = 0) -> None:
@@ -49,20 +50,23 @@ class Fleet:
             initial = {CUT_NAME: version} if type_url == COMMIT and revision else {}
             node.rollout.subscribed(type_url, initial, now)
         node.heard = node.rollout.reported
+        self.nodes.noted(node)
 
     def ack(self, name: str, now: float) -> None:
         """Answer everything, up to and with the commit."""
-        rollout = self.nodes.node(name, now).rollout
-        while frames := rollout.take():
+        node = self.nodes.node(name, now)
+        while frames := node.rollout.take():
             for frame in frames:
                 assert isinstance(frame, Frame)
-                rollout.acked_response(frame.type_url, frame.nonce, now)
+                node.rollout.acked_response(frame.type_url, frame.nonce, now)
+        self.nodes.noted(node)
 
     def disconnect(self, name: str, now: float) -> None:
         node = self.nodes.node(name, now)
         node.stream = None
         node.rollout.disconnected(now)
         node.fire("disconnect", now)
+        self.nodes.noted(node)
 
     def state(self, name: str) -> str:
         node = self.nodes.get(name)
@@ -187,5 +191,6 @@ def test_equal_content_counts_as_the_newest_revision() -> None:
     fleet.revision += 1
     node = fleet.nodes.node("a", 0.0)
     node.rollout.view_changed(fleet.revision, 1.0)
+    fleet.nodes.noted(node)
     assert node.rollout.take() == []
     assert fleet.nodes.clear_before(GRACE) == fleet.revision

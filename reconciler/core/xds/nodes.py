@@ -13,6 +13,7 @@ from typing import Final
 
 from reconciler.core.machine import load
 from reconciler.core.trace import Trace
+from reconciler.core.xds.least import Least
 from reconciler.core.xds.rollout import Rollout
 
 MODEL = load("node")
@@ -55,6 +56,21 @@ class Node:
         """Oldest revision that it may enforce; 0: anything."""
         return self.rollout.floor if self.heard else 0
 
+    @property
+    def deadline(self) -> float | None:
+        """When `tick` has something to do."""
+        times = (self.lag_at, self.absent_until, self.rollout.deadline)
+        return min((time for time in times if time is not None), default=None)
+
+    def tick(self, now: float) -> None:
+        if self.lag_at is not None and now >= self.lag_at:
+            self.lag_at = None
+            if self.state == "syncing":
+                self.fire("lag_limit", now)
+        if self.absent_until is not None and now >= self.absent_until:
+            self.fire("absence_over", now)
+        self.rollout.tick(now)
+
     # Effects of the model
 
     def start_lag(self) -> None:
@@ -89,6 +105,9 @@ class Nodes:
         self._rollout_of = rollout_of
         self._absent_grace = absent_grace
         self._nodes: dict[str, Node] = {}
+        self._deadlines = Least()
+        self._floors = Least()  # of nodes that count
+        self._unheard: set[str] = set()
         # Whoever may have been served by the server before this one, and may never be heard of.
         self._strangers_until = started + absent_grace
 
@@ -106,7 +125,19 @@ class Nodes:
             node = Node(name, self._rollout_of(name), now, self._absent_grace)
             node.exists = exists
             self._nodes[name] = node
+            self.noted(node)
         return node
+
+    def noted(self, node: Node) -> None:
+        """To be called after anything was done to a node or to its rollout."""
+        if self._nodes.get(node.name) is not node:
+            return  # it is over
+        self._deadlines.set(node.name, node.deadline)
+        self._floors.set(node.name, node.floor if node.counts else None)
+        if node.heard:
+            self._unheard.discard(node.name)
+        else:
+            self._unheard.add(node.name)
 
     def known(self, names: Iterable[str], now: float) -> None:
         """These Node objects are there."""
@@ -118,33 +149,34 @@ class Nodes:
         node = self._nodes.get(name)
         if node is not None:
             node.exists = False
+            self._drop_if_over(node)
 
-    def tick(self, now: float) -> None:
-        for node in list(self._nodes.values()):
-            if node.lag_at is not None and now >= node.lag_at:
-                node.lag_at = None
-                if node.state == "syncing":
-                    node.fire("lag_limit", now)
-            if node.absent_until is not None and now >= node.absent_until:
-                node.fire("absence_over", now)
-            if node.state == "gone" and not node.exists:
-                del self._nodes[node.name]
+    def tick(self, now: float) -> list[Node]:
+        """Do what is due; the nodes to which something was done."""
+        moved = [self._nodes[name] for name in self._deadlines.take(now)]
+        for node in moved:
+            node.tick(now)
+            self.noted(node)
+            self._drop_if_over(node)
+        return moved
 
     def next_deadline(self) -> float | None:
-        times = [
-            time
-            for node in self._nodes.values()
-            for time in (node.lag_at, node.absent_until, node.rollout.deadline)
-            if time is not None
-        ]
-        return min(times, default=None)
+        return self._deadlines.least()
 
     def clear_before(self, now: float) -> int | None:
         """Every node uses only cuts of this revision or newer; None: there is no node at all."""
         if now < self._strangers_until and not self._all_known_heard():
             return 0
-        return min((node.floor for node in self._nodes.values() if node.counts), default=None)
+        least = self._floors.least()
+        return None if least is None else int(least)
 
     def _all_known_heard(self) -> bool:
         """Every node of which there is an object has reported; others may still be away."""
-        return False if not self._nodes else all(node.heard for node in self._nodes.values())
+        return bool(self._nodes) and not self._unheard
+
+    def _drop_if_over(self, node: Node) -> None:
+        if node.state == "gone" and not node.exists:
+            del self._nodes[node.name]
+            self._deadlines.set(node.name, None)
+            self._floors.set(node.name, None)
+            self._unheard.discard(node.name)
