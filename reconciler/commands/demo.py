@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +16,7 @@ import msgspec
 import typer
 
 import reconciler
+from reconciler.commands.demo_show import Screen
 from reconciler.commands.output import FAILED
 from reconciler.errors import ConfigError, ReconcilerError
 
@@ -44,13 +43,11 @@ def _demo(
     if not source.is_dir():
         raise ConfigError(f"--manifests: {source} is not a directory")
     signal.signal(signal.SIGTERM, _interrupt)
-    say: Callable[[str], None] = (
-        (lambda _: None) if as_json else (lambda text: print(text, flush=True))
-    )
+    screen = Screen(quiet=as_json)
     reason = "" if not memory else "asked for with --memory"
     reason = reason or _no_kernel()
     begin = time.monotonic()
-    results = _run(source, reason, say, keep)
+    results = _run(source, reason, screen, keep)
     took = time.monotonic() - begin
     ok = all(part.ok for part in results)
     if as_json:
@@ -62,7 +59,9 @@ def _demo(
         }
         print(msgspec.json.format(msgspec.json.encode(summary), indent=2).decode())
     else:
-        say(f"\n{'ALL HELD' if ok else 'NOT ALL HELD'} ({took:.1f} s)")
+        verdict = f"{'ALL HELD' if ok else 'NOT ALL HELD'} ({took:.1f} s)"
+        screen.say()
+        screen.say(verdict, "bold green" if ok else "bold red")
     if not ok:
         raise typer.Exit(FAILED)
 
@@ -85,7 +84,7 @@ def _no_kernel() -> str:
     return ""
 
 
-def _run(source: Path, reason: str, say: Callable[[str], None], keep: bool) -> list[Any]:
+def _run(source: Path, reason: str, screen: Screen, keep: bool) -> list[Any]:
     from contextlib import ExitStack
 
     from reconciler.commands.demo_cluster import DemoCluster, clean_up_after_others
@@ -94,60 +93,54 @@ def _run(source: Path, reason: str, say: Callable[[str], None], keep: bool) -> l
 
     clean_up_after_others()
     if reason:
-        say(f"The datapath is in memory ({reason}): no real packets, the same maps and verdicts.")
+        screen.say(
+            f"The datapath is in memory ({reason}): no real packets, the same maps and verdicts."
+        )
     results: list[Part] = []
     with ExitStack() as stack:
         begin = time.monotonic()
-        cluster = stack.enter_context(DemoCluster(source, memory=bool(reason)))
-        cluster.start_server()
-        cluster.wait("the server answers", lambda: bool(cluster.rows("status")))
-        for node in cluster.nodes:
-            cluster.start_agent(node)
-        prober: Prober
-        if cluster.topology is None:
-            from reconciler.commands.demo_memory import MemoryProber
+        with screen.doing("starting a network, a server, and an agent for each node"):
+            cluster = stack.enter_context(DemoCluster(source, memory=bool(reason)))
+            cluster.start_server()
+            cluster.wait("the server answers", lambda: bool(cluster.rows("status")))
+            for node in cluster.nodes:
+                cluster.start_agent(node)
+            prober: Prober
+            if cluster.topology is None:
+                from reconciler.commands.demo_memory import MemoryProber
 
-            prober = stack.enter_context(MemoryProber(cluster))
-        else:
-            prober = stack.enter_context(Traffic(cluster.topology, PORTS))
-        cluster.wait_in_sync()
+                prober = stack.enter_context(MemoryProber(cluster))
+            else:
+                prober = stack.enter_context(Traffic(cluster.topology, PORTS))
+            cluster.wait_in_sync()
         where = "in memory" if reason else "in network namespaces, eBPF on every pod's device"
-        say(
+        screen.say(
             f"{len(cluster.nodes)} nodes, {len(cluster.spec.pods)} pods {where}: a server and "
             f"{len(cluster.nodes)} agents in sync after {time.monotonic() - begin:.1f} s"
         )
         demo = Demo(cluster, prober)
         demo.remember_views()
-        for run in (
-            demo.verdicts,
-            demo.relabel,
-            demo.agent_killed,
-            demo.server_killed,
-            demo.too_much,
+        for what, run in (
+            ("trying every way between all pods", demo.verdicts),
+            ("relabelling a namespace under traffic", demo.relabel),
+            ("killing an agent under traffic", demo.agent_killed),
+            ("killing the server in the middle of a relabel", demo.server_killed),
+            ("applying a policy that a node has no room for", demo.too_much),
         ):
             try:
-                part = run()
+                with screen.doing(what):
+                    part = run()
             except ReconcilerError as error:
                 part = Part(run.__name__, [], [], {})
                 part.check("the part came to its end", False, str(error))
             results.append(part)
-            show(part, say)
+            screen.show(part)
         if keep:
-            say(f"\nStill up; Ctrl-C ends it. Status: --server {cluster.server_status}")
+            screen.say(f"Still up; Ctrl-C ends it. Status: --server {cluster.server_status}")
             for node in cluster.nodes:
-                say(f"  {node}: --agent {cluster.agent_status(node)}")
+                screen.say(f"  {node}: --agent {cluster.agent_status(node)}")
             try:
                 signal.pause()
             except KeyboardInterrupt:
-                say("")
+                screen.say("")
     return results
-
-
-def show(part: Any, say: Callable[[str], None]) -> None:
-    bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
-    say(f"\n{bold}{part.title}{plain}  ({part.seconds:.1f} s)")
-    for line in part.lines:
-        say(f"  {line}")
-    for check in part.checks:
-        detail = f": {check.detail}" if check.detail and not check.ok else ""
-        say(f"  {'ok  ' if check.ok else 'FAIL'} {check.what}{detail}")

@@ -17,6 +17,7 @@ import msgspec
 
 from reconciler.commands.ask import query
 from reconciler.commands.demo_cluster import SMALL_NODE, SMALL_POLICIES, DemoCluster
+from reconciler.commands.demo_show import Table, matrix, open_ways, reaches
 from reconciler.core.objects import Namespace, NetworkPolicy, Pod
 from reconciler.core.policy.oracle import External, Party, World, oracle
 from reconciler.server.journal import read as read_journal
@@ -61,7 +62,7 @@ class Part(msgspec.Struct):
     """lines: for people; data: for machines; the part holds if all checks do."""
 
     title: str
-    lines: list[str] = []
+    lines: list[str | Table] = []
     checks: list[Check] = []
     data: dict[str, Any] = {}
     seconds: float = 0.0
@@ -182,13 +183,17 @@ class Demo:
             took = time.monotonic() - begin
             wrong = [way for way in ways if found[way] != self.expected[way]]
             passed = sum(found.values())
-            part.lines += grid(self.cluster, found, self.expected)
+            names = [*(pod.name for pod in self.cluster.spec.pods)]
+            names += [address for address in self.cluster.spec.world if ":" not in address]
+            part.lines.append(matrix(names, len(PORTS), found, self.expected))
+            part.lines.append(reaches(names, len(PORTS), found))
             versions = "IPv4 and IPv6" if len(self.families) > 1 else "IPv4"
             part.lines.append(
                 f"{len(ways)} ways tried over {versions} in {took:.1f} s: {passed} passed, "
                 f"{len(ways) - passed} dropped, {len(wrong)} not as the oracle says"
             )
             part.data = {"ways": len(ways), "passed": passed, "wrong": len(wrong)}
+            part.data["open"] = open_ways(found)
             part.check(
                 "every way as the oracle says", not wrong, "; ".join(map(way_text, wrong[:5]))
             )
@@ -208,7 +213,8 @@ class Demo:
                 f"shop got the label release=2026-11: {len(new)} identities allocated, all nodes "
                 f"enforce it {last * 1000:.0f} ms after the file was written"
             )
-            part.lines += cost(before, after)
+            part.lines.append(allocated(self.cluster.rows("identities"), new))
+            part.lines.append(cost(before, after, begin))
             part.data |= {"allocated": len(new), "last_ack_ms": round(last * 1000, 1)}
             part.data["nodes"] = differences(before, after)
             kept = all(now[key] == number for key, number in identities.items() if key in now)
@@ -277,11 +283,21 @@ class Demo:
                 f"enforced by {len(behind)} of {len(committed)} nodes; all in sync {took:.2f} s "
                 f"after the restart; {len(given) - len(changed)} of {len(given)} numbers as before"
             )
-            for name, row in sorted(rows.items()):
-                part.lines.append(
-                    f"  {name}: told its versions ({row['received_bytes']} bytes), was sent "
-                    f"{row['sent_bytes']} bytes; a whole view is {size[name]}"
+            part.lines.append(
+                Table(
+                    "What each node was sent after the restart",
+                    ("node", ">told its versions", ">was sent", ">a whole view is"),
+                    tuple(
+                        (
+                            name,
+                            f"{row['received_bytes']} B",
+                            f"{row['sent_bytes']} B",
+                            f"{size[name]} B",
+                        )
+                        for name, row in sorted(rows.items())
+                    ),
                 )
+            )
             part.data |= {"back_s": round(took, 2), "renumbered": len(changed), "bytes": sent}
             part.data["whole_view_bytes"] = size
             part.check("no number changed", not changed, "; ".join(changed[:3]))
@@ -304,7 +320,7 @@ class Demo:
             others = tuple(node for node in self.cluster.nodes if node != SMALL_NODE)
             self.cluster.wait_in_sync(nodes=others)
             after = self.cluster.nodes_by_name()
-            part.lines += self.cluster_table()
+            part.lines.append(self.cluster_table())
             held = after[SMALL_NODE]
             part.data = {"nack": held["nack"], "rollout": held["rollout"]}
             part.lines.append(f"{SMALL_NODE}: {held['nack']}")
@@ -320,14 +336,15 @@ class Demo:
             part.check("the alarm is over", not self.cluster.nodes_by_name()[SMALL_NODE]["alarms"])
         return part
 
-    def cluster_table(self) -> list[str]:
+    def cluster_table(self) -> Table:
         """As `reconciler get nodes` prints it."""
         from reconciler.commands.ask import COLUMNS, Kind
-        from reconciler.commands.output import table
 
         columns = COLUMNS[Kind.NODES]
-        rows = [[f(row) for _, f in columns] for row in self.cluster.rows("nodes")]
-        return ["$ reconciler get nodes", *table([n for n, _ in columns], rows).splitlines()]
+        rows = tuple(
+            tuple(str(f(row) or "") for _, f in columns) for row in self.cluster.rows("nodes")
+        )
+        return Table("$ reconciler get nodes", tuple(name for name, _ in columns), rows)
 
     def _numbers(self) -> dict[str, tuple[int, int]]:
         return {
@@ -369,34 +386,6 @@ class Demo:
                    "; ".join(map(way_text, wrong[:5])))  # fmt: skip
 
 
-def grid(cluster: DemoCluster, found: dict[Way, bool], expected: dict[Way, bool]) -> list[str]:
-    """Who reaches whom, as a table: how many of the ports are open, `.` for none; `!` wrong."""
-    names = [*(pod.name for pod in cluster.spec.pods)]
-    names += [address for address in cluster.spec.world if ":" not in address]
-    cells: dict[tuple[str, str], list[Way]] = {}
-    for way in found:
-        if way.family == socket.AF_INET:
-            cells.setdefault((way.source, way.destination), []).append(way)
-    width = max(map(len, names))
-    lines = [
-        f"{len(PORTS)} ports for each pair (IPv4): "
-        + " ".join(f"{port}{'/udp' if protocol == 'UDP' else ''}" for protocol, port in PORTS),
-        " " * (width + 7) + "to " + " ".join(f"{number:>3}" for number in range(1, len(names) + 1)),
-    ]
-    for number, source in enumerate(names, 1):
-        row = []
-        for destination in names:
-            ways = cells.get((source, destination))
-            if not ways:
-                row.append("   ")
-                continue
-            count = sum(found[way] for way in ways)
-            mark = "!" if any(found[way] != expected[way] for way in ways) else " "
-            row.append(f"{count if count else '.':>2}{mark}")
-        lines.append(f"from {number:>2} {source:<{width}}  " + " ".join(row))
-    return lines
-
-
 def way_text(way: Way) -> str:
     family = "IPv6" if way.family == socket.AF_INET6 else "IPv4"
     return f"{way.source} -> {way.destination} {way.port}/{way.protocol.lower()} {family}"
@@ -414,11 +403,38 @@ def differences(
     }
 
 
-def cost(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> list[str]:
-    return [
-        f"  {name}: {row['resources']} resources, {row['bytes']} bytes"
-        for name, row in differences(before, after).items()
-    ]
+def cost(
+    before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]], begin: float
+) -> Table:
+    """begin: when it began, on the clock of `committed_at`."""
+    return Table(
+        "What each node was sent, and when its kernel enforced it",
+        ("node", ">resources", ">bytes", ">enforced after"),
+        tuple(
+            (
+                name,
+                str(row["resources"]),
+                str(row["bytes"]),
+                f"{(after[name]['committed_at'] - begin) * 1000:.0f} ms",
+            )
+            for name, row in differences(before, after).items()
+        ),
+    )
+
+
+def allocated(identities: list[dict[str, Any]], new: set[str]) -> Table:
+    """The identities of these label sets; labels without what every pod has."""
+    rows = []
+    for row in identities:
+        if row["label_set"] in new:
+            labels = [
+                label.removeprefix("k8s:").replace("io.cilium.k8s.namespace.labels.", "namespace ")
+                for label in row["label_set"].rstrip(";").split(";")
+                if not label.startswith(("k8s:io.cilium.k8s.policy", "k8s:io.kubernetes", "gen:"))
+                and "kubernetes.io/metadata.name" not in label
+            ]
+            rows.append((str(row["number"]), str(row["pods"]), ", ".join(labels)))
+    return Table("Identities allocated", (">number", ">pods", "labels"), tuple(rows))
 
 
 def huge_policy() -> str:
