@@ -18,10 +18,11 @@ import msgspec
 from reconciler.core.identity import JournalBatch, JournalState
 from reconciler.core.intake import Intake, IntakeConfig, Publication
 from reconciler.core.objects import Change
+from reconciler.core.policy import origins
 from reconciler.core.policy.sizes import Sizes
 from reconciler.core.resources import encode
 from reconciler.core.resources.build import Changed, LocalEndpoint, State, ViewBuilder
-from reconciler.core.resources.types import CUT_TYPES, IDENTITY
+from reconciler.core.resources.types import CUT_TYPES, IDENTITY, PEER_SET, POLICY, RULE_SET
 from reconciler.core.trace import Trace, about
 from reconciler.core.xds.codec import Encoder, Frame
 from reconciler.core.xds.nodes import Node, Nodes
@@ -29,7 +30,7 @@ from reconciler.core.xds.rollout import Restart, Rollout
 from reconciler.core.xds.served import Served
 from reconciler.core.xds.stream import Acked, DeltaStream, Nacked, Resubscribed, Subscribed
 from reconciler.core.xds.subscription import Wanted
-from reconciler.errors import CapacityError, ProtocolError
+from reconciler.errors import CapacityError, ProtocolError, Refusal
 
 
 class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +71,9 @@ class Alarm(msgspec.Struct, frozen=True):
 
 
 Effect = Send | Close | WriteJournal | Alarm
+
+MAX_NAMED = 3
+"""Policy objects named in the reason of a refusal; the rest is counted."""
 
 SERVED = frozenset((*CUT_TYPES, IDENTITY))
 
@@ -288,7 +292,23 @@ class ControlPlane:
             case Acked(type_url=type_url, nonce=nonce) if type_url != IDENTITY:
                 node.rollout.acked_response(type_url, nonce, now)
             case Nacked(type_url=type_url, nonce=nonce) if type_url != IDENTITY:
-                node.rollout.nacked_response(type_url, nonce, event.reason, event.refusal, now)
+                reason = self._with_policies(event.reason, event.refusal)
+                node.rollout.nacked_response(type_url, nonce, reason, event.refusal, now)
+
+    def _with_policies(self, reason: str, refusal: Refusal | None) -> str:
+        """A node's reason with the policy objects that lead to what it refused."""
+        compiler = self.intake.compiler
+        found: tuple[str, ...] = ()
+        if refusal is not None and refusal.type_url == RULE_SET:
+            found = origins.of_rule_sets((refusal.name,), compiler.rule_sets)
+        elif refusal is not None and refusal.type_url == PEER_SET:
+            found = origins.of_peer_set(refusal.name.rpartition("/")[0], compiler.rule_sets)
+        elif refusal is not None and refusal.type_url == POLICY and refusal.name.isdecimal():
+            found = origins.of_policy(compiler.policies.get(int(refusal.name)), compiler.rule_sets)
+        if not found:
+            return reason
+        more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
+        return f"{', '.join(found[:MAX_NAMED])}{more}: {reason}"
 
     def _serve_identities(self, stream: int, held: _Stream, wanted: Wanted) -> None:
         subscription = held.core.subscription(IDENTITY)
