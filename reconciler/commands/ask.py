@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import msgspec
 import typer
 
-from reconciler.commands.output import Column, Format, emit, emit_value, revision
+from reconciler.commands.output import Column, Format, emit, emit_value, revision, with_json
 from reconciler.config import AgentConfig, ServerConfig, parse_address
 from reconciler.errors import ConfigError, UnavailableError
 
@@ -94,9 +94,11 @@ _OF_AGENT: Final[tuple[Column, ...]] = (
 
 
 def register(app: typer.Typer) -> None:
-    app.command("get", help="List what the server (or an agent) knows.")(_get)
-    app.command("explain", help="Say why a connection passes or falls, on both sides.")(_explain)
-    app.command("monitor", help="Show an agent's verdicts as they happen.")(_monitor)
+    app.command("get", help="List what the server (or an agent) knows.")(with_json(_get))
+    app.command("explain", help="Say why a connection passes or falls, on both sides.")(
+        with_json(_explain)
+    )
+    app.command("monitor", help="Show an agent's verdicts as they happen.")(with_json(_monitor))
 
 
 def query(address: str, path: str, params: Mapping[str, str] | None = None) -> Any:

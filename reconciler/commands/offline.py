@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 import typer
 
-from reconciler.commands.output import FAILED, Format, emit, emit_value, table
+from reconciler.commands.output import FAILED, Format, emit, emit_value, table, with_json
 from reconciler.errors import ConfigError, Rejected
 
 if TYPE_CHECKING:
@@ -25,11 +25,15 @@ _COLUMNS = ("from", "to", "protocol", "port", "egress", "ingress", "verdict")
 
 
 def register(app: typer.Typer) -> None:
-    app.command("validate", help="Check manifests; exit code 1 if there are errors.")(_validate)
-    app.command("verdicts", help="Who may talk to whom, from manifests alone.")(_verdicts)
+    app.command("validate", help="Check manifests; exit code 1 if there are errors.")(
+        with_json(_validate)
+    )
+    app.command("verdicts", help="Who may talk to whom, from manifests alone.")(
+        with_json(_verdicts)
+    )
     models = typer.Typer(help="The declared state machines.", no_args_is_help=True)
-    models.command("list", help="Names and meanings.")(_list_models)
-    models.command("show", help="States and transitions of one.")(_show_model)
+    models.command("list", help="Names and meanings.")(with_json(_list_models))
+    models.command("show", help="States and transitions of one.")(with_json(_show_model))
     models.command("diagram", help="One as a diagram.")(_diagram)
     app.add_typer(models, name="models")
     certs = typer.Typer(help="A laboratory certificate authority.", no_args_is_help=True)
@@ -187,8 +191,19 @@ def _model(name: str) -> Any:
     return load(name)
 
 
+def _model_names() -> list[str]:
+    from reconciler.core.machine import names
+
+    return list(names())
+
+
+ModelName = Annotated[
+    str, typer.Argument(help="As `models list` prints it.", autocompletion=_model_names)
+]
+
+
 def _show_model(
-    name: Annotated[str, typer.Argument(help="As `models list` prints it.")],
+    name: ModelName,
     output: Output = Format.TABLE,
 ) -> None:
     model = _model(name)
@@ -218,7 +233,7 @@ def _show_model(
 
 
 def _diagram(
-    name: Annotated[str, typer.Argument(help="As `models list` prints it.")],
+    name: ModelName,
     form: Annotated[str, typer.Option("--format", help="mermaid or dot.")] = "mermaid",
 ) -> None:
     from reconciler.core.machine import diagram

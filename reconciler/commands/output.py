@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import csv
 import enum
+import inspect
 import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -33,6 +34,30 @@ class Format(enum.StrEnum):
 
 
 Column = tuple[str, Callable[[Mapping[str, Any]], object]]
+
+
+def with_json(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A typer command that has `-o`, with `--json` for `-o json`."""
+    import typer
+
+    def command(*, as_json: bool = False, **values: Any) -> Any:
+        return function(**(values | {"output": Format.JSON} if as_json else values))
+
+    said = Annotated[bool, typer.Option("--json", help="The same as -o json.")]
+    signature = inspect.signature(function, eval_str=True)
+    assert "output" in signature.parameters, f"{function} has no -o"
+    parameters = [
+        *(each.replace(kind=each.KEYWORD_ONLY) for each in signature.parameters.values()),
+        inspect.Parameter(
+            "as_json",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=said,
+        ),
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
 
 
 def emit(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], form: Format) -> None:

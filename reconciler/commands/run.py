@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import inspect
 import os
 import sys
@@ -21,8 +22,24 @@ _LOG = Annotated[bool, typer.Option("--log-json", help="Log as JSON lines.")]
 
 def register(app: typer.Typer) -> None:
     """Options of both come from the configuration's own definition."""
+    app.callback()(_options)
     app.command("server", help="Run the control plane.")(_command(ServerConfig, _server))
     app.command("agent", help="Run the agent of one node.")(_command(AgentConfig, _agent))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(importlib.metadata.version("reconciler"))
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_version),
+    ] = False,
+) -> None:
+    """A central control plane for identity-based network policy."""
 
 
 def _command(cls: type[Config], run: Callable[[Any], Coroutine[Any, Any, None]]) -> Any:
