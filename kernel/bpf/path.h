@@ -3,6 +3,8 @@
 #define PATH_H
 
 #define ARP_SIZE 28
+#define NEIGHBOUR_MESSAGE 24 /* ICMPv6 header and target (RFC 4861, 4.3 and 4.4) */
+#define NEIGHBOUR_OPTION 8   /* one Ethernet address */
 
 INLINE int judge_arp(struct __sk_buff *skb, const struct endpoint *ep, __u8 direction)
 {
@@ -25,11 +27,35 @@ INLINE int judge_arp(struct __sk_buff *skb, const struct endpoint *ep, __u8 dire
 	return !sender || sender == ep->ipv4 ? REASON_NEIGHBOUR : REASON_BAD_SOURCE;
 }
 
-/* Neighbour discovery and multicast listener reports; REASON_NONE: this is none of them. */
-INLINE int judge_neighbour(struct __sk_buff *skb, const struct packet *p,
-			   const struct endpoint *ep, __u8 direction)
+/* Never forwarded: link-local, and groups of at most the link's scope. */
+INLINE bool on_link(const union address *a)
 {
-	union address target;
+	return link_local(a) || (a->bytes[0] == 0xff && (a->bytes[1] & 0x0f) <= 2);
+}
+
+/* A message to an address that may be beyond the link, where it could carry anything to anybody:
+ * as much as resolution needs, about the address that it goes to (or its sender's own), to whom
+ * the cluster knows. REASON_NONE: by policy, like any packet. */
+INLINE int judge_distant(const struct packet *p, __u32 half, __u8 type,
+			 const union address *target)
+{
+	__u32 group, peer;
+
+	if (type == 133 || p->end - p->l4 > NEIGHBOUR_MESSAGE + NEIGHBOUR_OPTION)
+		return REASON_NONE;
+	if (type == 135 && !same_address(target, &p->destination))
+		return REASON_NONE;
+	peer = identity_of(p->destination.bytes, FAMILY_V6, half, &group);
+	return peer == IDENTITY_UNKNOWN || peer == IDENTITY_WORLD_V6 ? REASON_NONE
+								     : REASON_NEIGHBOUR;
+}
+
+/* Neighbour discovery and multicast listener reports; REASON_NONE: this is none of them. */
+SUBPROGRAM int judge_neighbour(struct __sk_buff *skb, const struct context *c)
+{
+	const struct endpoint *ep = &c->endpoint;
+	const struct packet *p = &c->packet;
+	union address target = {};
 	__u8 icmp[2];
 
 	if (p->family != FAMILY_V6 || p->protocol != PROTOCOL_ICMPV6 || p->fragment != WHOLE ||
@@ -44,20 +70,25 @@ INLINE int judge_neighbour(struct __sk_buff *skb, const struct packet *p,
 	}
 	if (icmp[0] < 133 || icmp[0] > 137 || icmp[1] || p->hop_limit != 255)
 		return REASON_NONE;
-	if (direction == DIRECTION_INGRESS)
+	if (c->direction == DIRECTION_INGRESS)
 		return REASON_NEIGHBOUR;
 	if (icmp[0] == 134 || icmp[0] == 137)
 		return REASON_MALFORMED; /* a pod is no router */
 	if (!no_address(&p->source) && !link_local(&p->source) &&
 	    !same_address(&p->source, &ep->ipv6))
 		return REASON_BAD_SOURCE;
+	if (p->end - p->l4 >= NEIGHBOUR_MESSAGE &&
+	    bpf_skb_load_bytes(skb, p->l4 + 8, &target, 16))
+		return REASON_MALFORMED;
 	if (icmp[0] == 136) {
-		if (p->end - p->l4 < 24 || bpf_skb_load_bytes(skb, p->l4 + 8, &target, 16))
+		if (p->end - p->l4 < NEIGHBOUR_MESSAGE)
 			return REASON_MALFORMED;
 		if (!link_local(&target) &&
 		    (no_address(&target) || !same_address(&target, &ep->ipv6)))
 			return REASON_BAD_SOURCE;
 	}
+	if (!on_link(&p->destination))
+		return judge_distant(p, c->half, icmp[0], &target);
 	return REASON_NEIGHBOUR;
 }
 
@@ -239,7 +270,7 @@ INLINE int judge(struct __sk_buff *skb, __u32 ifindex, struct context *c)
 	reason = parse(skb, p, ethertype);
 	if (reason)
 		return reason;
-	reason = judge_neighbour(skb, p, &c->endpoint, c->direction);
+	reason = judge_neighbour(skb, c);
 	if (reason != REASON_NONE)
 		return reason;
 	if (!owns(&c->endpoint, p->family,

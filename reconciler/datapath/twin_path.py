@@ -18,6 +18,7 @@ from reconciler.core.dataplane.layout import (
     FAMILY_V6,
     FRAGMENT_KEY,
     FRAGMENT_VALUE,
+    IdentityIndex,
     Reason,
 )
 from reconciler.core.policy.ir import Direction
@@ -63,7 +64,8 @@ _ERRORS: Final = {ICMP: (3, 11, 12), ICMPV6: (1, 2, 3, 4)}
 _ECHO_REQUEST: Final = {ICMP: 8, ICMPV6: 128}
 _ECHO_REPLY: Final = {ICMP: 0, ICMPV6: 129}
 _LISTENER: Final = (130, 131, 132, 143)
-_ROUTER_ADVERTISEMENT, _ADVERTISEMENT, _REDIRECT = 134, 136, 137
+_ROUTER_SOLICITATION, _ROUTER_ADVERTISEMENT, _ADVERTISEMENT, _REDIRECT = 133, 134, 136, 137
+_MESSAGE, _LINK_LAYER_OPTION = 24, 8  # bytes (RFC 4861, 4.3 to 4.6)
 
 
 def timeout_ns(protocol: int, flags: int) -> int:
@@ -145,7 +147,7 @@ class Passage:
     def _judge_ip(
         self, frame: bytes, packet: Packet, endpoint: LocalEndpoint, direction: Direction
     ) -> Reason:
-        neighbour = _judge_neighbour(frame, packet, endpoint, direction)
+        neighbour = _judge_neighbour(frame, packet, endpoint, direction, self._known)
         if neighbour is not None:
             return neighbour
         own = endpoint.ipv4 if packet.family == FAMILY_V4 else endpoint.ipv6
@@ -184,6 +186,10 @@ class Passage:
                 ),
             )
         return reason
+
+    def _known(self, address: bytes) -> bool:
+        _, identity = self._policy.peer(address, FAMILY_V6, self.half)
+        return identity not in (IdentityIndex.UNKNOWN, IdentityIndex.WORLD_V6)
 
     def _judge_error(
         self, frame: bytes, packet: Packet, endpoint: LocalEndpoint, direction: Direction
@@ -332,10 +338,16 @@ def _judge_arp(frame: bytes, endpoint: LocalEndpoint, direction: Direction) -> R
     return Reason.NEIGHBOUR if sender in (bytes(4), endpoint.ipv4[:4]) else Reason.BAD_SOURCE
 
 
+Known = Callable[[bytes], bool]
+
+
 def _judge_neighbour(
-    frame: bytes, packet: Packet, endpoint: LocalEndpoint, direction: Direction
+    frame: bytes, packet: Packet, endpoint: LocalEndpoint, direction: Direction, known: Known
 ) -> Reason | None:
-    """Neighbour discovery and multicast listener messages; None: it is neither."""
+    """Neighbour discovery and multicast listener messages; None: it is neither.
+
+    known: whether the cluster has an owner for an address, so that it may be a neighbour's.
+    """
     length = packet.end - packet.at
     if (
         packet.family != FAMILY_V6
@@ -359,10 +371,17 @@ def _judge_neighbour(
         return Reason.MALFORMED  # a pod is no router
     if source not in (_NOBODY, endpoint.ipv6) and not _link_local(source):
         return Reason.BAD_SOURCE
+    target = frame[packet.at + 8 : min(packet.at + _MESSAGE, packet.end)]
     if type == _ADVERTISEMENT:
-        if length < 24:
+        if length < _MESSAGE:
             return Reason.MALFORMED
-        target = frame[packet.at + 8 : packet.at + 24]
         if not _link_local(target) and (target == _NOBODY or target != endpoint.ipv6):
             return Reason.BAD_SOURCE
-    return Reason.NEIGHBOUR
+    to = packet.destination
+    if _link_local(to) or (to[0] == 0xFF and to[1] & 15 <= 2):
+        return Reason.NEIGHBOUR
+    # It may leave the link: only what resolution needs, to whom the cluster knows.
+    if type == _ROUTER_SOLICITATION or length > _MESSAGE + _LINK_LAYER_OPTION:
+        return None
+    about_itself = type == _ADVERTISEMENT or target == to
+    return Reason.NEIGHBOUR if about_itself and known(to) else None
