@@ -13,16 +13,19 @@ traces (`replay_trace`) go other ways into the same states.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
 
+from reconciler.formal.graph import Graph
+from reconciler.formal.values import Record, Value, to_tla
+
 KEEP: Final = 2_000
 """Forks that wait for their turn; an adapter of a small core is some 10 KB."""
 
-Value = Any
-State = Mapping[str, Value]
+State = Mapping[Any, Value]
+"""A value a variable."""
 
 
 class Disabled(Exception):
@@ -53,26 +56,6 @@ class Adapter(Protocol):
         """An independent copy."""
 
 
-class _Edge(Protocol):
-    @property
-    def source(self) -> int: ...
-    @property
-    def action(self) -> str: ...
-    @property
-    def args(self) -> tuple[Value, ...]: ...
-    @property
-    def target(self) -> int: ...
-
-
-class _Graph(Protocol):
-    @property
-    def states(self) -> Sequence[State]: ...
-    @property
-    def initial(self) -> Iterable[int]: ...
-    @property
-    def edges(self) -> Iterable[_Edge]: ...
-
-
 class _Step(Protocol):
     @property
     def action(self) -> str: ...
@@ -89,7 +72,7 @@ class Call(msgspec.Struct, frozen=True):
     args: tuple[Value, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.action}({', '.join(map(_text, self.args))})"
+        return f"{self.action}({', '.join(map(to_tla, self.args))})"
 
 
 class Mismatch(msgspec.Struct, frozen=True):
@@ -135,15 +118,14 @@ class Report(msgspec.Struct, frozen=True):
 
 def replay_graph(
     make: Callable[[], Adapter],
-    constants: Mapping[str, Value],
-    graph: _Graph,
+    graph: Graph,
     *,
     non_edges: bool = True,
     show: int = 10,
     keep: int = KEEP,
 ) -> Report:
     """Walk every edge and every non-edge. `show` mismatches are kept, all are counted."""
-    return _Walk(make, constants, graph, show, keep).run(non_edges)
+    return _Walk(make, graph, show, keep).run(non_edges)
 
 
 def replay_trace(
@@ -177,20 +159,29 @@ def differences(observed: Mapping[str, Value], state: State) -> str:
         if name not in state:
             lines.append(f"{name} is no variable of the spec")
         elif value != state[name]:
-            lines.append(f"{name}: the spec says {_text(state[name])}, the code {_text(value)}")
+            lines.append(f"{name}{_difference(state[name], value)}")
     return "; ".join(lines)
+
+
+def _difference(expected: Value, found: Value) -> str:
+    """Of functions with the same domain only what differs in them."""
+    if isinstance(expected, Record) and isinstance(found, Record):
+        keys = [key for key in expected if expected[key] != found.get(key)]
+        if set(expected) == set(found):
+            parts = [f"[{to_tla(key)}]{_difference(expected[key], found[key])}" for key in keys]
+            return "; ".join(parts)
+    return f": the spec says {to_tla(expected)}, the code {to_tla(found)}"
 
 
 class _Walk:
     def __init__(
         self,
         make: Callable[[], Adapter],
-        constants: Mapping[str, Value],
-        graph: _Graph,
+        graph: Graph,
         show: int,
         keep: int,
     ) -> None:
-        self._make, self._constants, self._graph = make, constants, graph
+        self._make, self._graph = make, graph
         self._show, self._keep = show, keep
         self._out: dict[int, dict[Call, list[int]]] = defaultdict(dict)
         self._calls: dict[Call, None] = {}
@@ -297,7 +288,7 @@ class _Walk:
 
     def _begin(self, index: int) -> Adapter:
         adapter = self._make()
-        adapter.start(self._constants, self._graph.states[index])
+        adapter.start(self._graph.constants, self._graph.states[index])
         return adapter
 
     def _way(self, index: int) -> tuple[int, list[Call]]:
@@ -331,7 +322,3 @@ def _refuses(reason: Disabled) -> str:
 def _breaks(error: Exception) -> str:
     """Neither done nor refused: a fault of the code or of the adapter, and a difference too."""
     return f"{type(error).__name__}: {error}"
-
-
-def _text(value: Value) -> str:
-    return f'"{value}"' if isinstance(value, str) else str(value)

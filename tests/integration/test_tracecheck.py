@@ -11,6 +11,7 @@ import pytest
 from reconciler.core.trace import Event
 from reconciler.errors import ReconcilerError
 from reconciler.formal.tracecheck import TraceSpec, Verdict, check_traces
+from reconciler.formal.values import Value
 
 STOCK = r"""
 ---- MODULE Stock ----
@@ -61,7 +62,7 @@ def take(item: str, left: int | None = None) -> Event:
 def stock(tmp_path: Path) -> TraceSpec:
     (tmp_path / "Stock.tla").write_text(STOCK)
     (tmp_path / "StockTrace.tla").write_text(TRACE)
-    constants = {"Items": frozenset(("a", "b")), "Most": 3}
+    constants: dict[str, Value] = {"Items": frozenset(("a", "b")), "Most": 3}
     return TraceSpec(tmp_path / "StockTrace.tla", constants)
 
 

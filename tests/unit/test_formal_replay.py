@@ -9,20 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from reconciler.formal.replay import Call, Disabled, Report, replay_graph, replay_trace
-
-
-class Edge(msgspec.Struct, frozen=True):
-    source: int
-    action: str
-    args: tuple[Any, ...]
-    target: int
-
-
-class Graph(msgspec.Struct, frozen=True):
-    states: tuple[Mapping[str, Any], ...]
-    initial: tuple[int, ...]
-    edges: tuple[Edge, ...]
+from reconciler.formal.graph import Edge, Graph
+from reconciler.formal.replay import Call, Disabled, Report, differences, replay_graph, replay_trace
+from reconciler.formal.values import Record
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -37,7 +26,9 @@ def counter(top: int) -> Graph:
         Edge(at, "Add", (by,), at + by) for at in range(top) for by in (1, 2) if at + by <= top
     ]
     edges += [Edge(at, "Clear", (), 0) for at in range(1, top + 1)]
-    return Graph(tuple({"count": at, "top": top} for at in range(top + 1)), (0,), tuple(edges))
+    return Graph(
+        tuple(Record(count=at, top=top) for at in range(top + 1)), (0,), tuple(edges), {"Top": top}
+    )
 
 
 class Counter:
@@ -72,7 +63,7 @@ class Counter:
 
 
 def replayed(fault: str, **options: Any) -> Report:
-    return replay_graph(lambda: Counter(fault), {"Top": 5}, counter(5), **options)
+    return replay_graph(lambda: Counter(fault), counter(5), **options)
 
 
 @pytest.mark.parametrize("keep", [2000, 0])
@@ -136,28 +127,28 @@ class Narrow(Counter):
 
 
 def test_a_choice_that_the_spec_leaves_open_may_be_the_codes() -> None:
-    report = replay_graph(lambda: Narrow(False), {"Top": 5}, counter(5))
+    report = replay_graph(lambda: Narrow(False), counter(5))
     assert report.passed, str(report)
     assert report.narrowed == {"Add": 4}
 
 
 def test_a_choice_that_the_code_never_takes_is_a_mismatch() -> None:
-    report = replay_graph(lambda: Narrow(True), {"Top": 5}, counter(5))
+    report = replay_graph(lambda: Narrow(True), counter(5))
     assert [str(mismatch.problem) for mismatch in report.mismatches] == [
         "Add: the code never takes it"
     ]
 
 
 def test_an_action_whose_arguments_leave_the_result_open_is_a_mismatch() -> None:
-    states = ({"count": 0, "x": 0}, {"count": 1, "x": 1}, {"count": 1, "x": 2})
-    graph = Graph(states, (0,), (Edge(0, "Add", (1,), 1), Edge(0, "Add", (1,), 2)))
-    report = replay_graph(Counter, {"Top": 1}, graph)
+    states = (Record(count=0, x=0), Record(count=1, x=1), Record(count=1, x=2))
+    graph = Graph(states, (0,), (Edge(0, "Add", (1,), 1), Edge(0, "Add", (1,), 2)), {"Top": 1})
+    report = replay_graph(Counter, graph)
     assert "leave open" in report.mismatches[0].problem
 
 
 def test_what_is_seen_must_be_a_variable_of_the_spec() -> None:
-    graph = Graph(({"counter": 0},), (0,), ())
-    report = replay_graph(Counter, {"Top": 1}, graph)
+    graph = Graph((Record(counter=0),), (0,), (), {"Top": 1})
+    report = replay_graph(Counter, graph)
     assert report.mismatches[0].problem == "count is no variable of the spec"
     assert report.mismatches[0].path == ()
 
@@ -177,3 +168,9 @@ def test_a_trace_is_played_to_its_end_or_to_the_first_difference() -> None:
     refused = replay_trace(Counter, {"Top": 2}, steps)
     assert refused is not None
     assert "the code refuses: full" in refused.problem
+
+
+def test_of_a_function_only_what_differs_is_told() -> None:
+    state = Record(node=Record(a=Record(at=1, of=2), b=3))
+    observed = {"node": Record(a=Record(at=1, of=7), b=3)}
+    assert differences(observed, state) == 'node["a"]["of"]: the spec says 2, the code 7'
