@@ -274,7 +274,8 @@ def neighbour_frames(draw: st.DrawFn, number: int) -> bytes:
     own = among(OWN6[number], OWN6[number], bytes(16), address("fe80::1"), PEERS6[1])
     source, target = draw(own), draw(own)
     hops = draw(among(255, 255, 1, 64))
-    kind = draw(st.integers(0, 7))
+    to = draw(among(target, PEERS6[0], PEERS6[1], *PEERS6))
+    kind = draw(st.integers(0, 10))
     if kind == 0:
         sender = draw(among(OWN4[number], OWN4[number], bytes(4), PEERS4[1]))
         return neighbours.arp(sender, PEERS4[0], reply=draw(st.booleans()))
@@ -286,6 +287,9 @@ def neighbour_frames(draw: st.DrawFn, number: int) -> bytes:
         5: lambda: neighbours.redirect(source, target, target, target, hops=hops),
         6: lambda: neighbours.listener_report(source, "ff02::5", version=1, hops=hops % 255),
         7: lambda: neighbours.listener_report(source, "ff02::5", hops=1),
+        8: lambda: neighbours.neighbour_solicitation(source, target, destination=to),
+        9: lambda: neighbours.neighbour_solicitation(source, to, destination=to),
+        10: lambda: neighbours.neighbour_advertisement(source, target, destination=to),
     }[kind]()
     return ethernet(packet)
 
