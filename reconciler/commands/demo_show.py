@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from reconciler.commands.output import working
 from reconciler.testing.traffic import Way
 
 WIDTH: Final = 118  # of tables where there is no terminal whose width could be asked
@@ -37,7 +38,6 @@ class Screen:
         width = None if sys.stdout.isatty() else WIDTH
         self._quiet = quiet
         self._out = Console(highlight=False, width=width, soft_wrap=False, quiet=quiet)
-        self._aside = Console(stderr=True, highlight=False, quiet=quiet)
 
     def say(self, text: str = "", style: str = "") -> None:
         self._out.print(text, style=style or None, markup=False)
@@ -46,12 +46,10 @@ class Screen:
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
         """What goes on, while it takes time."""
-        if self._aside.is_terminal:
-            with self._aside.status(what):
-                yield
-            return
-        self._aside.print(f"... {what}", markup=False)
-        yield
+        if not self._quiet and not sys.stderr.isatty():
+            print(f"... {what}", file=sys.stderr, flush=True)
+        with working(what):
+            yield
 
     def show(self, part: Any) -> None:
         from rich.padding import Padding
@@ -76,10 +74,8 @@ class Screen:
         from rich.table import Table as Drawn
         from rich.text import Text
 
-        drawn = Drawn(
-            title=table.title, title_justify="left", title_style="italic", box=box.SIMPLE_HEAD,
-            pad_edge=False, padding=(0, 1),
-        )  # fmt: skip
+        self.say(f"  {table.title}", "italic")
+        drawn = Drawn(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
         for name in table.columns:
             right = name.startswith(">")
             drawn.add_column(
@@ -87,7 +83,7 @@ class Screen:
             )
         for row in table.rows:
             drawn.add_row(*(Text(cell, _style(cell)) for cell in row))
-        self._out.print(Padding(drawn, (0, 0, 0, 2), expand=False))
+        self._out.print(Padding(drawn, (0, 0, 1, 2), expand=False))
 
 
 def _style(cell: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 import typer
 
-from reconciler.commands.output import FAILED, Format, emit, emit_value, table, with_json
+from reconciler.commands.output import FAILED, Format, emit, emit_value, table, with_json, working
 from reconciler.errors import ConfigError, Rejected
 
 if TYPE_CHECKING:
@@ -49,9 +49,10 @@ def _validate(paths: Paths, output: Output = Format.TABLE) -> None:
     from reconciler.core.verdicts import Verdicts
     from reconciler.server.manifests import load
 
-    loaded = load(paths)
-    problems = list(loaded.problems)
-    problems += Verdicts(item for _, item in loaded.objects).warnings
+    with working(f"reading {', '.join(paths)}"):
+        loaded = load(paths)
+        problems = list(loaded.problems)
+        problems += Verdicts(item for _, item in loaded.objects).warnings
     errors = sum(problem.severity == "error" for problem in problems)
     if output is Format.TABLE:
         for problem in problems:
@@ -152,9 +153,10 @@ def _matrix(
     namespaces: Sequence[str] | None,
     options: _Options,
 ) -> list[Row]:
-    compiled = _compiled(paths, options)
     try:
-        return list(compiled.rows(probes, externals, namespaces=namespaces or None))
+        with working(f"working out the verdicts of {', '.join(paths)}"):
+            compiled = _compiled(paths, options)
+            return list(compiled.rows(probes, externals, namespaces=namespaces or None))
     except ValueError as error:
         raise ConfigError(f"--external: {error}") from None
 
@@ -163,7 +165,8 @@ def _check_with_kernel(paths: Sequence[str], rows: Sequence[Row], options: _Opti
     from reconciler.commands.kernel_verdicts import disagreements
 
     objects, _ = _objects(paths)
-    wrong = disagreements(objects, rows, options.labels, options.cluster_cidrs)
+    with working("asking the kernel"):
+        wrong = disagreements(objects, rows, options.labels, options.cluster_cidrs)
     for line in wrong:
         typer.echo(line, err=True)
     if wrong:

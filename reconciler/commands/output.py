@@ -15,7 +15,8 @@ import enum
 import inspect
 import io
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -34,6 +35,18 @@ class Format(enum.StrEnum):
 
 
 Column = tuple[str, Callable[[Mapping[str, Any]], object]]
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """A spinner with what goes on, on standard error; nothing without a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
 
 
 def with_json(function: Callable[..., Any]) -> Callable[..., Any]:
