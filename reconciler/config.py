@@ -32,6 +32,9 @@ Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 MapSize = Annotated[int, Meta(ge=16, le=1 << 24)]
 
 
+_RECORD = "File that every step is appended to, for `reconciler check trace`; empty: none."
+
+
 def _say(text: str) -> Meta:
     return Meta(description=text)
 
@@ -105,6 +108,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     debounce_ms: Annotated[
         int, Meta(ge=0, le=60_000), _say("How long changes are collected before one cut is made.")
     ] = 20
+    record_trace: Annotated[str, _say(_RECORD)] = ""
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,6 +164,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
         Literal["auto", "tcx", "clsact"],
         _say("How programs are attached; `auto`: TCX where the kernel has it."),
     ] = "auto"
+    record_trace: Annotated[str, _say(_RECORD)] = ""
 
 
 Config = ServerConfig | AgentConfig

@@ -35,6 +35,7 @@ from reconciler.core.dataplane.records import CachedCut
 from reconciler.core.policy.ir import Prefix
 from reconciler.datapath.base import Datapath
 from reconciler.errors import CacheError, ConfigError
+from reconciler.tracefile import Head, recorder
 
 CACHE: Final = "cut.cache"
 
@@ -62,6 +63,7 @@ async def run(config: AgentConfig) -> None:
             enforced=kernel.revision,
             cached=cached.revision if cached else 0,
         )
+        trace = recorder(config.record_trace, Head("agent", node), stack)
         core = AgentCore(
             node,
             datapath.limits,
@@ -69,9 +71,12 @@ async def run(config: AgentConfig) -> None:
             cached,
             time.monotonic(),
             Options(config.max_stale, tuple(map(_prefix, config.service_cidr))),
+            trace,
         )
         driver = Driver(core, datapath, cache, log)
         stack.push_async_callback(driver.stop)
+        if trace is not None:
+            trace.tell(lambda reason: driver.alarm("trace", config.record_trace, reason))
         client = XdsClient(
             driver,
             parse_address(config.server),

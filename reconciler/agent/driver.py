@@ -120,14 +120,18 @@ class Driver:
                 case effects.Disconnect(reason):
                     self._stream.close(reason)
                 case effects.Alarm(kind, object, text):
-                    self.alarms += 1
-                    self._log.warning("alarm", kind=kind, object=object, text=text)
+                    self.alarm(kind, object, text)
                 case _:
                     self._applier.submit((effect,))
         self._wake()
         self._arm()
         if self.settled is not None:
             self.settled()
+
+    def alarm(self, kind: str, object: str, text: str) -> None:
+        """Say it once, and count it."""
+        self.alarms += 1
+        self._log.warning("alarm", kind=kind, object=object, text=text)
 
     def _from_applier(self, outcome: done.Outcome) -> None:
         """On the applier's thread."""

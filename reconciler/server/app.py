@@ -33,6 +33,7 @@ from reconciler.server.grpc import XdsServer
 from reconciler.server.journal import SqliteJournal
 from reconciler.server.manifests import watch
 from reconciler.server.status import Status
+from reconciler.tracefile import Head, recorder
 
 _GRACE_SECONDS = 5.0  # for streams to end at a stop
 
@@ -57,9 +58,12 @@ async def run(config: ServerConfig, *, ready: Callable[[int], None] | None = Non
         stack.push_async_callback(lambda: in_thread(thread, journal.close))
         log.info("journal open", epoch=state.epoch, identities=len(state.entries))
 
-        plane = ControlPlane(plane_config(config), state, time.monotonic())
+        trace = recorder(config.record_trace, Head("server", "server"), stack)
+        plane = ControlPlane(plane_config(config), state, time.monotonic(), trace=trace)
         driver = Driver(plane, journal, thread, log, debounce=config.debounce_ms / 1000)
         stack.push_async_callback(driver.stop)
+        if trace is not None:
+            trace.tell(lambda reason: driver.alarm("trace", config.record_trace, reason))
 
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         loaded = asyncio.Event()

@@ -115,9 +115,13 @@ class Driver:
                     self._writes.add(task)
                     task.add_done_callback(self._writes.discard)
                 case core.Alarm(kind, object, text):
-                    self.alarms += 1
-                    self._log.warning("alarm", kind=kind, object=object, text=text)
+                    self.alarm(kind, object, text)
         self._arm()
+
+    def alarm(self, kind: str, object: str, text: str) -> None:
+        """Say it once, and count it."""
+        self.alarms += 1
+        self._log.warning("alarm", kind=kind, object=object, text=text)
 
     def _arm(self) -> None:
         if self._timer is not None:

@@ -30,11 +30,13 @@ from reconciler.core.policy.ir import Direction
 from reconciler.core.resources.build import CLOSED
 from reconciler.core.resources.types import POLICY
 from reconciler.core.store import Endpoint
+from reconciler.core.trace import Event, Trace
 from reconciler.datapath.base import Datapath
 from reconciler.datapath.twin import TwinDatapath
 from reconciler.errors import DatapathError, JournalConflict
 from reconciler.testing.journal import MemoryJournal
 from reconciler.testing.world import World
+from reconciler.tracefile import Head, Process
 from reconciler.wire import resources_pb2 as pb
 
 ADOPTED_MAPS = (MapId.ADDRESSES, MapId.ENDPOINTS, MapId.GROUPS, MapId.POLICIES)
@@ -106,6 +108,7 @@ class AgentProcess:
             kernel,
             replay(records, self.name, root),
             self._cluster.now,
+            trace=self._cluster.life("agent", self.name),
         )
         self.core.links_listed(self.links.values(), self._cluster.now)
         self.core.tick(self._cluster.now)
@@ -210,8 +213,12 @@ class Joined:
         scope: str = "all",
         drain_seconds: float = 5.0,
         absent_grace: float = 60.0,
+        record: bool = False,
     ) -> None:
+        """record: keep in `lives` what each process records, from each of its starts."""
         self.now = 0.0
+        self._record = record
+        self.lives: list[tuple[Head, list[Event]]] = []
         self.world = World()
         self.journal = MemoryJournal()
         self.config = PlaneConfig(
@@ -240,10 +247,19 @@ class Joined:
 
     # -------------------------------------------------------------------------------- server
 
+    def life(self, process: Process, name: str) -> Trace | None:
+        """Where a process that starts now is to record."""
+        if not self._record:
+            return None
+        events: list[Event] = []
+        self.lives.append((Head(process, name), events))
+        return events.append
+
     def start_server(self) -> None:
         self.crash_server()
         self._history.append(dict(self.world.objects))
-        self.plane = ControlPlane(self.config, self.journal.open(), self.now, self._published)
+        journal, trace = self.journal.open(), self.life("server", "server")
+        self.plane = ControlPlane(self.config, journal, self.now, self._published, trace)
         self.plane.objects_changed(self.world.everything(), self.now)
         self.collect()
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from reconciler import tracefile
 from reconciler.commands.ask import query
 from reconciler.errors import UnavailableError
 
@@ -31,12 +32,14 @@ class Processes:
     def server(self) -> None:
         self._start("server", "--listen", f"unix:{self.directory}/xds.sock", "--status",
                     self.server_status, "--manifests", str(SHOP), "--state-dir",
-                    str(self.directory / "state"))  # fmt: skip
+                    str(self.directory / "state"), "--record-trace",
+                    str(self.directory / "server.jsonl"))  # fmt: skip
 
     def agent(self, node: str = "node-1") -> None:
         self._start("agent", "--node", node, "--server", f"unix:{self.directory}/xds.sock",
                     "--status", self.agent_status, "--datapath", "memory", "--cache-dir",
-                    str(self.directory / "cache"), "--cni-socket", "")  # fmt: skip
+                    str(self.directory / "cache"), "--cni-socket", "", "--record-trace",
+                    str(self.directory / "agent.jsonl"))  # fmt: skip
 
     def _start(self, command: str, *options: str) -> None:
         with open(self.directory / f"{command}.log", "ab") as log:
@@ -189,6 +192,9 @@ def test_stopping_is_orderly(processes: Processes) -> None:
     assert [name for name in left if name != "xds.sock"] == []
     for log in ("server.log", "agent.log"):
         assert "Traceback" not in (processes.directory / log).read_text()
+    for process in ("server", "agent"):
+        (life,) = tracefile.read(processes.directory / f"{process}.jsonl")
+        assert (life.process, life.torn) == (process, False)
 
 
 def test_the_environment_configures_it_too(tmp_path: Path) -> None:
