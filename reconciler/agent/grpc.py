@@ -21,7 +21,7 @@ from reconciler.tls import KeyPair
 
 METHOD: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 CONNECT_SECONDS: Final = 10.0
-_OPTIONS: Final = (
+OPTIONS: Final = (
     ("grpc.max_receive_message_length", -1),  # the server is trusted with the whole node anyway
     ("grpc.max_send_message_length", -1),
     ("grpc.keepalive_time_ms", 20_000),
@@ -126,8 +126,8 @@ class XdsClient:
     def _channel(self) -> grpc.aio.Channel:
         tls = self._tls()
         if tls is None:
-            return grpc.aio.insecure_channel(self._server.target, options=_OPTIONS)
-        options: list[tuple[str, Any]] = list(_OPTIONS)
+            return grpc.aio.insecure_channel(self._server.target, options=OPTIONS)
+        options: list[tuple[str, Any]] = list(OPTIONS)
         if self._server_name:
             options.append(("grpc.ssl_target_name_override", self._server_name))
         credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)

@@ -35,16 +35,18 @@ STALL_SECONDS: Final = 30.0
 QUEUE_BYTES: Final = 256 << 20
 MAX_FRAME: Final = 64 << 20  # a first request lists every version that the node holds
 
-_OPTIONS: Final = (
+OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a half of the traffic
     ("grpc.max_receive_message_length", MAX_FRAME),
     ("grpc.max_send_message_length", -1),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.server_max_unrequested_time_in_server", 60),
+    # Buffers of a TLS connection are as large as its records; 16 KiB would cost 20 KiB a stream.
+    ("grpc.tsi.max_frame_size", 4096),
 )
 
 
@@ -75,7 +77,7 @@ class _Stream:
 
     def __init__(self, id: int, node: str, context: Any, handler: asyncio.Task[Any]) -> None:
         self.id, self.node, self.context, self.handler = id, node, context, handler
-        self.queue: deque[bytes] = deque()
+        self.queue: deque[bytes] | None = None  # while there is a writer
         self.queued = 0
         self.writer: asyncio.Task[None] | None = None
         self.failure: tuple[str, str] | None = None
@@ -109,7 +111,7 @@ class XdsServer:
         """Listen; UnavailableError when the address can't be had."""
         if self._listen.path:
             clear_socket(self._listen.path)
-        server = grpc.aio.server(options=_OPTIONS)
+        server = grpc.aio.server(options=OPTIONS)
         server.add_generic_rpc_handlers((_Handlers(self._serve),))
         try:
             if self._tls is None:
@@ -143,10 +145,11 @@ class XdsServer:
             reason = f"more than {self._limit} bytes wait for the node to read them"
             self._fail(found, "RESOURCE_EXHAUSTED", reason)
             return
+        if found.queue is None:
+            found.queue = deque()
+            found.writer = asyncio.create_task(self._write(found), name=f"write-{stream}")
         found.queue.append(frame)
         found.queued += len(frame)
-        if found.writer is None:
-            found.writer = asyncio.create_task(self._write(found), name=f"write-{stream}")
 
     def close(self, stream: int, status: str, reason: str) -> None:
         """End a stream with a gRPC status, by name."""
@@ -216,9 +219,10 @@ class XdsServer:
 
     async def _write(self, stream: _Stream) -> None:
         traffic = self.traffic[stream.node]
+        queue = stream.queue
         try:
-            while stream.queue:
-                frame = stream.queue.popleft()
+            while queue:
+                frame = queue.popleft()
                 async with asyncio.timeout(self._stall):
                     await stream.context.write(frame)
                 stream.queued -= len(frame)
@@ -230,13 +234,14 @@ class XdsServer:
         except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
             pass  # the stream broke under the write: its reader notices too, and tells the hub
         finally:
-            stream.writer = None
+            stream.queue = stream.writer = None
 
     def _fail(self, stream: _Stream, status: str, reason: str) -> None:
         """End the stream at its reader, which is the handler and alone may give a status."""
         if stream.failure is None:
             stream.failure = (status, reason)
-            stream.queue.clear()
+            if stream.queue is not None:
+                stream.queue.clear()
             if asyncio.current_task() is not stream.handler:
                 stream.handler.cancel()
 

@@ -6,6 +6,7 @@ import asyncio
 import datetime
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,16 @@ import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
 from reconciler import tls
+from reconciler.agent import grpc as client_side
 from reconciler.agent.grpc import XdsClient
 from reconciler.config import Address
 from reconciler.errors import ProtocolError
 from reconciler.server import certs
+from reconciler.server import grpc as server_side
 from reconciler.server.grpc import METHOD, XdsServer
 
+SERVER_OPTIONS = server_side.OPTIONS
+CLIENT_OPTIONS = client_side.OPTIONS
 NOW = datetime.datetime.now(datetime.UTC)
 
 
@@ -122,6 +127,13 @@ def authority(tmp_path: Path) -> Path:
 
 def keys_of(authority: Path, issued: certs.Issued) -> tls.KeyPair:
     return tls.load(str(issued.certificate), str(issued.key), str(authority / "ca.crt"))
+
+
+@pytest.mark.parametrize("name", [name for name, _ in (*SERVER_OPTIONS, *CLIENT_OPTIONS)])
+def test_grpc_knows_each_option(name: str) -> None:
+    """It takes any name in silence: a misspelt one left pings at a default that ended streams."""
+    library = Path(str(import_module("grpc._cython.cygrpc").__file__)).read_bytes()
+    assert name.encode() + b"\0" in library
 
 
 async def test_frames_go_both_ways_in_order(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ Field numbers are those of envoy/service/discovery/v3/discovery.proto and google
 from __future__ import annotations
 
 import hashlib
+import sys
 from base64 import urlsafe_b64encode
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -101,7 +102,7 @@ def decode_request(data: bytes) -> Request:
         raise ProtocolError("INVALID_ARGUMENT", f"{message.type_url}: more than {MAX_NAMES} names")
     failed = message.HasField("error_detail")
     return Request(
-        type_url=message.type_url,
+        type_url=sys.intern(message.type_url),  # kept with each stream
         node=message.node.id,
         subscribe=tuple(message.resource_names_subscribe),
         unsubscribe=tuple(message.resource_names_unsubscribe),

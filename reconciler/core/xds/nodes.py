@@ -4,6 +4,9 @@ A number may be used again only when no node can enforce a cut that has it. `cle
 revision of which that can be said: the oldest of what every node that counts may enforce. A node
 counts while it is connected and, after that, for the grace of absent nodes; a node that exists and
 was not heard of since this server started counts as enforcing anything. Absence is never an ACK.
+
+Neither that revision nor the next deadline is found by a walk over all nodes: whoever has done
+anything to a node or to its rollout says so by `noted`, which costs O(log n).
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ one wildcard subscription to a type that is served whole.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection
 
 import msgspec
@@ -71,7 +70,8 @@ class _Type:
     def __init__(self) -> None:
         self.state = MODEL.initial
         self.subscription = Subscription()
-        self.open: deque[str] = deque()  # nonces that are not answered, oldest first
+        # Nonces that are not answered, oldest first. Few, and there are many of these objects.
+        self.open: tuple[str, ...] = ()
 
     def step(self, trigger: str) -> None:
         row = MODEL.step(self.state, trigger)
@@ -109,7 +109,7 @@ class DeltaStream:
         """A response is on its way."""
         state = self._type(frame.type_url)
         state.step("send")
-        state.open.append(frame.nonce)
+        state.open += (frame.nonce,)
         self._acks[codec.ack(frame.type_url, frame.nonce)] = frame.type_url
 
     def subscription(self, type_url: str) -> Subscription | None:
@@ -124,7 +124,10 @@ class DeltaStream:
     # ------------------------------------------------------------------------------- inside
 
     def _type(self, type_url: str) -> _Type:
-        return self._types.setdefault(type_url, _Type())
+        found = self._types.get(type_url)
+        if found is None:
+            found = self._types[type_url] = _Type()
+        return found
 
     def _request(self, request: Request) -> tuple[StreamEvent, ...]:
         if self._first:
@@ -156,7 +159,9 @@ class DeltaStream:
     def _answered(
         self, type_url: str, state: _Type, nonce: str, request: Request | None
     ) -> StreamEvent:
-        state.open.remove(nonce)  # the oldest of it: answers come in the order of responses
+        # The oldest of it: answers come in the order of responses.
+        at = state.open.index(nonce)
+        state.open = state.open[:at] + state.open[at + 1 :]
         if nonce not in state.open:
             self._acks.pop(codec.ack(type_url, nonce), None)
         if request is not None and request.error is not None:

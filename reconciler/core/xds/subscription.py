@@ -15,6 +15,8 @@ import msgspec
 
 WILDCARD: Final = "*"
 
+_NONE: Final[frozenset[str]] = frozenset()  # one for all: there is a subscription a stream and type
+
 
 class Wanted(msgspec.Struct, frozen=True):
     """What one request asks to be sent now.
@@ -35,7 +37,7 @@ class Subscription:
     __slots__ = ("names", "wildcard")
 
     def __init__(self) -> None:
-        self.names: set[str] = set()
+        self.names = _NONE
         self.wildcard = False
 
     def begin(self, subscribe: Iterable[str], unsubscribe: Iterable[str] = ()) -> Wanted:
@@ -55,8 +57,7 @@ class Subscription:
         if WILDCARD in removed:
             self.wildcard = False
         known = self.names & removed
-        self.names -= removed
-        self.names |= added - {WILDCARD}
+        self.names = (self.names - removed) | (added - {WILDCARD}) or _NONE
         return Wanted(
             names=frozenset(added - {WILDCARD}),
             everything=WILDCARD in added,
