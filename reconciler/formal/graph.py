@@ -21,15 +21,14 @@ import msgspec
 
 from reconciler.errors import ConfigError, ReconcilerError
 from reconciler.formal import config as configs
-from reconciler.formal import jvm, tlc
+from reconciler.formal import jvm
 from reconciler.formal import module as modules
+from reconciler.formal.trace import State
 from reconciler.formal.values import Record, Value, parse_prefix, parse_tla
 
 STEP: Final = "act__"
 _CONSTANTS: Final = re.compile(r'<<\s*"constants__"')
 _KEPT: Final = ("CONSTANT", "CONSTRAINT", "ACTION_CONSTRAINT")
-
-State = Record
 
 
 class Edge(msgspec.Struct, frozen=True, order=True):
@@ -72,17 +71,20 @@ def explore(
             given.text(_KEPT) + "INIT Init__\nNEXT Next__\n", encoding="utf-8"
         )
         dump = folder / "graph.dot"
-        ran = tlc.invoke(
-            wrapper,
-            folder / f"{name}.cfg",
+        ran = jvm.invoke(
+            "tlc2.TLC",
+            [
+                *("-deadlock", "-workers", "1", "-metadir", "{scratch}/states"),
+                *("-dump", "dot,actionlabels", str(dump), "-config", f"{name}.cfg", name),
+            ],
+            folder=folder,
             libraries=(*libraries, module.parent),
             timeout=timeout,
-            options=("-dump", "dot,actionlabels", str(dump)),
         )
         if ran.code != 0 or not dump.is_file():
             what = "took too long" if ran.code == jvm.TIMED_OUT else f"exit code {ran.code}"
             raise ReconcilerError(f"{module.stem}: graph: {what}\n{ran.output}")
-        return parse_dot(dump.read_text(encoding="utf-8"), _constants(ran.output))
+        return parse_dot(dump.read_text(encoding="utf-8"), printed_constants(ran.output))
 
 
 def wrapping(name: str, family: Sequence[modules.Module], init: str, following: str) -> str:
@@ -96,15 +98,22 @@ def wrapping(name: str, family: Sequence[modules.Module], init: str, following: 
         f'Init__ == {init} /\\ {STEP} = <<"", <<>>>>',
         "Next__ ==",
     ]
-    for action in modules.actions(family, following):
-        step = f'<<"{action.name}", <<{", ".join(action.args)}>>>>'
-        lines.append(f"    \\/ {action.text} /\\ {STEP}' = {step}")
+    lines += (f"    {line}" for line in recording(modules.actions(family, following)))
     if values:
         lines.append(f'ASSUME PrintT(<<"constants__", [{values}]>>)')
     return "\n".join([*lines, "====", ""])
 
 
-def _constants(output: str) -> Mapping[str, Value]:
+def recording(actions: Sequence[modules.Action]) -> list[str]:
+    """The actions as the disjuncts of a relation that says in STEP' which of them was taken."""
+    return [
+        f'\\/ {action.text} /\\ {STEP}\' = <<"{action.name}", <<{", ".join(action.args)}>>>>'
+        for action in actions
+    ]
+
+
+def printed_constants(output: str) -> Mapping[str, Value]:
+    """The constants' values that a generated module had printed."""
     found = _CONSTANTS.search(output)
     if found is None:
         return {}

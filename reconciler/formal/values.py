@@ -281,7 +281,7 @@ class _Parser:
 
 
 def to_itf(value: Value) -> Any:
-    """ITF's JSON of a value (a model value is written as its name)."""
+    """ITF's JSON of a value. A model value is written as its name, here and as a key."""
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -293,7 +293,7 @@ def to_itf(value: Value) -> Any:
     if isinstance(value, frozenset):
         return {"#set": [to_itf(item) for item in sorted(value, key=order)]}
     pairs = sorted(value.items(), key=lambda pair: order(pair[0]))
-    if pairs and all(is_field(key) for key in value):
+    if pairs and all(isinstance(key, str) and IDENTIFIER.match(key) for key in value):
         return {str(key): to_itf(item) for key, item in pairs}
     return {"#map": [[to_itf(key), to_itf(item)] for key, item in pairs]}
 
