@@ -1,12 +1,9 @@
-"""What must hold in a joined cluster after every step, and the steps that tests choose from."""
+"""Steps that tests of the joined cluster choose from; `testing.rules` has what must hold."""
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
 from hypothesis import strategies as st
 
-from reconciler.core.dataplane.layout import Reason
 from reconciler.core.objects import (
     Delete,
     IPBlock,
@@ -21,123 +18,13 @@ from reconciler.core.objects import (
     ObjectMeta,
     Pod,
 )
-from reconciler.core.policy.ir import Direction
-from reconciler.core.policy.oracle import External, Host, Party, Unknown, World, oracle
-from reconciler.testing.joined import Joined, Meaning
+from reconciler.testing.joined import Joined
+from reconciler.testing.rules import Rules as Rules
 
 NODES = ("n1", "n2")
 NAMESPACES = ("a", "b")
-EXTERNALS = ("203.0.113.7", "203.0.113.200")
-NOBODY = "10.1.200.1"
-PROBES = (("TCP", 6, 80), ("UDP", 17, 53))
-NOT_OPEN_YET = (Reason.CLOSED, Reason.NO_ENDPOINT)
 
-Verdicts = dict[tuple[Direction, bytes, int, int], bool]
 Step = tuple[str, int, int]
-
-
-class Rules:
-    """Checks one cluster. Verdicts of a cut are worked out once."""
-
-    def __init__(self, joined: Joined) -> None:
-        self.joined = joined
-        self._expected: dict[tuple[str, bytes, str], Verdicts] = {}
-        self._newest: dict[str, int] = {}
-        self._freed = 0
-        self.verdicts = 0
-
-    def check(self, *, open_all: bool = False) -> None:
-        self._numbers()
-        for name in self.joined.agents:
-            self.node(name, open_all=open_all)
-
-    def node(self, name: str, *, open_all: bool = False) -> None:
-        """R3: every verdict is the oracle's for the cut in force. R6: belief, and never back."""
-        agent = self.joined.agents[name]
-        word = agent.twin.cut()
-        revision, root = word.revisions[word.active], word.roots[word.active]
-        assert revision >= self._newest.get(name, 0), f"{name} went back to {revision}"
-        self._newest[name] = revision
-        self._belief(name, revision, root)
-        meaning = self.joined.meanings.get((name, root))
-        assert meaning is not None or not any(root), f"{name} enforces what nobody served"
-        for link in agent.links.values():
-            expected = self._verdicts(name, root, meaning, link.pod)
-            for (direction, peer, protocol, port), allowed in expected.items():
-                self.verdicts += 1
-                reason = agent.twin.classify(link.ifindex, direction, peer, protocol, port)
-                if allowed and not open_all and reason in NOT_OPEN_YET:
-                    continue
-                assert reason.passed == allowed, (
-                    f"{name} {link.pod} {direction.name} {ip_address(peer)} {protocol}/{port}: "
-                    f"{reason.name}, the oracle says {'allow' if allowed else 'deny'} "
-                    f"at revision {revision & 0xFFFFFFFF}"
-                )
-
-    def _belief(self, name: str, revision: int, root: bytes) -> None:
-        if self.joined.plane is None:
-            return
-        node = self.joined.plane.nodes.get(name)
-        if node is not None and node.rollout.acked is not None and node.stream is not None:
-            acked = node.rollout.acked
-            assert acked.revision <= revision or acked.root == root, f"{name}: believed ahead"
-
-    def _numbers(self) -> None:
-        """R1 and R2 as far as they show in the journal."""
-        numbers = [entry.number for entry in self.joined.journal.state.entries]
-        label_sets = [entry.label_set for entry in self.joined.journal.state.entries]
-        assert len(set(numbers)) == len(numbers), "a number has two label sets"
-        assert len(set(label_sets)) == len(label_sets), "a label set has two numbers"
-        for used, freed in self.joined.freed[self._freed :]:
-            assert not used & freed, f"{used & freed} are still in use"
-        self._freed = len(self.joined.freed)
-        assert not self.joined.too_early, self.joined.too_early
-
-    def _verdicts(self, node: str, root: bytes, meaning: Meaning | None, pod: str) -> Verdicts:
-        key = (node, root, pod)
-        if key not in self._expected:
-            self._expected[key] = {} if meaning is None else _verdicts(node, meaning, pod)
-        return self._expected[key]
-
-
-def _verdicts(node: str, meaning: Meaning, name: str) -> Verdicts:
-    snapshot = meaning.snapshot
-    world = World(snapshot.namespaces, snapshot.policies)
-    endpoint = snapshot.endpoints.get(name)
-    number = snapshot.numbers.get(name)
-    here = endpoint is not None and endpoint.node == node and number is not None
-    found: Verdicts = {}
-    for party, address in _parties(meaning, name):
-        for text, protocol, port in PROBES:
-            for direction in Direction:
-                allowed = False
-                if here and number is not None and (number, int(direction)) not in meaning.closed:
-                    pod = snapshot.pods[name]
-                    if direction is Direction.EGRESS:
-                        allowed = oracle(world, pod, party, text, port)[0]
-                    else:
-                        allowed = oracle(world, party, pod, text, port)[1]
-                found[direction, address, protocol, port] = allowed
-    return found
-
-
-def _parties(meaning: Meaning, name: str) -> list[tuple[Party, bytes]]:
-    snapshot = meaning.snapshot
-    found: list[tuple[Party, bytes]] = []
-    for other, endpoint in snapshot.endpoints.items():
-        if other != name:
-            party: Party = snapshot.pods[other] if other in snapshot.numbers else Unknown()
-            found += [(party, each) for each in (endpoint.ipv4, endpoint.ipv6) if each]
-    for node, addresses in snapshot.nodes.items():
-        found += [(Host(node), address) for address in addresses]
-    found += [(External(text), ip_address(text).packed) for text in EXTERNALS]
-    owned = {each for endpoint in snapshot.endpoints.values() for each in (endpoint.ipv4,)}
-    if ip_address(NOBODY).packed not in owned:
-        found.append((Unknown(), ip_address(NOBODY).packed))
-    return found
-
-
-# ---------------------------------------------------------------------------------------- steps
 
 
 def policy(namespace: str, name: str, kind: int, choice: int) -> NetworkPolicy:
