@@ -13,12 +13,14 @@ traces (`replay_trace`) go other ways into the same states.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
 
+from reconciler.errors import ConfigError
 from reconciler.formal.graph import Graph
+from reconciler.formal.trace import Trace
 from reconciler.formal.values import Record, Value, to_tla
 
 KEEP: Final = 2_000
@@ -54,15 +56,6 @@ class Adapter(Protocol):
 
     def fork(self) -> Adapter:
         """An independent copy."""
-
-
-class _Step(Protocol):
-    @property
-    def action(self) -> str: ...
-    @property
-    def args(self) -> tuple[Value, ...]: ...
-    @property
-    def state(self) -> State: ...
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -128,17 +121,21 @@ def replay_graph(
     return _Walk(make, graph, show, keep).run(non_edges)
 
 
-def replay_trace(
-    make: Callable[[], Adapter], constants: Mapping[str, Value], trace: Sequence[_Step]
-) -> Mismatch | None:
-    """Play a behaviour, whose first step is the initial state; None: the code does the same."""
+def replay_trace(make: Callable[[], Adapter], trace: Trace) -> Mismatch | None:
+    """Play a behaviour from its initial state; None: the code does the same.
+
+    Raises ConfigError for a step whose arguments are not known.
+    """
+    first, *steps = trace.steps
     adapter = make()
-    adapter.start(constants, trace[0].state)
-    difference = differences(adapter.observe(), trace[0].state)
+    adapter.start(trace.constants, first.state)
+    difference = differences(adapter.observe(), first.state)
     if difference:
         return Mismatch((), difference)
     path: list[Call] = []
-    for step in trace[1:]:
+    for number, step in enumerate(steps, 1):
+        if step.args is None:
+            raise ConfigError(f"step {number}, {step.action}: its arguments are not known")
         path.append(Call(step.action, step.args))
         try:
             adapter.step(step.action, step.args)

@@ -7,15 +7,26 @@ runs seeds from FIRST on until a rule falls (exit code 1, the seed and what fell
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 import time
+from collections.abc import Mapping
 
-from tests.property.joined_rules import ACTIONS, SCENARIOS, settle, take
+from reconciler.testing.joined import Joined
+from reconciler.tracefile import Life
+from tests.property.joined_rules import ACTIONS, SCENARIOS, Rules, Step, settle, take
 from tests.property.test_joined import cluster
 
 
 def run(seed: int) -> None:
+    steps, joined, rules = schedule(seed)
+    for step in steps:
+        take(joined, rules, step)
+    settle(joined, rules)
+
+
+def schedule(seed: int, *, record: bool = False) -> tuple[list[Step], Joined, Rules]:
     chance = random.Random(seed)
     pool = chance.choice([4, 6, 40])
     scope = chance.choice(["all", "selected"])
@@ -23,10 +34,38 @@ def run(seed: int) -> None:
         (chance.choice(ACTIONS), chance.randrange(12), chance.randrange(12))
         for _ in range(chance.randrange(8, 50))
     ]
-    joined, rules = cluster(pool, scope, chance.choice([20, 60, 262_144]))
+    joined, rules = cluster(pool, scope, chance.choice([20, 60, 262_144]), record=record)
+    return steps, joined, rules
+
+
+class Blind(Rules):
+    """Looks at nothing: what is wrong must show in what the processes record."""
+
+    def check(self, *, open_all: bool = False) -> None:
+        pass
+
+    def node(self, name: str, *, open_all: bool = False) -> None:
+        pass
+
+
+def record(seed: int) -> Mapping[str, Life]:
+    """What each process of a run recorded, from each of its starts, by a name with the seed."""
+    steps, joined, _ = schedule(seed, record=True)
+    blind = Blind(joined)
     for step in steps:
-        take(joined, rules, step)
-    settle(joined, rules)
+        take(joined, blind, step)
+    with contextlib.suppress(AssertionError):  # that it settles is not for traces to say
+        settle(joined, blind)
+    return lives(f"seed {seed}", joined)
+
+
+def lives(name: str, joined: Joined) -> Mapping[str, Life]:
+    return {
+        f"{name}, {head.process} {head.name}, life {number}": Life(
+            head.process, head.name, 2, tuple(events)
+        )
+        for number, (head, events) in enumerate(joined.lives, 1)
+    }
 
 
 def main(seconds: float, first: int) -> int:

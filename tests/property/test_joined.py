@@ -16,8 +16,11 @@ from reconciler.testing.joined import Joined
 from tests.property.joined_rules import NAMESPACES, SCENARIOS, STEPS, Rules, Step, settle, take
 
 
-def cluster(pool: int = 6, scope: str = "all", policies: int = 262_144) -> tuple[Joined, Rules]:
-    joined = Joined(pool=range(256, 256 + pool), scope=scope, limits={"policies": policies})
+def cluster(
+    pool: int = 6, scope: str = "all", policies: int = 262_144, *, record: bool = False
+) -> tuple[Joined, Rules]:
+    limits = {"policies": policies}
+    joined = Joined(pool=range(256, 256 + pool), scope=scope, limits=limits, record=record)
     for name in NAMESPACES:
         joined.edit(joined.world.namespace(name, {"tier": "t0"}))
     return joined, Rules(joined)

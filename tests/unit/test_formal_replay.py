@@ -9,15 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from reconciler.errors import ConfigError
 from reconciler.formal.graph import Edge, Graph
 from reconciler.formal.replay import Call, Disabled, Report, differences, replay_graph, replay_trace
+from reconciler.formal.trace import Step, Trace
 from reconciler.formal.values import Record
-
-
-class Step(msgspec.Struct, frozen=True):
-    action: str
-    args: tuple[Any, ...]
-    state: Mapping[str, Any]
 
 
 def counter(top: int) -> Graph:
@@ -154,20 +150,26 @@ def test_what_is_seen_must_be_a_variable_of_the_spec() -> None:
 
 
 def test_a_trace_is_played_to_its_end_or_to_the_first_difference() -> None:
-    steps = [
-        Step("Init", (), {"count": 0}),
-        Step("Add", (1,), {"count": 1}),
-        Step("Add", (2,), {"count": 3}),
-        Step("Clear", (), {"count": 0}),
-        Step("Add", (2,), {"count": 2}),
-    ]
-    assert replay_trace(Counter, {"Top": 5}, steps) is None
-    wrong = replay_trace(lambda: Counter("clear"), {"Top": 5}, steps)
+    trace = Trace(
+        (
+            Step("", (), Record(count=0)),
+            Step("Add", (1,), Record(count=1)),
+            Step("Add", (2,), Record(count=3)),
+            Step("Clear", (), Record(count=0)),
+            Step("Add", (2,), Record(count=2)),
+        ),
+        constants={"Top": 5},
+    )
+    assert replay_trace(Counter, trace) is None
+    wrong = replay_trace(lambda: Counter("clear"), trace)
     assert wrong is not None
     assert len(wrong.path) == 3
-    refused = replay_trace(Counter, {"Top": 2}, steps)
+    refused = replay_trace(Counter, msgspec.structs.replace(trace, constants={"Top": 2}))
     assert refused is not None
     assert "the code refuses: full" in refused.problem
+    unknown = msgspec.structs.replace(trace.steps[1], args=None)
+    with pytest.raises(ConfigError, match="step 1, Add"):
+        replay_trace(Counter, msgspec.structs.replace(trace, steps=(trace.steps[0], unknown)))
 
 
 def test_of_a_function_only_what_differs_is_told() -> None:
