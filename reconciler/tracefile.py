@@ -67,6 +67,7 @@ class Recorder:
         except OSError as error:
             self._lose(error)
         self._add(self._encoder.encode(head))
+        self.flush()  # that a process lived shows however early it is killed
 
     def __call__(self, event: Event) -> None:
         self._add(self._encoder.encode(event))

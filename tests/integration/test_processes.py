@@ -23,15 +23,16 @@ SHOP = Path(__file__).parents[2] / "demo" / "shop"
 
 
 class Processes:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, manifests: Path = SHOP) -> None:
         self.directory = directory
+        self.manifests = manifests
         self.server_status = f"unix:{directory}/server.sock"
         self.agent_status = f"unix:{directory}/agent.sock"
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def server(self) -> None:
         self._start("server", "--listen", f"unix:{self.directory}/xds.sock", "--status",
-                    self.server_status, "--manifests", str(SHOP), "--state-dir",
+                    self.server_status, "--manifests", str(self.manifests), "--state-dir",
                     str(self.directory / "state"), "--record-trace",
                     str(self.directory / "server.jsonl"))  # fmt: skip
 

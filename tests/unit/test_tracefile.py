@@ -38,6 +38,13 @@ async def test_a_second_life_is_appended(tmp_path: Path) -> None:
     assert [life.line for life in read(path)] == [2, 6, 8]
 
 
+async def test_a_process_that_is_killed_early_has_lived(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    recorder = Recorder(path, Head("agent", "n1"))
+    assert read(path) == (Life("agent", "n1", 2, ()),)
+    recorder.close()
+
+
 async def test_half_a_last_line_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     life = Life("agent", "n1", 2, EVENTS)

@@ -9,7 +9,7 @@ Each spec has a module here with two things that specs.toml names:
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -25,6 +25,11 @@ Parts = Mapping[str, Sequence[Event]]
 def whole(events: Sequence[Event]) -> Parts:
     """The trace of a process is one trace of the spec."""
     return {"": events}
+
+
+def one(events: Sequence[Event]) -> Hashable:
+    """All traces are of one group."""
+    return None
 
 
 def by(*fields: str) -> Callable[[Sequence[Event]], Parts]:
@@ -48,6 +53,8 @@ class Recorded(msgspec.Struct, frozen=True):
     constants: the constants of the spec from the events of all traces that are checked together
     spec:      of the events; "" for the spec's own name
     split:     one process's events into traces of the spec, each with a name
+    group:     of a trace; those of the same group are checked together, so they have the same
+               constants (the bounds of a pool, say; sets of names can be united)
     """
 
     module: str
@@ -55,6 +62,7 @@ class Recorded(msgspec.Struct, frozen=True):
     constants: Callable[[Sequence[Event]], Mapping[str, Value]]
     spec: str = ""
     split: Callable[[Sequence[Event]], Parts] = whole
+    group: Callable[[Sequence[Event]], Hashable] = one
 
 
 def adapter(name: str) -> Callable[[], Adapter]:

@@ -5,7 +5,7 @@ specs.toml says which adapter and which reading of recorded events belong to eac
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -82,7 +82,7 @@ def _judge(
         if life.process == reading.process
         for part in _parts(name, life.events, reading, spec.name)
     ]
-    for batch in _batches(parts):
+    for batch in _batches(parts, reading):
         constants = reading.constants([event for part in batch for event in part.events])
         verdicts = check_traces(
             TraceSpec(module, constants, suite.libraries),
@@ -102,16 +102,19 @@ def _parts(life: str, events: Sequence[Event], reading: Recorded, spec: str) -> 
             yield _Part(life, part, at, tuple(chosen))
 
 
-def _batches(parts: Sequence[_Part]) -> Iterator[list[_Part]]:
-    batch: list[_Part] = []
-    size = 0
+def _batches(parts: Sequence[_Part], reading: Recorded) -> Iterator[list[_Part]]:
+    groups: dict[Hashable, list[_Part]] = {}
     for part in parts:
-        if batch and size + len(part.events) > BATCH_EVENTS:
-            yield batch
-            batch, size = [], 0
-        batch.append(part)
-        size += len(part.events)
-    if batch:
+        groups.setdefault(reading.group(part.events), []).append(part)
+    for group in groups.values():
+        batch: list[_Part] = []
+        size = 0
+        for part in group:
+            if batch and size + len(part.events) > BATCH_EVENTS:
+                yield batch
+                batch, size = [], 0
+            batch.append(part)
+            size += len(part.events)
         yield batch
 
 
