@@ -16,14 +16,16 @@ The types of operators are for the tool's own checker.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from reconciler.formal.source import (
+    CLOSE,
     KEYWORDS,
+    OPEN,
     Definition,
     Source,
     Token,
@@ -58,12 +60,7 @@ def lint(module: Path, libraries: Iterable[Path] = ()) -> list[Finding]:
 
 
 def _lint(source: Source, family: Sequence[Source]) -> Iterable[Finding]:
-    constants = {
-        one.name.text for other in family for one in other.declarations if one.kind == "CONSTANT"
-    }
-    definitions = {
-        name: one for other in reversed(family) for name, one in other.definitions.items()
-    }
+    folding = _Folding(family)
 
     def finding(token: Token, rule: str, text: str) -> Finding:
         return Finding(source.path, token.line, token.column, rule, text)
@@ -88,7 +85,7 @@ def _lint(source: Source, family: Sequence[Source]) -> Iterable[Finding]:
             yield finding(token, "sequences", "Seq(S) is infinite")
         elif token.text == "..":
             for bound in (_left(tokens, at), _right(tokens, at)):
-                if not _constant(bound, constants, definitions, ()):
+                if not folding.constant(bound):
                     words = " ".join(word.text for word in bound)
                     yield finding(token, "range", f"the bound {words} is not constant")
         elif token.text in _QUANTIFIERS:
@@ -168,22 +165,64 @@ def _left(tokens: Sequence[Token], at: int) -> Sequence[Token]:
     return tokens[start:at]
 
 
-def _constant(
-    bound: Sequence[Token],
-    constants: set[str],
-    definitions: Mapping[str, Definition],
-    parameters: Sequence[str],
-    depth: int = 0,
-) -> bool:
-    """Numbers, constants, and operators that are made of such; nothing else can be folded."""
-    for token in bound:
-        if token.kind == "number" or token.text in _NUMERIC:
-            continue
-        if token.kind == "name" and (token.text in constants or token.text in parameters):
-            continue
-        used = definitions.get(token.text) if token.kind == "name" else None
-        if used is None or used.function or depth > 20:
+class _Folding:
+    """Which expressions the tool can fold to a number: made of numbers, constants and operators of
+    such. A parameter is one if it is at every call, since operators are expanded."""
+
+    def __init__(self, family: Sequence[Source]) -> None:
+        self._constants = {
+            one.name.text
+            for source in family
+            for one in source.declarations
+            if one.kind == "CONSTANT"
+        }
+        self._definitions: dict[str, Definition] = {}
+        self._calls: dict[str, list[tuple[Sequence[Token], ...]]] = {}
+        self._home: dict[int, Definition] = {}
+        for source in reversed(family):
+            self._definitions.update(source.definitions)
+        for source in family:
+            for definition in source.definitions.values():
+                self._home.update((id(token), definition) for token in definition.body)
+            for at, token in enumerate(source.tokens):
+                if token.text in self._definitions and _text(source.tokens, at + 1) == "(":
+                    end = closing(source.tokens, at + 1)
+                    arguments = _arguments(source.tokens[at + 2 : end])
+                    if _text(source.tokens, end + 1) != "==":
+                        self._calls.setdefault(token.text, []).append(arguments)
+
+    def constant(self, expression: Sequence[Token], depth: int = 0) -> bool:
+        return bool(expression) and all(self._token(token, depth) for token in expression)
+
+    def _token(self, token: Token, depth: int) -> bool:
+        if token.kind == "number" or token.text in _NUMERIC or token.text in self._constants:
+            return True
+        if token.kind != "name" or depth > _DEPTH:
             return False
-        if not _constant(used.body, constants, definitions, used.parameters, depth + 1):
+        home = self._home.get(id(token))
+        if home is not None and token.text in home.parameters and not home.function:
+            place = home.parameters.index(token.text)
+            given = self._calls.get(home.name.text, [])
+            return bool(given) and all(
+                place < len(arguments) and self.constant(arguments[place], depth + 1)
+                for arguments in given
+            )
+        used = self._definitions.get(token.text)
+        if used is None or used.function:
             return False
-    return bool(bound)
+        return self.constant(used.body, depth + 1)
+
+
+_DEPTH: Final = 8
+
+
+def _arguments(tokens: Sequence[Token]) -> tuple[Sequence[Token], ...]:
+    """Cut at the commas that are in no bracket."""
+    found: list[Sequence[Token]] = []
+    start = depth = 0
+    for at, token in enumerate(tokens):
+        depth += (token.text in OPEN) - (token.text in CLOSE)
+        if token.text == "," and depth == 0:
+            found.append(tokens[start:at])
+            start = at + 1
+    return (*found, tokens[start:])

@@ -40,8 +40,8 @@ _TOKEN: Final = re.compile(
     re.VERBOSE,
 )
 _TYPE: Final = re.compile(r"@type:\s*([^;]*);")
-_OPEN: Final = {"(": ")", "[": "]", "{": "}", "<<": ">>"}
-_CLOSE: Final = {end: start for start, end in _OPEN.items()}
+OPEN: Final = {"(": ")", "[": "]", "{": "}", "<<": ">>"}
+CLOSE: Final = {end: start for start, end in OPEN.items()}
 
 Kind = Literal["name", "number", "string", "rule", "op", "comment"]
 
@@ -138,7 +138,7 @@ def closing(tokens: Sequence[Token], at: int) -> int:
     """Index of the bracket that closes the one at `at`, or the last index if none does."""
     depth = 0
     for index in range(at, len(tokens)):
-        depth += (tokens[index].text in _OPEN) - (tokens[index].text in _CLOSE)
+        depth += (tokens[index].text in OPEN) - (tokens[index].text in CLOSE)
         if depth <= 0:
             return index
     return len(tokens) - 1
@@ -148,7 +148,7 @@ def opening(tokens: Sequence[Token], at: int) -> int:
     """Index of the bracket that the one at `at` closes, or 0."""
     depth = 0
     for index in range(at, -1, -1):
-        depth += (tokens[index].text in _CLOSE) - (tokens[index].text in _OPEN)
+        depth += (tokens[index].text in CLOSE) - (tokens[index].text in OPEN)
         if depth <= 0:
             return index
     return 0
@@ -237,9 +237,9 @@ def _definitions(tokens: Sequence[Token]) -> Iterable[Definition]:
     ends: list[int] = []
     depth = 0
     for at, token in enumerate(tokens):
-        if token.text in _OPEN or token.text == "LET":
+        if token.text in OPEN or token.text == "LET":
             depth += 1
-        elif token.text in _CLOSE or token.text == "IN":
+        elif token.text in CLOSE or token.text == "IN":
             depth -= 1
         elif depth == 0 and token.text == "==":
             head = at - 1

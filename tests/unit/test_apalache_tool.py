@@ -373,7 +373,7 @@ def test_simulation_is_no_proof(tmp_path: Path) -> None:
     fine, broken, lost = (
         apalache.simulate(MANY, invariants=["Inv"], length=3, runs=3, timeout=60) for _ in range(3)
     )
-    assert (fine.completed, fine.violated, len(fine.examples)) == (True, False, 3)
+    assert (fine.completed, fine.violated, len(fine.answer.examples)) == (True, False, 3)
     assert (broken.completed, broken.violated) == (False, True)
     assert (lost.completed, lost.violated) == (False, False)
     arguments = calls(apalache.path)[0]["arguments"]

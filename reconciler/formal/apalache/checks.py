@@ -82,12 +82,10 @@ class Induction(msgspec.Struct, frozen=True):
 class Simulation(msgspec.Struct, frozen=True):
     """Random executions. One that ends well proves nothing and is never called proved.
 
-    `examples` are ITF texts of executions; the counterexample of a violation is in
-    `answer.traces`.
+    The executions are `answer.examples`, that of a violation is in `answer.counterexamples`.
     """
 
     answer: Answer
-    examples: tuple[str, ...]
 
     @property
     def violated(self) -> bool:
@@ -242,8 +240,7 @@ class Apalache:
             *([] if deadlock else ["--no-deadlock"]),
         ]
         answer = judge(self._run("simulate", options, module, libraries, timeout))
-        examples = [text for name, text in answer.traces.items() if name.startswith("example")]
-        return Simulation(msgspec.structs.replace(answer, bound=length), tuple(examples))
+        return Simulation(msgspec.structs.replace(answer, bound=length))
 
     def _run(
         self,

@@ -15,14 +15,16 @@ Output that was cut off anywhere is no answer: the last line is the tool's, and 
 from __future__ import annotations
 
 import enum
-import json
 import re
 from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
+from reconciler.errors import ConfigError
+from reconciler.formal.apalache import traces
 from reconciler.formal.apalache.tool import Output
+from reconciler.formal.trace import Trace
 
 
 class Verdict(enum.StrEnum):
@@ -106,7 +108,7 @@ class Answer(msgspec.Struct, frozen=True):
     bound:    steps that were looked at, None where the query has no bound of its own
     fell:     the conjuncts that a counterexample breaks; empty for a deadlock
     deadlock: the counterexample ends in a state that has no next one
-    traces:   ITF texts by file name: counterexamples, or examples that were asked for
+    traces:   ITF texts by file name, of `counterexamples` and `examples`
     caveat:   what the answer does not say, for people
     """
 
@@ -131,6 +133,26 @@ class Answer(msgspec.Struct, frozen=True):
     @property
     def violated(self) -> bool:
         return self.verdict is Verdict.VIOLATED
+
+    @property
+    def counterexamples(self) -> tuple[Trace, ...]:
+        """The behaviours that violate; at least one if `violated`."""
+        return self._decoded("violation")
+
+    @property
+    def examples(self) -> tuple[Trace, ...]:
+        """Behaviours that violate nothing, where they were asked for."""
+        return self._decoded("example")
+
+    def _decoded(self, kind: str) -> tuple[Trace, ...]:
+        fell = ", ".join(map(str, self.fell)) or ("deadlock" if self.deadlock else "")
+        found = [
+            traces.decode(text, name)
+            for name, text in sorted(self.traces.items(), key=lambda pair: _number(pair[0]))
+            if name.startswith(kind)
+        ]
+        property = fell if kind == "violation" else ""
+        return tuple(msgspec.structs.replace(trace, property=property) for trace in found)
 
 
 def judge(output: Output) -> Answer:
@@ -225,11 +247,15 @@ def _problem(text: str) -> Problem:
 
 def _readable(text: str) -> bool:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        traces.decode(text)
+    except ConfigError:
         return False
-    states = value.get("states") if isinstance(value, dict) else None
-    return isinstance(states, list) and bool(states)
+    return True
+
+
+def _number(name: str) -> int:
+    """12 of violation12.itf.json."""
+    return int("0" + re.sub(r"\D", "", name.partition(".")[0]))
 
 
 def _fallen(lines: list[str]) -> Iterator[Conjunct]:
