@@ -1,14 +1,17 @@
-"""Bugs planted on purpose: each must be found by the joined cluster's test.
+"""Bugs planted on purpose: each must be found.
 
-    python -m tests.planted [NAME ...]
+    python -m tests.planted [--by schedules|traces|replay] [NAME ...]
 
 copies the sources to a temporary directory, plants one bug at a time (a replacement of one piece of
-text, which must be there exactly once) and runs generated schedules until a rule falls. Exit code 1
-if one is not found. tests/README.md says what each bug is.
+text, which must be there exactly once) and looks for it: with generated schedules of the joined
+cluster until a rule falls, by what the processes of such runs record (no rule is looked at), or by
+replay of the specs on the code. Exit code 1 if it is not found where it should be, or is found
+where tests/README.md says that it can't be.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -18,14 +21,19 @@ from pathlib import Path
 
 import msgspec
 
+from tests import evidence
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
 class Bug(msgspec.Struct, frozen=True):
+    """by: the ways that find it; tests/README.md says why the others can't."""
+
     name: str
     file: str
     text: str
     instead: str
+    by: tuple[str, ...] = ("schedules", "traces", "replay")
 
 
 BUGS = (
@@ -96,11 +104,14 @@ BUGS = (
 )
 
 
-def find(bug: Bug, seconds: int) -> str:
-    """What fell, "" if nothing did within the time."""
+WAYS = ("schedules", "traces", "replay")
+
+
+def find(bug: Bug, way: str, evidence: Path) -> str:
+    """What fell, "" if nothing did."""
     with tempfile.TemporaryDirectory(prefix="planted-") as scratch:
         copy = Path(scratch)
-        for folder in ("reconciler", "models", "tests"):
+        for folder in ("reconciler", "models", "specs", "tests", "demo"):
             shutil.copytree(
                 ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__")
             )
@@ -111,27 +122,46 @@ def find(bug: Bug, seconds: int) -> str:
                 f"{bug.name}: the text is not once in {bug.file}; adapt tests/planted.py"
             )
         path.write_text(text.replace(bug.text, bug.instead))
+        command = {
+            "schedules": ["tests.property.joined_runs", "60"],
+            "traces": ["tests.evidence", "traces"],
+            "replay": ["tests.evidence", "replay", str(evidence)],
+        }[way]
         done = subprocess.run(
-            [sys.executable, "-m", "tests.property.joined_runs", str(seconds)],
+            [sys.executable, "-m", *command],
             cwd=copy,
             env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,
             text=True,
             check=False,
         )
-    return "" if done.returncode == 0 else done.stdout.strip().splitlines()[-1]
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"{bug.name}: {done.stdout}{done.stderr}")
+    if done.returncode == 0:
+        return ""
+    return (done.stdout or done.stderr).strip().splitlines()[-1]
 
 
-def main(names: list[str]) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.planted")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these")
+    parser.add_argument("--by", choices=WAYS, default="schedules", help="how to look for them")
+    given = parser.parse_args()
     missed = 0
-    for bug in BUGS:
-        if names and bug.name not in names:
-            continue
-        found = find(bug, 60)
-        missed += not found
-        print(f"{'found ' if found else 'MISSED'}  {bug.name}: {found}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="planted-") as scratch:
+        kept = Path(scratch) / "evidence"
+        if given.by == "replay":
+            evidence.prepare(kept)
+        for bug in BUGS:
+            if given.names and bug.name not in given.names:
+                continue
+            found = find(bug, given.by, kept)
+            expected = given.by in bug.by
+            missed += bool(found) != expected
+            word = "found " if found else "MISSED" if expected else "unseen"
+            print(f"{word}  {bug.name}: {found}", flush=True)
     return 1 if missed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

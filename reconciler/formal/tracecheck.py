@@ -35,7 +35,6 @@ from reconciler.formal import module as modules
 from reconciler.formal.values import Record, Value, freeze, parse_prefix, to_tla
 
 SHOWN: Final = 3
-"""Refused traces whose last explained states are looked up: a further run each."""
 
 _EXPLAINED: Final = re.compile(r'^<<"explained__", (\d+), (\d+)>>$', re.MULTILINE)
 _REACHED: Final = re.compile(r'<<\s*"reached__"')
@@ -88,17 +87,22 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def check_traces(
-    spec: TraceSpec, traces: Mapping[str, Sequence[Event]], *, timeout: float = 120
+    spec: TraceSpec,
+    traces: Mapping[str, Sequence[Event]],
+    *,
+    timeout: float = 120,
+    show: int = SHOWN,
 ) -> list[Verdict]:
     """A verdict for each trace (name → its events), in their order.
 
+    show: of so many refused ones the last explained states are looked up, a run of TLC each.
     Raises ReconcilerError if TLC does not come to an end in `timeout` seconds a run, or can't read
     the modules; UnavailableError without Java or the jar.
     """
     family = modules.family(spec.module, spec.libraries)
     found = _Batch(spec, family, traces, timeout)
     found.check([name for name in traces if traces[name]])
-    return found.verdicts()
+    return found.verdicts(show)
 
 
 class _Batch:
@@ -135,8 +139,8 @@ class _Batch:
             self._reasons[name] = _error(ran.output)
             names = [each for each in names if each != name and self._left(each)]
 
-    def verdicts(self) -> list[Verdict]:
-        looked_up = [name for name in self._traces if self._left(name)][:SHOWN]
+    def verdicts(self, show: int) -> list[Verdict]:
+        looked_up = [name for name in self._traces if self._left(name)][:show]
         return [
             Verdict(
                 name=name,

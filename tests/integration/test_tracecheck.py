@@ -67,7 +67,7 @@ def stock(tmp_path: Path) -> TraceSpec:
 
 
 def checked(spec: TraceSpec, **traces: Sequence[Event]) -> dict[str, Verdict]:
-    return {verdict.name: verdict for verdict in check_traces(spec, traces)}
+    return {verdict.name: verdict for verdict in check_traces(spec, traces, show=0)}
 
 
 def test_a_batch_is_judged_trace_by_trace(stock: TraceSpec) -> None:
@@ -93,7 +93,7 @@ def test_a_batch_is_judged_trace_by_trace(stock: TraceSpec) -> None:
 
 
 def test_a_refusal_shows_line_event_and_the_states_before_it(stock: TraceSpec) -> None:
-    verdict = checked(stock, one=[put("a", 2), take("a", 7)])["one"]
+    (verdict,) = check_traces(stock, {"one": [put("a", 2), take("a", 7)]})
     assert verdict.refused == take("a", 7)
     assert {state["held"]["a"] for state in verdict.before} >= {2, 1}  # type: ignore[index,call-overload]
     text = str(verdict)

@@ -48,14 +48,18 @@ class Blind(Rules):
         pass
 
 
-def record(seed: int) -> Mapping[str, Life]:
-    """What each process of a run recorded, from each of its starts, by a name with the seed."""
+def record(seed: int, *failures: type[Exception]) -> Mapping[str, Life]:
+    """What each process of a run recorded, from each of its starts, by a name with the seed.
+
+    failures: what may end the run early. That it settles is not for traces to say.
+    """
     steps, joined, _ = schedule(seed, record=True)
     blind = Blind(joined)
-    for step in steps:
-        take(joined, blind, step)
-    with contextlib.suppress(AssertionError):  # that it settles is not for traces to say
-        settle(joined, blind)
+    with contextlib.suppress(*failures):
+        for step in steps:
+            take(joined, blind, step)
+        with contextlib.suppress(AssertionError):
+            settle(joined, blind)
     return lives(f"seed {seed}", joined)
 
 

@@ -16,7 +16,7 @@ from reconciler.errors import ConfigError
 from reconciler.formal.replay import Mismatch, replay_trace
 from reconciler.formal.suite import Spec, Suite
 from reconciler.formal.trace import Trace
-from reconciler.formal.tracecheck import TraceSpec, Verdict, check_traces
+from reconciler.formal.tracecheck import SHOWN, TraceSpec, Verdict, check_traces
 from reconciler.testing.replay import Recorded, adapter, recorded
 from reconciler.tracefile import Life
 
@@ -56,8 +56,11 @@ def judge(
     *,
     specs: Collection[str] = (),
     timeout: float = 120,
+    show: int = SHOWN,
 ) -> list[Judged]:
-    """Every trace of every spec (or of these) in these lives. timeout: seconds a run of TLC.
+    """Every trace of every spec (or of these) in these lives.
+
+    timeout: seconds a run of TLC; show: refused traces of a batch whose states are looked up
 
     A life without events of a spec is no trace of it. Raises ConfigError, ReconcilerError.
     """
@@ -66,12 +69,17 @@ def judge(
         for spec in suite.specs
         if spec.trace and (not specs or spec.name in specs)
         for reading in recorded(spec.trace)
-        for judged in _judge(suite, spec, reading, lives, timeout)
+        for judged in _judge(suite, spec, reading, lives, timeout, show)
     ]
 
 
 def _judge(
-    suite: Suite, spec: Spec, reading: Recorded, lives: Mapping[str, Life], timeout: float
+    suite: Suite,
+    spec: Spec,
+    reading: Recorded,
+    lives: Mapping[str, Life],
+    timeout: float,
+    show: int,
 ) -> Iterator[Judged]:
     module = suite.folder / "trace" / f"{reading.module}.tla"
     if not module.is_file():
@@ -88,6 +96,7 @@ def _judge(
             TraceSpec(module, constants, suite.libraries),
             {part.name: part.events for part in batch},
             timeout=timeout,
+            show=show,
         )
         for part, verdict in zip(batch, verdicts, strict=True):
             yield Judged(spec.name, part.life, part.part, part.at, verdict)
