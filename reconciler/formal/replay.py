@@ -43,6 +43,9 @@ class Adapter(Protocol):
     An adapter may have `narrower`, action → why: actions for which the spec leaves open what the
     code has decided (which free number, say). The code may refuse such a step where the spec
     allows it, but must take the action somewhere.
+
+    It may have `refuses_cleanly = True`, if a refused step leaves everything as it was: then one
+    fork serves for all that is to be refused in a state, which is what most of the time goes into.
     """
 
     def start(self, constants: Mapping[str, Value], state: State) -> None:
@@ -188,7 +191,9 @@ class _Walk:
             targets = self._out[edge.source].setdefault(call, [])
             if edge.target not in targets:
                 targets.append(edge.target)
-        self._narrower: Mapping[str, str] = getattr(make(), "narrower", {})
+        example = make()
+        self._narrower: Mapping[str, str] = getattr(example, "narrower", {})
+        self._clean: bool = getattr(example, "refuses_cleanly", False)
         self._came: dict[int, tuple[int, Call] | None] = {}  # state → how it was first reached
         self._queue: deque[tuple[int, Adapter | None]] = deque()
         self._waiting = 0  # adapters in the queue
@@ -255,20 +260,25 @@ class _Walk:
 
     def _non_edges_of(self, index: int, adapter: Adapter) -> None:
         enabled = self._out[index]
+        fork: Adapter | None = None
         for call in self._calls:
             if call in enabled:
                 continue
             self._non_edges += 1
-            fork = adapter.fork()
+            fork = fork or adapter.fork()
+            problem = "the spec does not allow it here, the code does it"
             try:
                 fork.step(call.action, call.args)
             except Disabled:
+                fork = fork if self._clean else None
                 continue
             except Exception as error:
-                self._differs((*self._path(index), call), _breaks(error))
-                continue
-            path = (*self._path(index), call)
-            self._differs(path, "the spec does not allow it here, the code does it")
+                problem = _breaks(error)
+            self._differs((*self._path(index), call), problem)
+            fork = None
+        changed = differences(fork.observe(), self._graph.states[index]) if fork else ""
+        if changed:
+            self._differs(self._path(index), f"what it refuses here leaves a trace: {changed}")
 
     def _arrived(self, index: int, came: tuple[int, Call] | None, adapter: Adapter) -> None:
         self._came[index] = came

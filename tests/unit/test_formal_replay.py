@@ -108,6 +108,40 @@ def test_code_that_falls_over_is_a_mismatch_too() -> None:
     assert report.mismatches[0].problem == "ValueError: over the top"
 
 
+class Clean(Counter):
+    refuses_cleanly = True
+
+    def step(self, action: str, args: tuple[Any, ...]) -> None:
+        try:
+            super().step(action, args)
+        except Disabled:
+            self.count += self.fault == "dirty"
+            raise
+
+    def fork(self) -> Clean:
+        forks.append(self.count)
+        return copy.copy(self)
+
+
+forks: list[int] = []
+
+
+def test_one_fork_serves_for_all_that_is_refused_in_a_state() -> None:
+    forks.clear()
+    report = replay_graph(lambda: Clean(""), counter(5))
+    assert report.passed, str(report)
+    assert (len(forks), report.edges, report.non_edges) == (14 + 3, 14, 4)
+
+
+def test_a_refusal_that_leaves_a_trace_is_a_mismatch() -> None:
+    report = replay_graph(lambda: Clean("dirty"), counter(5))
+    assert "leaves a trace: count: the spec says 0, the code 1" in str(report)
+
+
+def test_after_a_step_that_was_not_refused_another_fork_is_taken() -> None:
+    assert replay_graph(lambda: Clean("over"), counter(5)).found == 3
+
+
 class Narrow(Counter):
     narrower: Mapping[str, str]
 
