@@ -1,12 +1,16 @@
-"""The part of the build that a table can't say: models/ is a package inside `reconciler`."""
+"""What a table can't say: models/ and specs/ are packages inside `reconciler`."""
 
 from setuptools import find_packages, setup
 
 setup(
-    packages=[*find_packages(include=["reconciler*"]), "reconciler.models"],
-    package_dir={"reconciler.models": "models"},
+    packages=[*find_packages(include=["reconciler*"]), "reconciler.models", "reconciler.specs"],
+    package_dir={"reconciler.models": "models", "reconciler.specs": "specs"},
     package_data={
         "reconciler.models": ["*.toml"],
+        "reconciler.specs": [
+            *("*.toml", "*.tla", "mutants/*.toml", "mc/*.tla", "mc/*.cfg", "trace/*.tla"),
+            "golden/*/*.json",
+        ],
         "reconciler.datapath": ["datapath.bpf.o", "_libbpf*.so"],
     },
 )

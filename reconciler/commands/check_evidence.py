@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reconciler.commands.output import FAILED, Format, emit, with_json, working
+from reconciler.commands.specs import folder
 
 if TYPE_CHECKING:
     from reconciler.testing.replay.evidence import Judged
     from reconciler.tracefile import Life
 
 Output = Annotated[Format, typer.Option("-o", "--output", help="Form of the output.")]
-Folder = Annotated[Path, typer.Option("--specs", help="Folder with specs.toml.")]
+Folder = Annotated[Path | None, typer.Option("--specs", help="Folder with specs.toml.")]
 _TRACE_COLUMNS = ("trace", "spec", "events", "explained", "verdict")
 _REPLAY_COLUMNS = ("file", "spec", "steps", "verdict")
 
@@ -35,7 +36,7 @@ def _trace(
     spec: Annotated[
         list[str] | None, typer.Option("--spec", help="Only this spec; may be repeated.")
     ] = None,
-    specs: Folder = Path("specs"),
+    specs: Folder = None,
     timeout: Annotated[float, typer.Option(help="Seconds for one run of TLC.")] = 600.0,
     output: Output = Format.TABLE,
 ) -> None:
@@ -50,7 +51,7 @@ def _trace(
         for life in tracefile.read(path):
             name = f"{path}:{life.line} {life.name}"
             lives[name], at[name] = life, (path, life)
-    known = suite.load(specs)
+    known = suite.load(folder(specs))
     for name in spec or ():
         known.spec(name)
     with working(f"checking {len(lives)} recorded runs"):
@@ -91,14 +92,14 @@ def _where(judged: Judged, path: Path, life: Life) -> str:
 
 def _replay(
     files: Annotated[list[Path], typer.Argument(help="Traces in ITF, as `check` saves them.")],
-    specs: Folder = Path("specs"),
+    specs: Folder = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Exit code 1 if the code does something else: the first difference of each is shown."""
     from reconciler.formal import itf, suite
     from reconciler.testing.replay.evidence import play
 
-    known = suite.load(specs)
+    known = suite.load(folder(specs))
     rows, problems = [], []
     for path in files:
         trace = itf.read(path)

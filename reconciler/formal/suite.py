@@ -16,6 +16,14 @@ specs.toml:
     seconds = 60                               # the most that it may take
     states = 1000                              # fewer distinct states fail: nothing was searched
 
+    [[spec.symbolic]]                          # what Apalache is asked, where it is there
+    module = "APAllocation"                    # specs/mc/APAllocation.tla
+    constants = "ConstInit"                    # the operator that gives the constants values
+    invariants = ["UniqueNumbers"]             # checked on all behaviours of up to `length` steps
+    length = 8
+    inductive = "IndInv"                       # kept by every step; then the invariants follow
+    seconds = 600                              # for each query
+
 mutants/<Name>.toml, one file a spec:
 
     [[mutant]]
@@ -71,6 +79,17 @@ class Run(msgspec.Struct, frozen=True):
         return self.config.stem
 
 
+class Symbolic(msgspec.Struct, frozen=True):
+    """Questions to a symbolic checker about one module; `length` 0 asks no bounded one."""
+
+    module: Path
+    constants: str
+    invariants: tuple[str, ...]
+    length: int
+    inductive: str
+    seconds: float
+
+
 class Spec(msgspec.Struct, frozen=True):
     """One spec of the manifest; `machines` maps a machine's name to its variable."""
 
@@ -81,6 +100,7 @@ class Spec(msgspec.Struct, frozen=True):
     adapter: str
     trace: str
     runs: tuple[Run, ...]
+    symbolic: tuple[Symbolic, ...] = ()
 
     def of(self, *kinds: Kind) -> tuple[Run, ...]:
         """The runs of these kinds."""
@@ -129,9 +149,19 @@ class _Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     states: int = 100
 
 
+class _Symbolic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    module: str
+    constants: str = ""
+    invariants: list[str] = []
+    length: int = 0
+    inductive: str = ""
+    seconds: float = 600
+
+
 class _Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     run: list[_Run]
+    symbolic: list[_Symbolic] = []
     rules: list[str] = []
     machines: dict[str, str] = {}
     adapter: str = ""
@@ -221,6 +251,23 @@ def _spec(folder: Path, file: Path, entry: _Spec) -> Spec:
         adapter=entry.adapter,
         trace=entry.trace,
         runs=runs,
+        symbolic=tuple(_symbolic(folder, where, entry) for entry in entry.symbolic),
+    )
+
+
+def _symbolic(folder: Path, where: str, entry: _Symbolic) -> Symbolic:
+    where = f"{where}: symbolic {entry.module!r}"
+    if entry.length and not entry.invariants:
+        raise ConfigError(f"{where}: length: no invariants are given to check")
+    if not entry.length and not entry.inductive:
+        raise ConfigError(f"{where}: neither length nor inductive: nothing is asked")
+    return Symbolic(
+        module=_file(f"{where}: module", folder / "mc" / f"{entry.module}.tla"),
+        constants=entry.constants,
+        invariants=tuple(entry.invariants),
+        length=entry.length,
+        inductive=entry.inductive,
+        seconds=entry.seconds,
     )
 
 

@@ -1,41 +1,44 @@
-"""The specs hold, and lose a property when one of their guards is dropped."""
+"""The specs of this project: every run of the manifest, projections, edges on the code, mutants.
+
+One test a run, so that a failure names it; the mutants that are marked `ci` show that the checks
+can fail (`reconciler check --mutants` tries all).
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import functools
 
 import pytest
 
-from reconciler.formal import tlc
+from reconciler.commands import check
+from reconciler.commands.specs import folder
+from reconciler.formal import checking, mutants, suite
+from reconciler.formal.suite import Kind, Mutant, Run
 
-SPECS = Path(__file__).resolve().parents[2] / "specs"
-MODULE = SPECS / "mc" / "MCStageCommit.tla"
-
-
-@pytest.mark.parametrize("config", sorted((SPECS / "mc").glob("*.cfg")), ids=lambda path: path.stem)
-def test_spec_holds(config: Path) -> None:
-    result = tlc.run(MODULE, config, libraries=(SPECS,), timeout=100)
-    assert result.passed, result.output
-    assert result.distinct > 1000, "the bounds leave nothing to search"
+SUITE = suite.load(folder())
+RUNS = [run for spec in SUITE.specs for run in spec.runs if run.kind is not Kind.DEEP]
+MUTANTS = [mutant for mutant in SUITE.mutants if mutant.ci]
 
 
-@pytest.mark.parametrize(
-    ("guard", "without", "falls"),
-    [
-        ("RootMatches(n, rev) == held[n] = content[rev]", "RootMatches(n, rev) == TRUE", "OneCut"),
-        (
-            '<<Message("report", AnyType, 0, cut[n])>>',
-            '<<Message("report", AnyType, 0, target[n])>>',
-            "BeliefIsPast",
-        ),
-    ],
-    ids=["commit-without-root-check", "report-what-was-staged"],
-)
-def test_guard_is_needed(tmp_path: Path, guard: str, without: str, falls: str) -> None:
-    text = (SPECS / "StageCommit.tla").read_text()
-    assert text.count(guard) == 1
-    (tmp_path / "StageCommit.tla").write_text(text.replace(guard, without))
-    config = SPECS / "mc" / "MCStageCommit.cfg"
-    result = tlc.run(MODULE, config, libraries=(tmp_path,), timeout=100)
-    assert result.outcome == "violated"
-    assert result.fell == falls
+@functools.cache
+def reports() -> dict[str, checking.Report]:
+    """Of all runs, two at a time."""
+    kinds = [kind for kind in Kind if kind is not Kind.DEEP]
+    found = checking.jobs(SUITE, SUITE.specs, kinds, check.hooks())
+    done = checking.run_jobs(found, watch=lambda name, progress: None)
+    return {f"{report.lines[0].spec} {report.lines[0].run}": report for report in done}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{run.spec}-{run.name}")
+def test_run(run: Run) -> None:
+    report = reports()[f"{run.spec} {run.name}"]
+    wrong = [f"{line.check}: {line.verdict}: {line.detail}" for line in report.lines]
+    assert all(line.verdict == checking.PASSED for line in report.lines), "\n".join(wrong)
+    assert all(line.states >= run.states for line in report.lines)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.spec}-{mutant.name}")
+def test_mutant(mutant: Mutant) -> None:
+    tried = mutants.try_one(SUITE, mutant)
+    assert tried.passed, f"{tried.verdict}: {tried.detail}"

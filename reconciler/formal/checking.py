@@ -1,0 +1,224 @@
+"""All that is checked of the specs of a suite, as rows of one table.
+
+Each run of the manifest is one job; two go on at a time (two small searches side by side beat one
+with two workers). A run of kind graph is compared with the tables of machines and, if there is an
+adapter, replayed on the code; both come from the caller, this package knows neither.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from typing import Final
+
+import msgspec
+
+from reconciler.errors import ReconcilerError
+from reconciler.formal import lint, projection, replay, tlc
+from reconciler.formal.graph import Graph, explore
+from reconciler.formal.projection import Machine
+from reconciler.formal.suite import Kind, Run, Spec, Suite
+from reconciler.formal.tlc_output import Progress
+from reconciler.formal.trace import Trace
+
+PASSED: Final = "passed"
+VIOLATED: Final = "violated"
+FAILED: Final = "failed"  # no verdict, or too little searched
+OPEN: Final = "open"  # not decided: another property fell first, or a deep search ended by its time
+SKIPPED: Final = "skipped"
+
+SHOWN: Final = 20
+"""Problems of one check that are written out."""
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One row: what was checked, how much was searched, and the verdict.
+
+    check:  a property's name, "lint", "projection" or "replay"
+    states: distinct states; edges and non-edges for a replay
+    detail: why it is not passed
+    """
+
+    spec: str
+    run: str
+    kind: str
+    check: str
+    states: int
+    seconds: float
+    verdict: str
+    detail: str = ""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The rows of one job, and the counterexample if it has one."""
+
+    lines: tuple[Line, ...]
+    trace: Trace | None = None
+
+    @property
+    def passed(self) -> bool:
+        return all(line.verdict not in (VIOLATED, FAILED) for line in self.lines)
+
+
+class Hooks(msgspec.Struct, frozen=True):
+    """What the caller knows: the machines that a spec stands for, and the code behind it.
+
+    machines: a spec's, as plain data
+    adapter:  makes the adapter that the manifest names
+    """
+
+    machines: Callable[[Spec], Sequence[Machine]]
+    adapter: Callable[[str], Callable[[], replay.Adapter]]
+
+
+Watch = Callable[[str, Progress | None], None]
+"""Told of each job by its name: at its start (None), and when TLC says how far it is."""
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One thing to do; `seconds` is how long it may take, for the order."""
+
+    name: str
+    seconds: float
+    work: Callable[[Callable[[Progress], None]], Report]
+
+
+def jobs(suite: Suite, specs: Sequence[Spec], kinds: Sequence[Kind], hooks: Hooks) -> list[Job]:
+    """What to do for these specs and kinds of run, longest first."""
+    found = [
+        Job(f"{spec.name} {run.name}", run.seconds, _work(suite, spec, run, hooks))
+        for spec in specs
+        for run in spec.of(*kinds)
+    ]
+    return sorted(found, key=lambda job: -job.seconds)
+
+
+def run_jobs(found: Sequence[Job], *, at_once: int = 2, watch: Watch) -> Iterator[Report]:
+    """Do them; reports come as they are there."""
+
+    def work(job: Job) -> Report:
+        watch(job.name, None)
+        return job.work(lambda progress: watch(job.name, progress))
+
+    with ThreadPoolExecutor(max_workers=at_once) as pool:
+        futures: list[Future[Report]] = [pool.submit(work, job) for job in found]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def lint_line(suite: Suite, spec: Spec) -> Line:
+    """The lint of one spec as a row."""
+    started = time.monotonic()
+    found = lint.lint(suite, spec)
+    return Line(
+        spec=spec.name,
+        run="",
+        kind="lint",
+        check="lint",
+        states=0,
+        seconds=time.monotonic() - started,
+        verdict=FAILED if found else PASSED,
+        detail=_joined([f"{finding.rule}: {finding.text}" for finding in found]),
+    )
+
+
+def _work(
+    suite: Suite, spec: Spec, run: Run, hooks: Hooks
+) -> Callable[[Callable[[Progress], None]], Report]:
+    if run.kind is Kind.GRAPH:
+        return lambda on_progress: _graph(suite, spec, run, hooks)
+    return lambda on_progress: _search(suite, run, on_progress)
+
+
+def _search(suite: Suite, run: Run, on_progress: Callable[[Progress], None]) -> Report:
+    result = tlc.run(
+        run.module,
+        run.config,
+        libraries=suite.libraries,
+        timeout=run.seconds,
+        on_progress=on_progress,
+    )
+    return report(run, result)
+
+
+def report(run: Run, result: tlc.TlcResult) -> Report:
+    """One row a property of the run."""
+    verdict, detail = FAILED, f"{result.outcome}: {result.message}".rstrip(": ")
+    if result.passed and result.distinct < run.states:
+        detail = f"only {result.distinct} states of at least {run.states}: too little is searched"
+    elif result.passed:
+        verdict, detail = PASSED, ""
+    elif result.outcome == tlc.TIMED_OUT:
+        verdict = OPEN if run.kind is Kind.DEEP else FAILED
+        detail = f"not finished within {run.seconds:g} s"
+    elif result.outcome in (tlc.VIOLATED, tlc.DEADLOCK):
+        verdict, detail = OPEN, f"not decided: {result.fell or 'a property'} fell first"
+
+    def line(name: str) -> Line:
+        fell = name == result.fell and result.outcome in (tlc.VIOLATED, tlc.DEADLOCK)
+        return Line(
+            spec=run.spec,
+            run=run.name,
+            kind=str(run.kind),
+            check=name,
+            states=result.distinct or result.states,
+            seconds=result.seconds,
+            verdict=VIOLATED if fell else verdict,
+            detail=f"in {len(result.trace.steps) - 1} steps" if fell and result.trace else detail,
+        )
+
+    names = run.properties
+    if result.outcome in (tlc.VIOLATED, tlc.DEADLOCK) and result.fell not in names:
+        names = (*names, result.fell or "a property")
+        result = msgspec.structs.replace(result, fell=names[-1])
+    trace = result.trace
+    if trace is not None:
+        trace = msgspec.structs.replace(trace, spec=run.spec)
+    return Report(tuple(map(line, names)), trace)
+
+
+def _graph(suite: Suite, spec: Spec, run: Run, hooks: Hooks) -> Report:
+    started = time.monotonic()
+
+    def line(check: str, states: int, verdict: str, detail: str = "") -> Line:
+        seconds = time.monotonic() - started
+        return Line(spec.name, run.name, str(run.kind), check, states, seconds, verdict, detail)
+
+    try:
+        graph = explore(run.module, run.config, suite.libraries, run.seconds)
+    except ReconcilerError as error:
+        return Report((line("graph", 0, FAILED, str(error)),))
+    size = len(graph.states)
+    if size < run.states:
+        return Report(
+            (line("graph", size, FAILED, f"only {size} states of at least {run.states}"),)
+        )
+    lines = [line("graph", size, PASSED)]
+    if spec.machines:
+        started = time.monotonic()
+        problems = projection.compare(graph, hooks.machines(spec))
+        verdict = FAILED if problems else PASSED
+        lines.append(line("projection", size, verdict, _joined(list(map(str, problems)))))
+    if spec.adapter:
+        started = time.monotonic()
+        lines.append(_replayed(spec, graph, hooks, line))
+    return Report(tuple(lines))
+
+
+def _replayed(spec: Spec, graph: Graph, hooks: Hooks, line: Callable[..., Line]) -> Line:
+    found = replay.replay_graph(hooks.adapter(spec.adapter), graph)
+    count = found.edges + found.non_edges
+    if found.passed:
+        return line("replay", count, PASSED)
+    return line("replay", count, FAILED, str(found))
+
+
+def _joined(problems: Sequence[str]) -> str:
+    shown = "\n".join(problems[:SHOWN])
+    more = len(problems) - SHOWN
+    return f"{shown}\n… and {more} more" if more > 0 else shown
