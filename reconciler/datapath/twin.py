@@ -42,6 +42,7 @@ _RECORD_HEADER: Final = 8  # bytes that a ring buffer spends on each event besid
 class TwinDatapath:
     """See `base.Datapath`. `now_ns`: nanoseconds of a clock that never goes back.
 
+    `policy` has the look-ups of a packet one by one.
     `graces` counts the grace periods that were asked for. `close` does nothing: like the pinned
     maps of the kernel, a twin outlives the agent that drove it, and serves the next one.
     """
@@ -58,7 +59,7 @@ class TwinDatapath:
         assert isinstance(conntrack, Cache)
         assert isinstance(fragments, Cache)
         self._conntrack, self._fragments = conntrack, fragments
-        self._policy = PolicyView(self._maps)
+        self.policy = PolicyView(self._maps)
         self._attached: set[int] = set()
         self._metrics: dict[tuple[Reason, Direction], tuple[int, int]] = {}
         self._events: deque[bytes] = deque()
@@ -147,19 +148,17 @@ class TwinDatapath:
         self, ifindex: int, direction: Direction, peer_address: bytes, protocol: int, port: int
     ) -> Ruling:
         """`classify` with the peer's identity index and the cookie of the deciding entry."""
-        half = self._policy.half()
-        endpoint = self._policy.endpoint(ifindex, half)
+        half = self.policy.half()
+        endpoint = self.policy.endpoint(ifindex, half)
         if endpoint is None:
             return Ruling(Reason.NO_ENDPOINT)
         if endpoint.flags & ENDPOINT_CLOSED:
             return Ruling(Reason.CLOSED)
         address, family = address_key(peer_address)
-        return self._policy.judge(endpoint.group, half, direction, address, family, protocol, port)
+        return self.policy.judge(endpoint.group, half, direction, address, family, protocol, port)
 
     def _passage(self, *, effects: bool) -> Passage:
-        return Passage(
-            self._policy, self._conntrack, self._fragments, self._now_ns, effects=effects
-        )
+        return Passage(self.policy, self._conntrack, self._fragments, self._now_ns, effects=effects)
 
     # --- what happened ------------------------------------------------------------------------
 

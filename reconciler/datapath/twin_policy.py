@@ -89,13 +89,21 @@ class PolicyView:
 
     def peer(self, address: bytes, family: int, half: int) -> tuple[int, int]:
         """(group index, identity index) of 16 address bytes."""
+        group = self.owner(address, family, half)
+        return group, self.identity(group, half)
+
+    def owner(self, address: bytes, family: int, half: int) -> int:
+        """Group index of 16 address bytes."""
         length = ADDRESS_STATIC_BITS + (32 if family == FAMILY_V4 else 128)
         value = self._addresses.longest(bytes((family, 0, 0, 0)) + address, length)
-        group = int(ADDRESS_VALUE.unpack(value)[half]) if value else GroupIndex.NONE
+        return int(ADDRESS_VALUE.unpack(value)[half]) if value else GroupIndex.NONE
+
+    def identity(self, group: int, half: int) -> int:
+        """Identity index of a group index."""
         if group in (GroupIndex.NONE, GroupIndex.SERVICE):
-            return group, IdentityIndex.UNKNOWN
+            return IdentityIndex.UNKNOWN
         row = self.group(group, half)
-        return group, (row[0] if row else 0) or IdentityIndex.UNKNOWN
+        return (row[0] if row else 0) or IdentityIndex.UNKNOWN
 
     def judge(
         self,
@@ -116,6 +124,12 @@ class PolicyView:
         peer_group, identity = self.peer(address, family, half)
         if peer_group == GroupIndex.SERVICE and direction is Direction.EGRESS:
             return Ruling(Reason.SERVICE, IdentityIndex.SERVICE)
+        return self.verdict(rule_set, identity, direction, protocol, port)
+
+    def verdict(
+        self, rule_set: int, identity: int, direction: Direction, protocol: int, port: int
+    ) -> Ruling:
+        """What a rule set says about an identity index, or about everybody."""
         if protocol in (ICMP, ICMPV6):
             port = 0
         before = rule_set.to_bytes(4, "little")

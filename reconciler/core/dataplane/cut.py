@@ -241,7 +241,8 @@ class Cut:
 
     @property
     def root_matches(self) -> bool:
-        """Also stages what no response brings: trust, and removals after a resync."""
+        """Also stages what no response brings: trust, removals after a resync, and a cut of no
+        resources, since what an earlier process staged may be in the other half."""
         item = self._item
         assert isinstance(item, Committing)
         self._flip_ops = ()
@@ -256,7 +257,7 @@ class Cut:
             self.refusal = _no("what is held has another root")
             return False
         changes = [Change(*key, None) for key in gone]
-        if changes or self.tables.view.distrust != item.distrust:
+        if changes or self.tables.view.distrust != item.distrust or not self.tables.begun:
             ops = self.tables.stage(changes, distrust=item.distrust)
             if isinstance(ops, Refusal):
                 self.refusal = ops

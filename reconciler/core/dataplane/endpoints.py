@@ -120,7 +120,11 @@ class Endpoints:
         return port
 
     def adopt(self, entries: Mapping[bytes, bytes], attached: Iterable[int], active: int) -> None:
-        """Entries found in the map; their interfaces are known by the addresses in force."""
+        """Entries found in the map; their interfaces are known by the addresses in force.
+
+        The other half stays as it was found until a cut is staged: a packet that read the word
+        before the last flip may still look there.
+        """
         present = set(attached)
         for key, value in entries.items():
             (ifindex,) = ENDPOINT_KEY.unpack(key)
@@ -131,10 +135,11 @@ class Endpoints:
             port.entry = value
             self.next_id = max(self.next_id, id + 1)
             if not flags & ENDPOINT_CLOSED:
-                group, ipv4, ipv6 = halves[3 * active : 3 * active + 3]
-                self.rows[active][_raw(ifindex)] = PodRow(
-                    group, ipv4 if any(ipv4) else b"", ipv6 if any(ipv6) else b"", ""
-                )
+                for half in (0, 1):
+                    group, ipv4, ipv6 = halves[3 * half : 3 * half + 3]
+                    self.rows[half][_raw(ifindex)] = PodRow(
+                        group, ipv4 if any(ipv4) else b"", ipv6 if any(ipv6) else b"", ""
+                    )
             if ifindex in present:
                 port.fire("adopted_closed" if flags & ENDPOINT_CLOSED else "adopted")
             else:

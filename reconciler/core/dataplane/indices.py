@@ -81,6 +81,11 @@ class Indices:
     def idle(self) -> int:
         return 1 - self.active
 
+    @property
+    def begun(self) -> bool:
+        """Something was staged, so both halves are known: `commit` may follow."""
+        return self._begun
+
     # --- taking over and giving up ---------------------------------------------------------
 
     def load(

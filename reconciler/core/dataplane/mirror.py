@@ -217,7 +217,8 @@ class Pool:
     def give(self, index: int) -> None:
         if index >= self._first and index in self._used:
             self._used.discard(index)
-            heapq.heappush(self._free, index)
+            if index < self._next:
+                heapq.heappush(self._free, index)
 
     @property
     def used(self) -> frozenset[int]:

@@ -98,7 +98,8 @@ class Tables(Indices):
         for change in changes:
             self.view.apply(change, dirty)
         work = Work(dirty)
-        if not self._begun:
+        begins = not self._begun
+        if begins:
             self._begin(work)
         try:
             self._owners(work)
@@ -111,7 +112,7 @@ class Tables(Indices):
             self._write_pods(work)
         except Full as full:
             return full.refusal
-        ops: list[Op] = [Grace()] if work.recover and self._sweep else []
+        ops: list[Op] = [Grace()] if begins and self._sweep else []
         ops += self.mirror.take()
         self.endpoints.refresh(self.active, staging=True)
         return ops + self.endpoints.sync()
@@ -119,6 +120,7 @@ class Tables(Indices):
     def commit(self, revision: int, root: bytes) -> list[Op]:
         """The flip. The caller has made sure that what is staged is the cut with this root."""
         assert self.phase is not Phase.FLIPPED, "settle first"
+        assert self._begun, "what is in the other half is not known"
         self.active = self.idle
         self.phase = Phase.FLIPPED
         self.endpoints.refresh(self.active, staging=False)

@@ -1,0 +1,81 @@
+"""What a new process may write into maps that an earlier one left in the middle of something.
+
+Scenarios of specs/NodeMaps.tla: each was a counterexample of it, or of its replay, once.
+"""
+
+from __future__ import annotations
+
+from reconciler.core.dataplane.effects import Apply
+from reconciler.core.dataplane.endpoints import Link
+from reconciler.core.dataplane.layout import ENDPOINT_VALUE, MapId, Reason
+from reconciler.core.dataplane.mirror import Pool
+from reconciler.core.dataplane.ops import Flip, Grace, Op
+from tests.unit.agent_rig import LINK, WEB_ADDRESS, Rig, cut
+
+FIRST, SECOND = cut(), cut(members=(258,))
+
+
+def enforcing() -> Rig:
+    rig = Rig()
+    rig.core.link_added(Link(LINK, pod="shop/db"), 0.0)
+    rig.collect()
+    rig.settle()
+    rig.connect()
+    rig.serve(1, FIRST)
+    return rig
+
+
+def writes(rig: Rig) -> list[Op]:
+    return [op for effect in rig.work if isinstance(effect, Apply) for op in effect.ops]
+
+
+def test_without_a_cache_the_half_not_in_force_stays_for_packets_that_read_the_word_before() -> (
+    None
+):
+    """Arrive, Flip, Crash, Load, WriteEndpoint, ReadEndpoint: a flow that both cuts allow fell."""
+    rig = enforcing()
+    rig.send(rig.staging(FIRST, SECOND))
+    rig.settle()
+    rig.send(rig.commit(2, SECOND))
+    while not any(isinstance(op, Grace) for op in writes(rig)):
+        rig.step()  # up to the flip; the cleaning that waits for packets does not begin
+    before = rig.twin.dump(MapId.ENDPOINTS)
+    rig.start(cached=False)
+    rig.core.links_listed([Link(LINK, pod="shop/db")], rig.now)
+    rig.collect()
+    while rig.work and not any(isinstance(op, Grace) for op in writes(rig)[:1]):
+        rig.step()
+    assert rig.twin.dump(MapId.ENDPOINTS) == before
+
+
+def test_a_commit_alone_does_not_flip_to_what_an_earlier_process_staged() -> None:
+    """Stage, writes, Crash, Load, Flip: a view of nothing has the root of what the new process
+    holds, and what the earlier one had staged came into force."""
+    rig = Rig()
+    rig.core.link_added(Link(LINK, pod="shop/db"), 0.0)
+    rig.collect()
+    rig.settle()
+    rig.connect()
+    rig.send(rig.staging({}, FIRST))
+    rig.settle()
+    rig.start(cached=False)
+    rig.core.links_listed([Link(LINK, pod="shop/db")], rig.now)
+    rig.collect()
+    rig.settle()
+    rig.connect()
+    rig.send(rig.commit(1, {}))
+    while rig.work:
+        flips = any(isinstance(op, Flip) for op in writes(rig))
+        rig.step()
+        assert not flips or rig.ingress(WEB_ADDRESS) is not Reason.ALLOWED
+    assert rig.enforced[0] == 1
+    assert all(
+        not any(ENDPOINT_VALUE.unpack(value)[2::3])
+        for value in rig.twin.dump(MapId.ENDPOINTS).values()
+    )
+
+
+def test_indices_are_given_out_lowest_first_whatever_was_found() -> None:
+    pool = Pool(16, used=(16, 18))
+    pool.give(18)
+    assert [pool.take() for _ in range(3)] == [17, 18, 19]
