@@ -347,6 +347,20 @@ def test_a_node_ahead_of_the_server_is_sent_nothing_until_it_has_caught_up() -> 
     assert not line.rollout.alarm
 
 
+def test_a_node_that_was_ahead_is_told_that_it_is_in_sync_though_nothing_differs() -> None:
+    """A report is always answered by a commit: the agent knows by it that it is in sync."""
+    line = synced()
+    line.disconnect()
+    line.agent.revision = line.world.revision + 1  # of another replica, with the same content
+    line.connect()
+    assert line.rollout.state == "ahead"
+    line.publish()
+    assert line.types() == [COMMIT]
+    line.settle()
+    assert line.rollout.in_sync
+    assert line.agent.got == [(COMMIT, ("cut",), ())]
+
+
 def test_the_ack_of_a_cut_given_up_is_not_taken_for_that_of_the_next() -> None:
     """Equal content has equal nonces; answers come in order, so the first one is of the first."""
     line = synced()

@@ -145,11 +145,14 @@ class Rollout:
         for held in (self.target, self.acked.view if self.acked else None):
             if held is not None:
                 held.shorten()
-        if self.state == "ahead" and self.acked is not None and self.acked.revision <= revision:
+        caught_up = (
+            self.state == "ahead" and self.acked is not None and self.acked.revision <= revision
+        )
+        if caught_up:
             self.alarm = ""
             MODEL.fire(self, "caught_up")
         if self.state in ("current", "held", "closed-fallback"):
-            self._advance()
+            self._advance(reported=caught_up)
         else:
             MODEL.fire(self, "view_changed")
 
