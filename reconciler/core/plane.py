@@ -27,8 +27,15 @@ from reconciler.core.trace import Trace, about
 from reconciler.core.xds.codec import Encoder, Frame
 from reconciler.core.xds.nodes import Node, Nodes
 from reconciler.core.xds.rollout import Restart, Rollout
-from reconciler.core.xds.served import Served
-from reconciler.core.xds.stream import Acked, DeltaStream, Nacked, Resubscribed, Subscribed
+from reconciler.core.xds.served import Due, Served
+from reconciler.core.xds.stream import (
+    Acked,
+    DeltaStream,
+    Nacked,
+    Resubscribed,
+    StreamEvent,
+    Subscribed,
+)
 from reconciler.core.xds.subscription import Wanted
 from reconciler.errors import CapacityError, ProtocolError, Refusal
 
@@ -171,6 +178,7 @@ class ControlPlane:
         held = self._streams.pop(stream, None)
         if held is None:
             return
+        held.core.close()
         node = self.nodes.node(held.node, now)
         if node.stream == stream:
             node.stream = None
@@ -258,7 +266,7 @@ class ControlPlane:
             self._flush(node, now)
         if published is not None and published.identities:
             for stream, held in self._streams.items():
-                self._serve_identities(stream, held, Wanted())
+                self._serve_identities(stream, held, None)
 
     def _measure(self) -> None:
         """Rule sets beyond the capacity are served closed to everybody, before any node refuses."""
@@ -281,17 +289,17 @@ class ControlPlane:
 
     def _handle(self, stream: int, held: _Stream, node: Node, event: object, now: float) -> None:
         match event:
-            case Subscribed(type_url=type_url, initial=initial) if type_url == IDENTITY:
-                held.identities = Served(initial, about(self._trace, node=node.name, stream=stream))
-                self._serve_identities(stream, held, Wanted())
-            case Resubscribed(type_url=type_url, wanted=wanted) if type_url == IDENTITY:
-                self._serve_identities(stream, held, wanted)
+            case Subscribed() | Resubscribed() | Acked() | Nacked() if event.type_url == IDENTITY:
+                if isinstance(event, Subscribed):
+                    trace = about(self._trace, node=node.name, stream=stream)
+                    held.identities = Served(event.initial, trace)
+                self._serve_identities(stream, held, event)
             case Subscribed(type_url=type_url, initial=initial):
                 node.rollout.subscribed(type_url, initial, now)
                 node.heard = node.heard or node.rollout.reported
-            case Acked(type_url=type_url, nonce=nonce) if type_url != IDENTITY:
+            case Acked(type_url=type_url, nonce=nonce):
                 node.rollout.acked_response(type_url, nonce, now)
-            case Nacked(type_url=type_url, nonce=nonce) if type_url != IDENTITY:
+            case Nacked(type_url=type_url, nonce=nonce):
                 reason = self._with_policies(event.reason, event.refusal)
                 node.rollout.nacked_response(type_url, nonce, reason, event.refusal, now)
 
@@ -310,7 +318,8 @@ class ControlPlane:
         more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
         return f"{', '.join(found[:MAX_NAMED])}{more}: {reason}"
 
-    def _serve_identities(self, stream: int, held: _Stream, wanted: Wanted) -> None:
+    def _serve_identities(self, stream: int, held: _Stream, event: StreamEvent | None) -> None:
+        """What is due after a request, or (None) after a change of what there is."""
         subscription = held.core.subscription(IDENTITY)
         if subscription is None or held.identities is None:
             return
@@ -321,9 +330,16 @@ class ControlPlane:
             for label_set, identity in self.intake.allocator.live().items()
             if (name := str(identity.number)) in subscription.names
         }
-        due = held.identities.due(subscription, live, wanted)
-        for frame in self.encoder.frames(IDENTITY, due.put, due.removed):
-            self._send(stream, held, frame)
+        served = held.identities
+        if event is None:
+            dues: tuple[Due, ...] = (served.due(subscription, live, Wanted()),)
+        else:
+            dues = served.answer(event, subscription, live)
+        for due in dues:
+            frames = self.encoder.frames(IDENTITY, due.put, due.removed)
+            served.sent(due, frames)
+            for frame in frames:
+                self._send(stream, held, frame)
 
     def _flush(self, node: Node, now: float) -> None:
         """Carry out what a rollout has asked for, and let the node's machine know how it stands."""

@@ -13,7 +13,7 @@ from reconciler.core.resources.types import IDENTITY, Resource
 from reconciler.core.xds import codec
 from reconciler.core.xds.codec import Encoder, Request, decode_response
 from reconciler.core.xds.served import Due, Served
-from reconciler.core.xds.stream import DeltaStream, Resubscribed, Subscribed
+from reconciler.core.xds.stream import DeltaStream, Subscribed
 from reconciler.core.xds.subscription import WILDCARD, Wanted
 
 NAMES = ("a", "b", "c", "d")
@@ -25,11 +25,14 @@ def resource(name: str, content: int) -> Resource:
 
 
 class Client:
-    """Keeps what it accepted; drops by itself what it no longer asks for."""
+    """Keeps what it accepted; drops by itself what it no longer asks for.
+
+    A response is refused whole. What was refused with others it must be sent again, apart.
+    """
 
     def __init__(self) -> None:
         self.held: dict[str, str] = {}
-        self.refused: dict[str, str] = {}  # name → version that it did not accept
+        self.refused: dict[str, str] = {}  # name → version that it did not accept alone; "": none
         self.names: set[str] = set()
         self.wildcard = False
         self.first = True
@@ -73,17 +76,20 @@ class Client:
     def take(self, frame: bytes, refuse: bool) -> bytes:
         response = decode_response(frame)
         self.last_nonce = response.nonce
-        for each in response.resources:
-            if not (self.wildcard or each.name in self.names):
+        said = {each.name: each.version for each in response.resources}
+        said |= dict.fromkeys(response.removed, "")
+        for name, version in said.items():
+            if not (self.wildcard or name in self.names):
                 continue
             if refuse:
-                self.refused[each.name] = each.version
-            else:
-                self.held[each.name] = each.version
-                self.refused.pop(each.name, None)
-        for name in response.removed:
-            self.held.pop(name, None)
+                if len(said) == 1:
+                    self.refused[name] = version
+                continue
             self.refused.pop(name, None)
+            if version:
+                self.held[name] = version
+            else:
+                self.held.pop(name, None)
         return codec.encode_request(
             Request(type_url=IDENTITY, nonce=response.nonce, error="no" if refuse else None)
         )
@@ -130,9 +136,9 @@ class Run:
             assert subscription is not None
             if isinstance(each, Subscribed):
                 self.served = Served(each.initial)
-                self.send(self.served.begin(subscription, self.current))
-            elif isinstance(each, Resubscribed):
-                self.due(each.wanted)
+            assert self.served is not None
+            for due in self.served.answer(each, subscription, self.current):
+                self.send(due)
 
     def read(self, refuse: bool) -> None:
         if refuse:
@@ -145,7 +151,10 @@ class Run:
             self.send(self.served.due(subscription, self.current, wanted))
 
     def send(self, due: Due) -> None:
-        for frame in self.encoder.frames(IDENTITY, due.put, due.removed):
+        assert self.served is not None
+        frames = self.encoder.frames(IDENTITY, due.put, due.removed)
+        self.served.sent(due, frames)
+        for frame in frames:
             self.stream.sent(frame)
             self.down.append(frame.data)
 
@@ -162,8 +171,10 @@ class Run:
         client = self.client
         for name in NAMES:
             now = self.current.get(name)
-            if not (client.wildcard or name in client.names) or now is None:
+            if not (client.wildcard or name in client.names):
                 assert name not in client.held
+            elif now is None:
+                assert name not in client.held or client.refused.get(name) == ""
             elif client.refused.get(name) != now.version:
                 assert client.held.get(name) == now.version
         assert self.stream.state(IDENTITY) in ("subscribed", "acked", "nacked")

@@ -3,18 +3,25 @@
 Promises of the incremental protocol: each resource is sent once a version; what is (re)requested is
 sent even if it was before; a name that is subscribed to and does not exist is answered as removed,
 once, and sent when it comes to exist; what goes is removed; what the client reports to have at its
-first request is sent only if it differs. A refused version is not sent again: only a change is.
+first request is sent only if it differs.
+
+A refused response is refused whole, so what it said is sent once more, each name in a response of
+its own: nothing good is lost with what was bad, a removal least of all. What is refused alone is
+not sent again, only a change of it is; so refusing never leads to sending for ever.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
 
 from reconciler.core.resources.types import Resource
 from reconciler.core.trace import Trace
+from reconciler.core.xds.codec import Frame
+from reconciler.core.xds.stream import Acked, Nacked, Resubscribed, StreamEvent, Subscribed
 from reconciler.core.xds.subscription import Subscription, Wanted
 
 ABSENT: Final = ""
@@ -32,7 +39,7 @@ class Due(msgspec.Struct, frozen=True):
 
 
 class Served:
-    __slots__ = ("_known", "_trace")
+    __slots__ = ("_answers", "_known", "_said", "_trace")
 
     def __init__(
         self, initial: Mapping[str, str] | None = None, trace: Trace | None = None
@@ -40,6 +47,36 @@ class Served:
         """initial: name → version that the client has, from its first request."""
         self._trace = trace
         self._known: dict[str, str] = dict(initial or {})
+        # Of responses that are not answered: nonce → name → version, and how many there are of it.
+        self._said: dict[str, dict[str, str]] = {}
+        self._answers: Counter[str] = Counter()
+
+    def answer(
+        self, event: StreamEvent, subscription: Subscription, current: Mapping[str, Resource]
+    ) -> tuple[Due, ...]:
+        """What is to be sent for a request of this type, in responses of their own."""
+        match event:
+            case Subscribed():
+                due = (self.begin(subscription, current),)
+            case Resubscribed(wanted=wanted):
+                due = (self.due(subscription, current, wanted),)
+            case Nacked(nonce=nonce):
+                return self._apart(self._settle(nonce), subscription, current)
+            case Acked(nonce=nonce):
+                self._settle(nonce)
+                return ()
+            case _:
+                return ()
+        return tuple(each for each in due if each)
+
+    def sent(self, due: Due, frames: Iterable[Frame]) -> None:
+        """The responses that say what was due, in order."""
+        said = [(each.name, each.version) for each in due.put]
+        said += [(name, ABSENT) for name in due.removed]
+        for frame in frames:
+            self._said[frame.nonce] = dict(said[: frame.resources])
+            self._answers[frame.nonce] += 1
+            said = said[frame.resources :]
 
     def begin(self, subscription: Subscription, current: Mapping[str, Resource]) -> Due:
         """After the first request: equal versions are not sent again."""
@@ -77,3 +114,27 @@ class Served:
             else:
                 self._known.pop(name, None)
         return Due(tuple(put), tuple(removed))
+
+    def _settle(self, nonce: str) -> dict[str, str]:
+        self._answers[nonce] -= 1
+        if self._answers[nonce] > 0:
+            return self._said[nonce]
+        del self._answers[nonce]
+        return self._said.pop(nonce)
+
+    def _apart(
+        self, said: Mapping[str, str], subscription: Subscription, current: Mapping[str, Resource]
+    ) -> tuple[Due, ...]:
+        """What of a refused response still holds; nothing if it was about one name."""
+        if len(said) < 2:
+            return ()
+        due: list[Due] = []
+        for name, version in sorted(said.items()):
+            if not subscription.wants(name) or self._known.get(name, ABSENT) != version:
+                continue  # what has changed since was sent since
+            resource = current.get(name)
+            if resource is None and version == ABSENT:
+                due.append(Due(removed=(name,)))
+            elif resource is not None and resource.version == version:
+                due.append(Due(put=(resource,)))
+        return tuple(due)

@@ -55,10 +55,11 @@ class Nacked(msgspec.Struct, frozen=True):
 
 
 class Stale(msgspec.Struct, frozen=True):
-    """An answer to nothing that is open."""
+    """An answer to nothing that is open. refused: it was a NACK."""
 
     type_url: str
     nonce: str
+    refused: bool = False
 
 
 StreamEvent = Subscribed | Resubscribed | Acked | Nacked | Stale
@@ -112,6 +113,12 @@ class DeltaStream:
         state.open += (frame.nonce,)
         self._acks[codec.ack(frame.type_url, frame.nonce)] = frame.type_url
 
+    def close(self) -> None:
+        """The stream is over, whoever ended it."""
+        for state in self._types.values():
+            state.step("close")
+        self._acks.clear()
+
     def subscription(self, type_url: str) -> Subscription | None:
         state = self._types.get(type_url)
         return None if state is None else state.subscription
@@ -152,8 +159,9 @@ class DeltaStream:
 
     def _answer(self, request: Request, state: _Type) -> StreamEvent:
         if request.nonce not in state.open:
-            state.step("stale_ack" if request.error is None else "stale_nack")
-            return Stale(request.type_url, request.nonce)
+            refused = request.error is not None
+            state.step("stale_nack" if refused else "stale_ack")
+            return Stale(request.type_url, request.nonce, refused)
         return self._answered(request.type_url, state, request.nonce, request)
 
     def _answered(
