@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from reconciler.core.resources.encode import commit_version
-from reconciler.core.resources.types import COMMIT, CUT_NAME, CUT_TYPES, PEER_SET, Resource
+from reconciler.core.resources.types import (
+    COMMIT,
+    CUT_NAME,
+    CUT_TYPES,
+    IDENTITY,
+    PEER_SET,
+    Resource,
+)
 from reconciler.core.xds.client import FIRST_BACK_OFF, LONGEST_BACK_OFF, Client, Report
 from reconciler.core.xds.codec import Encoder, decode_request
 from reconciler.core.xds.subscription import WILDCARD
@@ -100,6 +107,15 @@ def test_states_from_response_to_commit() -> None:
     assert client.state == "in-sync"
     client.received(response("y"), 3.0)
     assert client.state == "syncing"
+
+
+def test_what_is_no_part_of_a_cut_leaves_it_in_sync() -> None:
+    client = connected()
+    client.received(response(), 1.0)
+    client.committed(2.0)
+    label = Encoder().frames(IDENTITY, [Resource(IDENTITY, "256", "1", b"")])[0].data
+    assert client.received(label, 3.0).type_url == IDENTITY
+    assert client.state == "in-sync"
 
 
 def test_remote_pods_are_trusted_until_no_server_was_there_for_long() -> None:

@@ -106,7 +106,8 @@ class Client:
         """ProtocolError: the server sent what is no response; the stream is to be closed."""
         self._now = self.last_contact = now
         response = codec.decode_response(data)
-        MODEL.fire(self, "response")
+        if response.type_url in CUT_TYPES:  # no other says that a cut is on its way
+            MODEL.fire(self, "response")
         return response
 
     def committed(self, now: float) -> None:
