@@ -8,6 +8,11 @@ and holds each machine's state in a variable of its own, a function from instanc
 (or one name, for a machine of one instance). Over the whole graph the rows that are fired, with the
 action that fires them, must be the declared ones, no more and no fewer; and every change of an
 instance's state must be a chain of rows that the step fired, every fired row a part of one.
+
+A step that puts new instances in the place of old ones (a process restarts) fires, besides, a row
+without trigger and source that names the state in which they begin:
+
+    [machine |-> "door", on |-> "", from |-> "", to |-> "open"]
 """
 
 from __future__ import annotations
@@ -85,6 +90,7 @@ def compare(graph: Graph, machines: Sequence[Machine]) -> tuple[Problem, ...]:
             rows = {row for row in fired if row.machine == machine.name}
             problems.update(dict.fromkeys(_chains(machine, edge.action, old, new, rows)))
     declared = {row for machine in machines for row in machine.rows}
+    seen = {row for row in seen if row.source}
     difference = [Problem("only the model", str(row)) for row in sorted(declared - seen)]
     difference += [Problem("only the spec", str(row)) for row in sorted(seen - declared)]
     return (*difference, *sorted(problems))
@@ -142,11 +148,15 @@ def _chains(
     """Each change is a chain of the rows, and each row is a part of some instance's chain."""
     before, after = instances(old), instances(new)
     ways: dict[str, set[str]] = {}
+    anew = {row.dest for row in rows if not row.source}
+    rows = {row for row in rows if row.source}
     for row in rows:
         ways.setdefault(row.source, set()).add(row.dest)
-    reached = {state: _closure(state, ways) for state in {*before.values(), *ways}}
+    reached = {state: _closure(state, ways) for state in {*before.values(), *ways, *anew}}
     for row in rows:
         reached.setdefault(row.dest, _closure(row.dest, ways))
+    for state in before.values():
+        reached[state] = reached[state].union(*(reached[new] for new in anew))
     for key in sorted({*before, *after}):
         a, b = before.get(key), after.get(key)
         if a is None or b is None:

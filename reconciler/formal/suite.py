@@ -15,6 +15,7 @@ specs.toml:
     kind = "liveness"                          # safety, liveness, graph, refinement or deep
     seconds = 60                               # the most that it may take
     states = 1000                              # fewer distinct states fail: nothing was searched
+    machines = ["identity"]                    # graph: compared with these only; all by default
 
     [[spec.symbolic]]                          # what Apalache is asked, where it is there
     module = "APAllocation"                    # specs/mc/APAllocation.tla
@@ -73,6 +74,7 @@ class Run(msgspec.Struct, frozen=True):
     seconds: float
     states: int
     properties: tuple[str, ...]
+    machines: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -147,6 +149,7 @@ class _Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     config: str = ""
     seconds: float = 60
     states: int = 100
+    machines: list[str] | None = None
 
 
 class _Symbolic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -237,7 +240,7 @@ def _spec(folder: Path, file: Path, entry: _Spec) -> Spec:
         module, _, name = given.partition(":")
         if given and not (module and name.isidentifier()):
             raise ConfigError(f"{where}: {field}: {given!r} is not package.module:NAME")
-    runs = tuple(_run(folder, where, entry.name, run) for run in entry.run)
+    runs = tuple(_run(folder, where, entry, run) for run in entry.run)
     _once(file, f"spec {entry.name!r}: run", (run.name for run in runs))
     if not runs:
         raise ConfigError(f"{where}: run: none is given")
@@ -271,7 +274,7 @@ def _symbolic(folder: Path, where: str, entry: _Symbolic) -> Symbolic:
     )
 
 
-def _run(folder: Path, where: str, spec: str, entry: _Run) -> Run:
+def _run(folder: Path, where: str, spec: _Spec, entry: _Run) -> Run:
     name = entry.config or entry.module
     where = f"{where}: run {name!r}"
     module = _file(f"{where}: module", folder / "mc" / f"{entry.module}.tla")
@@ -279,14 +282,20 @@ def _run(folder: Path, where: str, spec: str, entry: _Run) -> Run:
     properties = config.read(path).properties
     if not properties and entry.kind is not Kind.GRAPH:
         raise ConfigError(f"{where}: {path} names no property: nothing would be checked")
+    known = spec.machines if entry.kind is Kind.GRAPH else {}
+    chosen = tuple(known if entry.machines is None else entry.machines)
+    for machine in chosen:
+        if machine not in known:
+            raise ConfigError(f"{where}: machines: {machine!r} is not one of {', '.join(known)}")
     return Run(
-        spec=spec,
+        spec=spec.name,
         module=module,
         config=path,
         kind=entry.kind,
         seconds=entry.seconds,
         states=entry.states,
         properties=properties,
+        machines=chosen,
     )
 
 

@@ -115,6 +115,25 @@ def test_steps_that_no_row_explains(target: Record, problem: str) -> None:
     assert any(problem in text for text in said(graph))
 
 
+ANEW = ("", "", "open")
+
+
+def test_a_new_instance_may_take_the_place_of_an_old_one() -> None:
+    edges = (Edge(1, "Rebuild", (), 4), Edge(2, "Replace", (), 5))
+    more = frozenset({row("push", "open", "ajar", "Replace")})
+    door = msgspec.structs.replace(DOOR, rows=ROWS | more)
+    made, used = state("open", ANEW), state("ajar", ANEW, ("push", "open", "ajar"))
+    graph = Graph((*STATES, made, used), (0,), (*EDGES, *edges), {})
+    assert said(graph, door) == []
+
+
+def test_a_new_instance_begins_where_the_step_says() -> None:
+    graph = Graph((*STATES, state("shut", ANEW)), (0,), (*EDGES, Edge(2, "Rebuild", (), 4)), {})
+    assert said(graph) == []
+    graph = Graph((*STATES, state("ajar", ANEW)), (0,), (*EDGES, Edge(2, "Rebuild", (), 4)), {})
+    assert any("from shut to ajar" in text for text in said(graph))
+
+
 def test_a_spec_without_the_variables() -> None:
     graph = Graph((Record(at=1),), (0,), (), {})
     assert said(graph) == ["spec: it has no variable 'fired'"]

@@ -70,7 +70,8 @@ def test_a_suite(folder: Path) -> None:
         ("MCDoorGraph", Kind.GRAPH, 5, 2),
     ]
     assert door.runs[0].properties == ("Locked", "Shut")
-    assert [run.name for run in door.of(Kind.GRAPH, Kind.DEEP)] == ["MCDoorGraph"]
+    (graph,) = door.of(Kind.GRAPH, Kind.DEEP)
+    assert (graph.name, graph.machines) == ("MCDoorGraph", ("door",))
     first, second = loaded.mutants
     assert (first.spec, first.falls, first.ci, first.run) == (
         "Door",
@@ -104,6 +105,7 @@ def test_an_unknown_spec_lists_those_there_are(folder: Path) -> None:
             'config = "MCDoorGraph"\nkind = "deep"',
             "no prop",
         ),
+        ("seconds = 5", 'machines = ["gate"]', "'gate' is not one of door"),
         ("some.module:Adapter", "some.module", "adapter"),
         ('rules = ["R1"]', "rules = 1", r"Expected `array`, got `int`.*rules"),
         ("[[spec]]", "[[spec", "specs.toml"),
