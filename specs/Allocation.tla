@@ -195,32 +195,26 @@ Clear(x) == /\ life[x] = "retiring"
 
 InState(states) == {x \in LabelSets : life[x] \in states}
 
-\* Orders in which label sets may wait: they get numbers in that order, from the cursor on.
-\* @type: Set(Int -> LABELS);
-Orders == UNION {{order \in [1..size -> LabelSets] :
-                    \A i \in 1..size : \A j \in 1..size : i # j => order[i] # order[j]} :
-                 size \in 0..Cardinality(LabelSets)}
+\* The i-th free number from the cursor on goes to the label set that has waited i-th longest; 0: to
+\* none. How long they have waited is not in the spec: any order may be the one.
+\* @type: Set(LABELS -> Int);
+Orders == [LabelSets -> 0..((Last - First) + 1)]
 
-\* @type: (Int -> LABELS) => Set($give);
+\* @type: (LABELS -> Int) => Set($give);
 Given(order) == {give \in [number : Free, owner : LabelSets] :
-    \E i \in DOMAIN order :
-        /\ order[i] = give.owner
-        /\ Cardinality({k \in Free : Distance(k) < Distance(give.number)}) = i - 1}
+    order[give.owner] = Cardinality({k \in Free : Distance(k) < Distance(give.number)}) + 1}
 
 \* The server makes a write of everything that is due: numbers for those that wait, as far as there
 \* are free ones; back from retiring; free; and out, for those in `drained`, whose drain time is over.
-\* @type: (Set(LABELS), Int -> LABELS) => Bool;
+\* @type: (Set(LABELS), LABELS -> Int) => Bool;
 Write(drained, order) ==
     /\ flight = {}
     /\ ~deposed
     /\ journal.revision < MaxRevision
     /\ drained \subseteq InState({"draining"})
-    /\ \A i \in DOMAIN order : life[order[i]] = "waiting"
-    /\ \/ {order[i] : i \in DOMAIN order} = InState({"waiting"})
-       \/ Cardinality(DOMAIN order) = Cardinality(Free)
-    /\ Cardinality(DOMAIN order) <= Cardinality(Free)
     /\ LET given == Given(order)
            reserve == {give.owner : give \in given}
+           waiting == InState({"waiting"})
            revive == InState({"recalled"})
            free == {x \in LabelSets : Clear(x)}
            to == [x \in LabelSets |->
@@ -232,6 +226,11 @@ Write(drained, order) ==
            furthest == {give \in given : \A other \in given :
                           Distance(other.number) <= Distance(give.number)}
        IN /\ reserve \cup drained \cup revive \cup free # {}
+          /\ reserve = {x \in LabelSets : order[x] # 0}
+          /\ reserve \subseteq waiting
+          /\ reserve = waiting \/ Cardinality(reserve) = Cardinality(Free)
+          /\ Cardinality({give.number : give \in given}) = Cardinality(reserve)
+          /\ \A x \in reserve : order[x] <= Cardinality(reserve)
           /\ flight' = {[epoch |-> journal.epoch,
                          expected |-> seen,
                          allocate |-> given,
