@@ -74,7 +74,7 @@ class Run(msgspec.Struct, frozen=True):
     seconds: float
     states: int
     properties: tuple[str, ...]
-    machines: tuple[str, ...]
+    machines: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
