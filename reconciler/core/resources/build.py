@@ -23,23 +23,19 @@ from typing import Final, Literal
 import msgspec
 from pyroaring import BitMap
 
-from reconciler.core.policy.ir import Direction, IdentityPolicy, Prefix, RuleSet, Verdict
-from reconciler.core.policy.naming import rule_set_hash
+from reconciler.core.policy.ir import IdentityPolicy, Prefix, RuleSet
 from reconciler.core.resources import encode, root
-from reconciler.core.resources.layer import Key, Layer
-from reconciler.core.resources.types import ADDRESS_GROUP, STAGED, Resource
+from reconciler.core.resources.layer import Layer
+from reconciler.core.resources.parts import Key, Part, in_order, missing_of, parts_of
+from reconciler.core.resources.policies import CLOSED as CLOSED
+from reconciler.core.resources.policies import CLOSED_RULES as CLOSED_RULES
+from reconciler.core.resources.policies import PolicyLayers, Share, peers_in_rules
+from reconciler.core.resources.types import ENDPOINT, STAGED, Resource
 
 Scope = Literal["all", "selected"]
 
 KEPT_POLICIES: Final = 3
 """Policy layers kept a node: the real one, the closed one that is served, the one before it."""
-
-_NO_MEMBERS: Final = BitMap()
-
-CLOSED: Final = {direction: rule_set_hash(RuleSet(direction, True, ())) for direction in Direction}
-"""Names of the rule sets that drop everything, the pod's own node included."""
-
-CLOSED_RULES: Final = {CLOSED[each]: RuleSet(each, True, ()) for each in Direction}
 
 
 class LocalEndpoint(msgspec.Struct, frozen=True):
@@ -109,13 +105,17 @@ class NodeView(msgspec.Struct, frozen=True, eq=False):
 
     def since(self, older: NodeView) -> dict[Key, Resource | None]:
         """What a node at `older` lacks: key → resource, None where it is gone."""
-        missing: dict[Key, Resource | None] = {}
-        for mine, theirs in zip(self.layers, older.layers, strict=True):
-            missing.update(mine.since(theirs))
-        return missing
+        return missing_of(self.parts_since(older))
 
-    def lacking(self, reported: Mapping[str, Mapping[str, str]]) -> dict[Key, Resource | None]:
+    def parts_since(self, older: NodeView) -> tuple[Part, ...]:
+        """`since`, cut into parts in the order in which they are sent."""
+        pairs = zip(self.layers, older.layers, strict=True)
+        return in_order(part for mine, theirs in pairs for part in mine.parts_since(theirs))
+
+    def parts_lacking(self, reported: Mapping[str, Mapping[str, str]]) -> tuple[Part, ...]:
         """What a node lacks that reports type URL → name → version."""
+        if not any(reported.values()):
+            return in_order(part for layer in self.layers for part in layer.parts())
         missing: dict[Key, Resource | None] = {}
         left = {type_url: set(reported.get(type_url, ())) for type_url in STAGED}
         for resource in self.resources():
@@ -124,7 +124,7 @@ class NodeView(msgspec.Struct, frozen=True, eq=False):
                 missing[resource.type_url, resource.name] = resource
         for type_url, names in left.items():
             missing.update(((type_url, name), None) for name in names)
-        return missing
+        return parts_of(missing)
 
 
 def view_of(revision: int, *layers: Layer) -> NodeView:
@@ -133,19 +133,19 @@ def view_of(revision: int, *layers: Layer) -> NodeView:
 
 class _Node:
     __slots__ = (
-        "base", "cluster", "current", "endpoints", "numbers", "own", "own_dirty", "policies",
+        "cluster", "endpoints", "left_out", "made_from", "numbers", "own", "own_changed", "shares",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.endpoints: dict[str, LocalEndpoint] = {}
         self.own = Layer({})
-        self.own_dirty = False
+        self.own_changed: frozenset[str] = frozenset()  # endpoints to be encoded again
         self.numbers: frozenset[int] | None = None  # None: to be found again
-        # Rule sets refused → layer, those made last.
-        self.policies: dict[frozenset[str], Layer] = {}
-        self.current: set[frozenset[str]] = set()  # those of `policies` that are up to date
-        self.cluster: Layer | None = None  # scope "selected": the last one made
-        self.base: tuple[object, ...] = ()  # what `cluster` was made from
+        self.shares: dict[frozenset[str], Share] = {}  # rule sets refused → last asked for last
+        # Scope "selected": the last one made, from which layers, and without what.
+        self.cluster: Layer | None = None
+        self.made_from: tuple[Layer, ...] = ()
+        self.left_out: frozenset[Key] = frozenset()
 
 
 class ViewBuilder:
@@ -155,11 +155,10 @@ class ViewBuilder:
         self._cluster = Layer({})
         self._bindings: dict[str, dict[str, tuple[int, int]]] = {}
         self._addresses: dict[str, tuple[bytes, ...]] = {}  # as published: the store may be ahead
+        self._covered: dict[str, frozenset[Key]] = {}  # group → slices, if an unknown pod's
         self._unknown: tuple[Prefix, ...] = ()
         self._names: dict[Key | str, frozenset[Key]] = {}  # source → names of its resources
-        self._peer_sets: dict[str, dict[int, Resource]] = {}
-        self._rule_sets: dict[str, Resource] = {}
-        self._policies: dict[int, Resource] = {}
+        self._policies = PolicyLayers(state.peer_sets, state.rule_sets, state.policies)
         self._nodes: dict[str, _Node] = {}
         self._node_of: dict[str, str] = {}
 
@@ -189,8 +188,10 @@ class ViewBuilder:
             self._unknown = tuple(self._state.unknown())
             self._replace("unknown", encode.unknown(self._unknown), put, gone)
         self._cluster = self._cluster.changed(put, gone)
-        self._update_policy(changed)
+        self._policies.update(changed.peer_sets, changed.rule_sets_removed, changed.policies)
         self._update_endpoints(changed)
+        if self._scope == "selected":
+            self._update_covered(self._addresses if changed.nodes else changed.groups)
 
     def _replace(
         self, source: Key | str, made: list[Resource], put: list[Resource], gone: list[Key]
@@ -201,46 +202,36 @@ class ViewBuilder:
         if names:
             self._names[source] = names
 
-    def _update_policy(self, changed: Changed) -> None:
-        for selector, shard in changed.peer_sets:
-            members = self._state.peer_sets.get(selector, _NO_MEMBERS)
-            made = encode.peer_set(selector, members, shard)
-            shards = self._peer_sets.setdefault(selector, {})
-            if made is not None:
-                shards[shard] = made
-            else:
-                shards.pop(shard, None)
-            if not shards:
-                del self._peer_sets[selector]
-        for name in changed.rule_sets_removed:
-            self._rule_sets.pop(name, None)
-        for number in changed.policies:
-            subject = self._state.policies.get(number)
-            if subject is None:
-                self._policies.pop(number, None)
-            else:
-                self._policies[number] = encode.policy(subject)
-        if changed.peer_sets or changed.policies or changed.rule_sets_removed:
-            for node in self._nodes.values():
-                node.numbers = None
-
     def _update_endpoints(self, changed: Changed) -> None:
         for name in changed.endpoints:
             before = self._node_of.pop(name, None)
             if before is not None:
-                self._node(before).endpoints.pop(name, None)
-                self._node(before).own_dirty = True
-                self._node(before).numbers = None
+                node = self._node(before)
+                node.endpoints.pop(name, None)
+                node.own_changed |= {name}
+                node.numbers = None
             endpoint = self._state.endpoint(name)
             if endpoint is not None and endpoint.node:
                 self._node_of[name] = endpoint.node
                 node = self._node(endpoint.node)
                 node.endpoints[name] = endpoint
-                node.own_dirty = True
+                node.own_changed |= {name}
                 node.numbers = None
         if changed.namespaces:
             for node in self._nodes.values():
                 node.numbers = None
+
+    def _update_covered(self, groups: Iterable[str]) -> None:
+        """Groups whose addresses are all in the cluster's own CIDRs."""
+        for group in groups:
+            addresses = self._addresses.get(group, ())
+            if addresses and all(_inside(each, self._unknown) for each in addresses):
+                self._covered[group] = self._names[("group", group)]
+            else:
+                self._covered.pop(group, None)
+        for node in self._nodes.values():
+            for layer in node.made_from:
+                layer.shorten()
 
     def _node(self, name: str) -> _Node:
         return self._nodes.setdefault(name, _Node())
@@ -250,131 +241,81 @@ class ViewBuilder:
     def view(self, name: str, revision: int, refused: frozenset[str] = frozenset()) -> NodeView:
         """refused: names of rule sets that are served to this node as *closed*."""
         node = self._node(name)
-        if node.own_dirty:
-            node.own = _moved(node.own, {_key(each): each for each in self._endpoints(node)})
-            node.own_dirty = False
+        if node.own_changed:
+            put = [
+                _encoded(node.endpoints[each]) for each in node.own_changed & node.endpoints.keys()
+            ]
+            node.own = node.own.changed(put, [(ENDPOINT, each) for each in node.own_changed])
+            node.own_changed = frozenset()
+        share = self._share(node, refused)
+        return view_of(revision, self._cluster_of(node, share), share.layer, node.own)
+
+    def _share(self, node: _Node, refused: frozenset[str]) -> Share:
         if node.numbers is None:
             node.numbers = self._numbers(node)
-            node.current.clear()
-        if refused not in node.current:
-            before = node.policies.get(refused) or Layer({})
-            layer = _moved(before, self._policy_table(node.numbers, refused))
-            node.policies.pop(refused, None)
-            node.policies[refused] = layer
-            node.current.add(refused)
-            if len(node.policies) > KEPT_POLICIES:
-                oldest = next(iter(node.policies))
-                del node.policies[oldest]
-                node.current.discard(oldest)
-        policy = node.policies[refused]
-        return view_of(revision, self._cluster_of(node, policy), policy, node.own)
+        before = node.shares.pop(refused, None)
+        layer = Layer({}) if before is None else before.layer
+        share = node.shares[refused] = self._policies.share(node.numbers, refused, layer)
+        node.numbers = share.numbers
+        if len(node.shares) > KEPT_POLICIES:
+            del node.shares[next(iter(node.shares))]
+        return share
 
     def identity_of(self, endpoint: LocalEndpoint) -> tuple[int, int] | None:
         return self._bindings.get(endpoint.namespace, {}).get(endpoint.group)
-
-    def _endpoints(self, node: _Node) -> Iterator[Resource]:
-        for each in node.endpoints.values():
-            yield encode.endpoint(
-                each.namespace,
-                each.pod,
-                uid=each.uid,
-                ipv4=each.ipv4,
-                ipv6=each.ipv6,
-                group=each.group,
-                interface=each.interface,
-            )
 
     def _numbers(self, node: _Node) -> frozenset[int]:
         bound = (self.identity_of(each) for each in node.endpoints.values())
         return frozenset(identity[0] for identity in bound if identity is not None)
 
-    def _policy_table(
-        self, numbers: frozenset[int], refused: frozenset[str]
-    ) -> dict[Key, Resource]:
-        table: dict[Key, Resource] = {}
-        names: set[str] = set()
-        for number in numbers:
-            subject = self._state.policies.get(number)
-            if subject is None:
-                continue
-            resource = self._policies.get(number)
-            if refused and {subject.ingress, subject.egress} & refused:
-                subject = msgspec.structs.replace(
-                    subject,
-                    ingress=_closed(subject.ingress, refused, Direction.INGRESS),
-                    egress=_closed(subject.egress, refused, Direction.EGRESS),
-                )
-                resource = encode.policy(subject)
-            elif resource is None:
-                resource = self._policies[number] = encode.policy(subject)
-            table[_key(resource)] = resource
-            names |= {subject.ingress, subject.egress}
-        selectors: set[str] = set()
-        for name in names:
-            rules = self._rules(name)
-            resource = self._rule_sets.get(name)
-            if resource is None:
-                resource = self._rule_sets[name] = encode.rule_set(name, rules)
-            table[_key(resource)] = resource
-            for rule in rules.rules:
-                selectors.update(rule.peer_sets)
-        for selector in selectors:
-            for resource in self._peer_sets.get(selector, {}).values():
-                table[_key(resource)] = resource
-        return table
-
-    def _rules(self, name: str) -> RuleSet:
-        return CLOSED_RULES.get(name) or self._state.rule_sets[name]
-
     # -------------------------------------------------------------------------------- scope
 
-    def _cluster_of(self, node: _Node, policy: Layer) -> Layer:
+    def _cluster_of(self, node: _Node, share: Share) -> Layer:
         if self._scope == "all":
             return self._cluster
-        base: tuple[object, ...] = (self._cluster, policy, node.own)
-        if node.cluster is None or node.base != base:
-            table = dict(self._cluster.resources)
-            for key in self._left_out(node, policy):
-                del table[key]
-            node.cluster = _moved(node.cluster or Layer({}), table)
-            node.base = base
+        made_from = (self._cluster, share.layer, node.own)
+        if node.cluster is None:
+            node.left_out = self._left_out(node, share)
+            kept = self._cluster.resources.items()
+            node.cluster = Layer({key: each for key, each in kept if key not in node.left_out})
+        elif made_from != node.made_from:
+            before, node.left_out = node.left_out, self._left_out(node, share)
+            moved = self._cluster.since(node.made_from[0])
+            moved.update((key, self._cluster.get(key)) for key in before - node.left_out)
+            put = [each for key, each in moved.items() if each and key not in node.left_out]
+            gone = [key for key, each in moved.items() if each is None]
+            node.cluster = node.cluster.changed(put, [*gone, *(node.left_out - before)])
+        node.made_from = made_from
         return node.cluster
 
-    def _left_out(self, node: _Node, policy: Layer) -> Iterator[Key]:
+    def _left_out(self, node: _Node, share: Share) -> frozenset[Key]:
         """Address groups that no rule on the node can tell from an unknown pod."""
-        names = {name for type_url, name in policy.resources if type_url.endswith("RuleSet")}
-        named = BitMap()
-        for name in names:
-            for rule in self._rules(name).rules:
-                if rule.verdict is Verdict.DENY and (rule.peer_sets or rule.reserved):
-                    return  # an unknown pod is denied where another one is not
-                for selector in rule.peer_sets:
-                    named |= self._state.peer_sets.get(selector, _NO_MEMBERS)
+        named = peers_in_rules(self._policies.rules(share), self._state.peer_sets)
+        if named is None:
+            return frozenset()
         local = {each.group for each in node.endpoints.values()}
-        for bound in self._bindings.values():
-            for group, (number, _) in bound.items():
-                if group in local or number in named:
-                    continue
-                if all(_covered(each, self._unknown) for each in self._addresses.get(group, ())):
-                    keys = self._names.get(("group", group), frozenset())
-                    yield from (key for key in keys if key[0] == ADDRESS_GROUP)
+        return frozenset(
+            key
+            for bound in self._bindings.values()
+            for group, (number, _) in bound.items()
+            if number not in named and group not in local
+            for key in self._covered.get(group, ())
+        )
 
 
-def _key(resource: Resource) -> Key:
-    return resource.type_url, resource.name
+def _encoded(endpoint: LocalEndpoint) -> Resource:
+    return encode.endpoint(
+        endpoint.namespace,
+        endpoint.pod,
+        uid=endpoint.uid,
+        ipv4=endpoint.ipv4,
+        ipv6=endpoint.ipv6,
+        group=endpoint.group,
+        interface=endpoint.interface,
+    )
 
 
-def _moved(layer: Layer, table: Mapping[Key, Resource]) -> Layer:
-    """The layer with exactly this table."""
-    gone = [key for key in layer.resources if key not in table]
-    return layer.changed(table.values(), gone)
-
-
-def _closed(name: str, refused: frozenset[str], direction: Direction) -> str:
-    return CLOSED[direction] if name in refused else name
-
-
-def _covered(address: bytes, prefixes: Iterable[Prefix]) -> bool:
+def _inside(address: bytes, prefixes: Iterable[Prefix]) -> bool:
     bits = int.from_bytes(address, "big")
     width = len(address) * 8
     return any(

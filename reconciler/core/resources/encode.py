@@ -94,7 +94,11 @@ def peer_set(selector: str, members: BitMap, shard: int) -> Resource | None:
         bits[offset >> 3] |= 1 << (offset & 7)
     mapped = pb.PeerSet(base=base, bitmap=bytes(bits))
     smaller = min((listed, mapped), key=lambda message: message.ByteSize())
-    return seal(PEER_SET, f"{selector}/{shard}", smaller)
+    return seal(PEER_SET, shard_name(selector, shard), smaller)
+
+
+def shard_name(selector: str, shard: int) -> str:
+    return f"{selector}/{shard}"
 
 
 def _prefix(prefix: Prefix) -> pb.Prefix:

@@ -13,12 +13,12 @@ difference to it costs what both hold.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from weakref import ref
 
 from reconciler.core.resources import root
+from reconciler.core.resources.parts import Key, Part, parts_of
 from reconciler.core.resources.types import Resource
-
-Key = tuple[str, str]
-"""(type URL, name)"""
 
 Change = dict[Key, tuple[Resource | None, Resource | None]]
 """Key → before, after; never the same version twice."""
@@ -27,7 +27,7 @@ Change = dict[Key, tuple[Resource | None, Resource | None]]
 class Layer:
     """What it says never changes; compare by identity."""
 
-    __slots__ = ("__weakref__", "_change", "_newer", "_table", "root")
+    __slots__ = ("__weakref__", "_change", "_latest", "_newer", "_table", "_whole", "root")
 
     def __init__(self, resources: Mapping[Key, Resource]) -> None:
         self.root = root.total(
@@ -36,6 +36,9 @@ class Layer:
         self._table: dict[Key, Resource] | None = dict(resources)
         self._newer: Layer | None = None  # the layer that has the table, or is nearer to it
         self._change: Change = {}  # from this layer to that one
+        # What was asked for last: many nodes ask for the same.
+        self._whole: tuple[Part, ...] | None = None
+        self._latest: tuple[ref[Layer], tuple[Part, ...]] | None = None
 
     @property
     def resources(self) -> Mapping[Key, Resource]:
@@ -80,9 +83,11 @@ class Layer:
         layer = Layer.__new__(Layer)
         layer.root = self._root_after(change)
         layer._newer, layer._change = None, {}
+        layer._whole = layer._latest = None
         if self._table is not None:
             layer._table, self._table = self._table, None
             self._newer, self._change = layer, change
+            self._whole = self._latest = None
         else:
             layer._table = dict(self.resources)
         for key, (_, new) in change.items():
@@ -96,9 +101,9 @@ class Layer:
         total = self.root
         for key, (old, new) in change.items():
             if old is not None:
-                total -= root.contribution(*key, old.version)
+                total -= _contribution(*key, old.version)
             if new is not None:
-                total += root.contribution(*key, new.version)
+                total += _contribution(*key, new.version)
         return total % root.MODULUS
 
     def since(self, older: Layer) -> dict[Key, Resource | None]:
@@ -116,6 +121,20 @@ class Layer:
                 missing[key] = resource
         missing.update((key, None) for key in before.keys() - now.keys())
         return missing
+
+    def parts(self) -> tuple[Part, ...]:
+        """All of it."""
+        if self._whole is None:
+            self._whole = parts_of(self.resources)
+        return self._whole
+
+    def parts_since(self, older: Layer) -> tuple[Part, ...]:
+        """`since`, cut into parts."""
+        if older is self:
+            return ()
+        if self._latest is None or self._latest[0]() is not older:
+            self._latest = ref(older), parts_of(self.since(older))
+        return self._latest[1]
 
     def shorten(self) -> None:
         """Join the links to the newest layer of the line, so that those between can go.
@@ -149,6 +168,10 @@ class Layer:
                 last[key] = new
             at = at._newer
         return {key: new for key, new in last.items() if _version(first[key]) != _version(new)}
+
+
+# The same change is made to the layers of many nodes.
+_contribution = lru_cache(maxsize=1 << 13)(root.contribution)
 
 
 def _version(resource: Resource | None) -> str | None:

@@ -24,6 +24,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, status_pb2
 
 from reconciler.core.resources.encode import rejection
+from reconciler.core.resources.parts import Part
 from reconciler.core.resources.types import COMMIT, ENDPOINT, Resource
 from reconciler.errors import ProtocolError, Refusal
 from reconciler.wire import resources_pb2 as pb
@@ -189,25 +190,25 @@ class Encoder:
         self._keep = keep
         self._kept = 0
         self._wrapped: OrderedDict[tuple[str, str, str], bytes] = OrderedDict()
-        self._frames: OrderedDict[tuple[object, ...], tuple[Frame, ...]] = OrderedDict()
+        self._frames: OrderedDict[tuple[str, bytes], tuple[Frame, ...]] = OrderedDict()
 
     def frames(
         self, type_url: str, resources: Sequence[Resource], removed: Sequence[str] = ()
     ) -> tuple[Frame, ...]:
-        """One response, or several where one would pass the limit. None of both: no response.
+        """One response, or several where one would pass the limit. None of both: no response."""
+        return self.joined(Part(type_url, tuple(resources), tuple(removed)))
+
+    def joined(self, part: Part) -> tuple[Frame, ...]:
+        """The same, of a part that others may have asked for already.
 
         Of types that are each node's own nothing is kept: there is nobody to share it with.
         """
-        if type_url in OWN:
-            return tuple(self._make(type_url, resources, removed))
-        key = (
-            type_url,
-            tuple((each.name, each.version) for each in resources),
-            tuple(removed),
-        )
+        if part.type_url in OWN:
+            return tuple(self._make(part.type_url, part.put, part.removed))
+        key = (part.type_url, part.digest)
         found = self._frames.get(key)
         if found is None:
-            found = tuple(self._make(type_url, resources, removed))
+            found = tuple(self._make(part.type_url, part.put, part.removed))
             self._frames[key] = found
             self._kept += _size(found)
             while self._kept > self._keep and len(self._frames) > 1:

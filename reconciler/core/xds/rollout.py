@@ -24,7 +24,7 @@ import msgspec
 from reconciler.core.machine import load
 from reconciler.core.resources.build import CLOSED_RULES, NodeView
 from reconciler.core.resources.encode import commit, parse_commit_version
-from reconciler.core.resources.layer import Key
+from reconciler.core.resources.parts import Key, Part, missing_of, parts_of
 from reconciler.core.resources.types import (
     COMMIT,
     CUT_NAME,
@@ -33,7 +33,6 @@ from reconciler.core.resources.types import (
     POLICY,
     RULE_SET,
     STAGED,
-    Resource,
 )
 from reconciler.core.trace import Trace
 from reconciler.core.xds.codec import Encoder, Frame
@@ -112,7 +111,7 @@ class Rollout:
         self._now = 0.0
         self._out: list[Out] = []
         self._waiting: dict[str, set[str]] = {}  # type → nonces that are not answered
-        self._sent: dict[str, tuple[Key, ...]] = {}  # type → what the cut under way sends of it
+        self._sent: dict[str, Part] = {}  # type → what the cut under way sends of it
         self._stray: set[Key] = set()  # of cuts given up: the node may have it staged
         self.acked: Enforced | None = None
         self.target: NodeView | None = None
@@ -238,31 +237,22 @@ class Rollout:
     def begin_cut(self) -> None:
         view = self._view_of(self.refused)
         base = self.acked
-        if base is None:
-            missing = view.lacking({})
-        elif base.view is not None:
-            missing = view.since(base.view)
+        if base is not None and base.view is not None:
+            parts = view.parts_since(base.view)
         else:
-            missing = view.lacking(base.reported)
+            parts = view.parts_lacking({} if base is None else base.reported)
+        if self._stray:
+            missing = missing_of(parts)
+            for key in self._stray:
+                missing.setdefault(key, view.get(*key))
+            parts = parts_of(missing)
         self.target = view
         self._waiting = {}
         self._sent = {}
-        for key in self._stray:
-            missing.setdefault(key, view.get(*key))
         self._stray = set()
-        by_type: dict[str, list[Resource]] = {type_url: [] for type_url in STAGED}
-        removed: dict[str, list[str]] = {type_url: [] for type_url in STAGED}
-        for (type_url, name), resource in missing.items():
-            if resource is None:
-                removed[type_url].append(name)
-            else:
-                by_type[type_url].append(resource)
-        for type_url in STAGED:
-            put = sorted(by_type[type_url], key=lambda resource: resource.name)
-            if put or removed[type_url]:
-                names = (*(each.name for each in put), *removed[type_url])
-                self._sent[type_url] = tuple((type_url, name) for name in names)
-                self._send(self._encoder.frames(type_url, put, sorted(removed[type_url])))
+        for part in parts:
+            self._sent[part.type_url] = part
+            self._send(self._encoder.joined(part))
 
     def send_commit(self) -> None:
         assert self.target is not None
@@ -283,7 +273,8 @@ class Rollout:
 
     def abandon_cut(self) -> None:
         for type_url in self._waiting:
-            self._stray.update(self._sent.get(type_url, ()))
+            if type_url in self._sent:
+                self._stray.update(self._sent[type_url].keys())
         self.target = None
         self._waiting = {}
         self._sent = {}
