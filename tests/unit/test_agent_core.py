@@ -187,6 +187,22 @@ def test_an_older_cut_is_refused() -> None:
     assert any("older" in each.text for each in rig.alarms)
 
 
+def test_what_arrives_during_a_flip_does_not_change_what_is_flipped_to() -> None:
+    rig = enforcing()
+    rig.send(rig.staging(FIRST, SECOND))
+    rig.settle()
+    rig.sent = []
+    rig.send(rig.commit(2, SECOND))
+    rig.send(rig.commit(3, SECOND))
+    rig.send(rig.staging(SECOND, FIRST))
+    while rig.core.enforced[0] == 1:
+        rig.step()
+    assert rig.core.enforced == rig.enforced == (2, root_of(SECOND))
+    rig.settle()
+    assert rig.core.enforced == rig.enforced == (3, root_of(SECOND))
+    assert [each.error for each in rig.sent][:2] == [None, None]
+
+
 def test_what_was_staged_is_gone_with_the_stream() -> None:
     rig = enforcing()
     before = {each: rig.twin.dump(each) for each in (MapId.ADDRESSES, MapId.POLICIES)}

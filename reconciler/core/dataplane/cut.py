@@ -131,8 +131,8 @@ class Cut:
     def offer(self, item: Item, now: float) -> None:
         """A response, or a step of a cut of the agent's own."""
         self._now = now
-        if self.waiting:
-            self.waiting.append(item)
+        if self.waiting or self.state == "flipping":
+            self.waiting.append(item)  # nothing else is looked at before the flip is known
         else:
             self._handle(item)
         self._drain()
@@ -344,6 +344,7 @@ class Cut:
             self.refusal = None
         self._answer(item.answer)
         self.out.append(Enforced(item.revision, item.root, item.answer is None))
+        self._item = None
 
     def clean(self) -> None:
         if not self._again:

@@ -157,23 +157,19 @@ class Rollout:
 
     def acked_response(self, type_url: str, nonce: str, now: float) -> None:
         self._now = now
-        if not self._settle(type_url, nonce):
-            self._late()
-            return
-        if self._waiting:
+        if not self._settle(type_url, nonce) or self._waiting:
             return
         if type_url == COMMIT:
             MODEL.fire(self, "commit_acked")
             self._advance()
         else:
-            self._all_acked()
+            MODEL.fire(self, "all_acked")
 
     def nacked_response(
         self, type_url: str, nonce: str, reason: str, refusal: Refusal | None, now: float
     ) -> None:
         self._now = now
         if not self._settle(type_url, nonce):
-            self._late()
             return
         self.nack = reason
         self.refusal = None
@@ -366,12 +362,7 @@ class Rollout:
     def _begun(self) -> None:
         """After `begin_cut`: a cut that differs in nothing but its revision is acked at once."""
         if self.state in ("staging", "closed-staging") and not self._waiting:
-            self._all_acked()
-
-    def _all_acked(self) -> None:
-        MODEL.fire(self, "all_acked")
-        if self.state == "staged":
-            MODEL.fire(self, "commit")
+            MODEL.fire(self, "all_acked")
 
     def _send(self, frames: tuple[Frame, ...]) -> None:
         for frame in frames:
@@ -381,6 +372,7 @@ class Rollout:
             self.bytes += len(frame.data)
 
     def _settle(self, type_url: str, nonce: str) -> bool:
+        """False: an answer to a response of a cut that was given up, which means nothing now."""
         open_nonces = self._waiting.get(type_url)
         if open_nonces is None or nonce not in open_nonces:
             return False
@@ -388,10 +380,6 @@ class Rollout:
         if not open_nonces:
             del self._waiting[type_url]
         return True
-
-    def _late(self) -> None:
-        if self.state not in ("absent", "ahead"):
-            MODEL.fire(self, "late_answer")
 
     def _forget_refusals(self) -> None:
         self.causes = {}
