@@ -18,6 +18,7 @@ from reconciler.errors import ReconcilerError
 from reconciler.formal import lint, projection, replay, tlc
 from reconciler.formal.graph import Graph, explore
 from reconciler.formal.projection import Machine
+from reconciler.formal.sample import sample
 from reconciler.formal.suite import Kind, Run, Spec, Suite
 from reconciler.formal.tlc_output import Progress
 from reconciler.formal.trace import Trace
@@ -36,7 +37,7 @@ class Line(msgspec.Struct, frozen=True):
     """One row: what was checked, how much was searched, and the verdict.
 
     check:  a property's name, "lint", "projection" or "replay"
-    states: distinct states; edges and non-edges for a replay
+    states: distinct states; for a replay edges and non-edges, or steps
     detail: why it is not passed
     """
 
@@ -84,14 +85,63 @@ class Job(msgspec.Struct, frozen=True):
     work: Callable[[Callable[[Progress], None]], Report]
 
 
-def jobs(suite: Suite, specs: Sequence[Spec], kinds: Sequence[Kind], hooks: Hooks) -> list[Job]:
-    """What to do for these specs and kinds of run, longest first."""
+def jobs(
+    suite: Suite,
+    specs: Sequence[Spec],
+    kinds: Sequence[Kind],
+    hooks: Hooks,
+    *,
+    at_random: bool = True,
+) -> list[Job]:
+    """What to do for these specs and kinds of run, longest first.
+
+    at_random: replay random behaviours too, the same ones every time
+    """
     found = [
         Job(f"{spec.name} {run.name}", run.seconds, _work(suite, spec, run, hooks))
         for spec in specs
         for run in spec.of(*kinds)
     ]
+    found += [
+        behaviours(suite, spec, hooks, seed=1) for spec in specs if spec.adapter and at_random
+    ]
     return sorted(found, key=lambda job: -job.seconds)
+
+
+def behaviours(
+    suite: Suite, spec: Spec, hooks: Hooks, *, seed: int, runs: int = 30, depth: int = 60
+) -> Job:
+    """Random behaviours at the largest bounds, replayed on the code."""
+    run = (*spec.of(Kind.DEEP), *spec.of(Kind.SAFETY), *spec.runs)[0]
+    name = f"{run.name} at random"
+
+    def work(on_progress: Callable[[Progress], None]) -> Report:
+        started = time.monotonic()
+        steps, verdict, detail, violation = 0, PASSED, "", None
+        try:
+            traces = sample(
+                run.module,
+                run.config,
+                suite.libraries,
+                seed=seed,
+                runs=runs,
+                depth=depth,
+                timeout=run.seconds,
+            )
+            for trace in traces:
+                steps += len(trace.steps) - 1
+                mismatch = replay.replay_trace(hooks.adapter(spec.adapter), trace)
+                if mismatch is not None:
+                    verdict, detail = FAILED, f"seed {seed}: {mismatch}"
+                    violation = msgspec.structs.replace(trace, spec=spec.name, property="replay")
+                    break
+        except ReconcilerError as error:
+            verdict, detail = FAILED, str(error)
+        seconds = time.monotonic() - started
+        line = Line(spec.name, name, "replay", "replay", steps, seconds, verdict, detail)
+        return Report((line,), violation)
+
+    return Job(f"{spec.name} {name}", 20.0, work)
 
 
 def run_jobs(found: Sequence[Job], *, at_once: int = 2, watch: Watch) -> Iterator[Report]:

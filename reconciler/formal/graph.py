@@ -91,16 +91,16 @@ def wrapping(name: str, family: Sequence[modules.Module], init: str, following: 
     """Text of the module that extends family[0] and records each step."""
     names = modules.constants(family)
     values = ", ".join(f"{constant} |-> {constant}" for constant in names)
+    # not by ASSUME: a simulation does not look at those
+    shown = f'PrintT(<<"constants__", [{values}]>>) /\\ ' if values else ""
     lines = [
         f"---- MODULE {name} ----",
         f"EXTENDS {family[0].name}, TLC",
         f"VARIABLE {STEP}",
-        f'Init__ == {init} /\\ {STEP} = <<"", <<>>>>',
+        f'Init__ == {shown}{init} /\\ {STEP} = <<"", <<>>>>',
         "Next__ ==",
+        *(f"    {line}" for line in recording(modules.actions(family, following))),
     ]
-    lines += (f"    {line}" for line in recording(modules.actions(family, following)))
-    if values:
-        lines.append(f'ASSUME PrintT(<<"constants__", [{values}]>>)')
     return "\n".join([*lines, "====", ""])
 
 

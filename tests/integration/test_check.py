@@ -16,6 +16,7 @@ import pytest
 from reconciler.formal import checking, suite
 from reconciler.formal.projection import Machine, Row
 from reconciler.formal.replay import Disabled
+from reconciler.formal.suite import Kind
 from reconciler.formal.values import Value
 
 DOOR = r"""
@@ -134,6 +135,13 @@ class Turnstile(Door):
         return self.passed < self.most
 
 
+class Narrow(Door):
+    """One through which only one at a time goes."""
+
+    def _fits(self, count: Value) -> bool:
+        return count == 1 and super()._fits(count)
+
+
 ROWS = (Row("door", "push", "shut", "open", "Open"), Row("door", "pull", "open", "shut", "Shut"))
 
 
@@ -158,26 +166,32 @@ def verdicts(
     folder: Path,
     adapter: Callable[[], Door] = Door,
     rows: tuple[Row, ...] = ROWS,
+    *kinds: Kind,
+    at_random: bool = False,
 ) -> dict[str, checking.Line]:
     loaded = suite.load(folder)
     hooks = checking.Hooks(
         machines=lambda spec: [Machine("door", "at", frozenset({"open", "shut"}), frozenset(rows))],
         adapter=lambda name: adapter,
     )
-    found = checking.jobs(loaded, loaded.specs, list(suite.Kind), hooks)
+    found = checking.jobs(loaded, loaded.specs, kinds or list(Kind), hooks, at_random=at_random)
     reports = list(checking.run_jobs(found, watch=lambda name, progress: None))
     lines = [line for report in reports for line in report.lines]
     lines.append(checking.lint_line(loaded, loaded.specs[0]))
-    return {line.check: line for line in lines}
+    return {
+        f"{line.check} {line.kind}" if line.check == "replay" else line.check: line
+        for line in lines
+    }
 
 
 def test_all_of_it(folder: Path) -> None:
-    found = verdicts(folder)
+    found = verdicts(folder, at_random=True)
     assert {name: line.verdict for name, line in found.items()} == dict.fromkeys(
-        ("Limit", "OnlyUp", "Full", "graph", "projection", "replay", "lint"), "passed"
+        ("Limit", "OnlyUp", "Full", "graph", "projection", "replay graph", "replay replay", "lint"),
+        "passed",
     )
     assert found["Limit"].states >= 8
-    assert found["replay"].states > found["graph"].states
+    assert found["replay graph"].states > found["graph"].states
 
 
 @pytest.mark.parametrize(
@@ -191,14 +205,22 @@ def test_all_of_it(folder: Path) -> None:
     ],
 )
 def test_a_model_that_differs(folder: Path, rows: tuple[Row, ...], detail: str) -> None:
-    line = verdicts(folder, rows=rows)["projection"]
+    line = verdicts(folder, Door, rows, Kind.GRAPH)["projection"]
     assert (line.verdict, line.detail) == ("failed", detail)
 
 
 def test_code_that_differs(folder: Path) -> None:
-    line = verdicts(folder, adapter=Turnstile)["replay"]
+    line = verdicts(folder, Turnstile, ROWS, Kind.GRAPH)["replay graph"]
     assert line.verdict == "failed"
     assert "the spec does not allow it here, the code does it" in line.detail
+
+
+def test_code_that_does_less(folder: Path) -> None:
+    found = verdicts(folder, Narrow, ROWS, Kind.GRAPH, at_random=True)
+    assert found["replay graph"].verdict == "failed"
+    line = found["replay replay"]
+    assert line.verdict == "failed"
+    assert "seed 1: the spec allows it, the code refuses: Go" in line.detail
 
 
 def test_too_little_to_search(folder: Path) -> None:
@@ -219,10 +241,16 @@ def run(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedProce
     )
 
 
-def no_machines(folder: Path) -> None:
-    """The door is no machine of this product, and its code is in a test."""
+def no_machines(folder: Path, *, safety: bool = False) -> None:
+    """The door is no machine of this product, and its code is in a test.
+
+    safety: only that run
+    """
     text = MANIFEST.replace('machines = { door = "at" }', "")
-    (folder / "specs.toml").write_text(text.replace("adapter =", "# "))
+    text = text.replace("adapter =", "# ")
+    if safety:
+        text = "[[spec.run]]".join(text.split("[[spec.run]]")[:2])
+    (folder / "specs.toml").write_text(text)
 
 
 def test_command(folder: Path) -> None:
@@ -239,7 +267,7 @@ def test_command(folder: Path) -> None:
 
 
 def test_a_violation_is_a_story_and_a_file(folder: Path) -> None:
-    no_machines(folder)
+    no_machines(folder, safety=True)
     (folder / "Door.tla").write_text(DOOR.replace("passed + n <= Most", "passed <= Most"))
     done = run("--specs", str(folder), "--spec", "Door", cwd=folder)
     assert done.returncode == 1
@@ -260,7 +288,7 @@ def test_a_violation_is_a_story_and_a_file(folder: Path) -> None:
 
 
 def test_json(folder: Path) -> None:
-    no_machines(folder)
+    no_machines(folder, safety=True)
     (folder / "Door.tla").write_text(DOOR.replace("passed' = passed + n", "passed' = n - 1"))
     done = run("--specs", str(folder), "--json", "--traces", str(folder / "here"), cwd=folder)
     assert done.returncode == 1
@@ -271,7 +299,7 @@ def test_json(folder: Path) -> None:
 
 
 def test_mutants(folder: Path) -> None:
-    no_machines(folder)
+    no_machines(folder, safety=True)
     done = run("--specs", str(folder), "--mutants", cwd=folder)
     assert done.returncode == 0, done.stdout
     assert "1 mutants, 0 survive with a reason, 0 not as they say" in done.stdout
@@ -286,7 +314,7 @@ def test_mutants(folder: Path) -> None:
 
 
 def test_deep(folder: Path) -> None:
-    no_machines(folder)
+    no_machines(folder, safety=True)
     done = run("--specs", str(folder), "--deep", "--minutes", "0.05", "--seed", "7", cwd=folder)
     assert done.returncode == 0, done.stdout
     assert "seed 7" in done.stderr
@@ -294,7 +322,7 @@ def test_deep(folder: Path) -> None:
 
 
 def test_without_apalache_nothing_is_passed(folder: Path) -> None:
-    no_machines(folder)
+    no_machines(folder, safety=True)
     only_python = str(Path(sys.executable).parent)
     done = run("--specs", str(folder), "--engine", "apalache", cwd=folder, PATH=only_python)
     assert done.returncode == 3
@@ -321,7 +349,7 @@ def test_usage(folder: Path, arguments: list[str], said: str) -> None:
 
 
 def test_java_that_is_not_there(folder: Path) -> None:
-    no_machines(folder)
+    no_machines(folder, safety=True)
     done = run("--specs", str(folder), cwd=folder, JAVA_HOME=str(folder))
     assert done.returncode == 3
     assert "java: not found" in done.stderr

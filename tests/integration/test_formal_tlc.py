@@ -8,6 +8,7 @@ import pytest
 
 from reconciler.errors import ReconcilerError
 from reconciler.formal import graph, mutants, suite, tlc
+from reconciler.formal.sample import sample
 from reconciler.formal.trace import Trace
 from reconciler.formal.values import Record
 from tests.unit.test_formal_graph import COUNTER
@@ -235,3 +236,16 @@ def test_mutants(tmp_path: Path) -> None:
     assert verdicts == {"no-end": "FELL", "wraps-early": "SURVIVED"}
     assert sorted(started) == ["no-end", "wraps-early"]
     assert (tmp_path / "Round.tla").read_text() == ROUND
+
+
+def test_random_behaviours(tmp_path: Path) -> None:
+    check(tmp_path, "SPECIFICATION Spec\nINVARIANT Low")
+    module, config = tmp_path / "Round.tla", tmp_path / "Round.cfg"
+    traces, again, other = (
+        sample(module, config, seed=seed, runs=3, depth=8, timeout=60) for seed in (5, 5, 6)
+    )
+    assert traces == again
+    assert traces != other
+    for trace in traces:
+        assert len(trace.steps) == 8
+        assert set(follow(trace)[1:]) == {"Send", "Wrap"}

@@ -67,11 +67,11 @@ def test_wrapping(tmp_path: Path) -> None:
         "---- MODULE G ----",
         "EXTENDS Counter, TLC",
         "VARIABLE act__",
-        'Init__ == Init /\\ act__ = <<"", <<>>>>',
+        'Init__ == PrintT(<<"constants__", [Nodes |-> Nodes, Max |-> Max]>>) /\\ '
+        'Init /\\ act__ = <<"", <<>>>>',
         "Next__ ==",
         '    \\/ \\E n \\in Nodes, k \\in 1..2 : Step(n, k) /\\ act__\' = <<"Step", <<n, k>>>>',
         '    \\/ Stay /\\ act__\' = <<"Stay", <<>>>>',
-        'ASSUME PrintT(<<"constants__", [Nodes |-> Nodes, Max |-> Max]>>)',
         "====",
     ]
 
