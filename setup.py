@@ -11,7 +11,6 @@ setup(
             *("*.toml", "*.tla", "mutants/*.toml", "mc/*.tla", "mc/*.cfg", "trace/*.tla"),
             "golden/*/*.json",
         ],
-        "reconciler.testing": ["profiles/*.toml"],
         "reconciler.datapath": ["datapath.bpf.o", "_libbpf*.so"],
     },
 )

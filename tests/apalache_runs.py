@@ -51,12 +51,14 @@ run_dir = pathlib.Path(options.get("run-dir", "."))
     return path
 
 
-def player(path: Path, *names: str, before: str = "") -> Path:
+def player(path: Path, *names: str, before: str = "", types: str = "") -> Path:
     """A stand-in for the tool that plays the named runs, one a call; `version` is always answered.
 
+    types: a run that every call of the type checker plays, apart from the others.
     As the tool does, it leaves its files in --run-dir and --out-dir, and litter in TMPDIR.
     """
     files = [str(FOLDER / "runs" / f"{name}.json") for name in names]
+    checker = str(FOLDER / "runs" / f"{types}.json") if types else ""
     return write_program(
         path,
         f"""
@@ -64,12 +66,15 @@ calls = pathlib.Path({str(path)!r} + ".calls")
 if arguments == ["version"]:
     print("v0.62.1-2-g4943c45f1")
     sys.exit(0)
+checker = {checker!r} if arguments[0] == "typecheck" else ""
+if checker:
+    calls = calls.with_suffix(".types")
 seen = calls.read_text().splitlines() if calls.exists() else []
 with calls.open("a") as log:
     log.write(json.dumps({{"arguments": arguments, "environ": dict(os.environ),
                           "cwd": os.getcwd(), "sources": sorted(os.listdir("."))}}) + "\\n")
 {before}
-run = json.loads(pathlib.Path({files!r}[len(seen)]).read_text())
+run = json.loads(pathlib.Path(checker or {files!r}[len(seen)]).read_text())
 (pathlib.Path(os.environ["TMPDIR"]) / "SANY0123456789").mkdir()
 (pathlib.Path(options["out-dir"]) / "Spec.tla").mkdir()
 for name, trace in run["files"].items():

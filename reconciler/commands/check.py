@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -82,7 +84,7 @@ def _check(
                 first = random.SystemRandom().randrange(2**31) if seed is None else seed
                 print(f"seed {first}, {minutes:g} minutes", file=sys.stderr)
                 reports += _random(suite, chosen, progress, first, minutes * 60)
-    _tell(reports, output, traces)
+    _tell(suite, reports, output, traces)
 
 
 def _ask_tlc(
@@ -105,9 +107,10 @@ def _ask_apalache(
 ) -> Iterator[Report]:
     from reconciler.formal import checking, symbolic
 
-    found = symbolic.jobs(suite, specs)
+    cancel = threading.Event()
+    found = symbolic.jobs(suite, specs, cancel)
     progress.expect(len(found))
-    for report in checking.run_jobs(found, watch=progress.watch):
+    for report in checking.run_jobs(found, watch=progress.watch, cancel=cancel):
         progress.done(report)
         yield report
 
@@ -159,20 +162,25 @@ def machines(spec: Spec) -> list[Machine]:
 # -------------------------------------------------------------------------------------- results
 
 
-def _tell(reports: Sequence[Report], output: Format, traces: Path) -> None:
+def _tell(suite: Suite, reports: Sequence[Report], output: Format, traces: Path) -> None:
     from reconciler.formal import itf
 
-    order = {spec: at for at, spec in enumerate(dict.fromkeys(_specs(reports)))}
+    order = {key: at for at, key in enumerate(_runs(suite))}
+    last = {key[0]: at for key, at in order.items()}
     lines = sorted(
-        (line for report in reports for line in report.lines), key=lambda line: order[line.spec]
+        (line for report in reports for line in report.lines),
+        key=lambda line: order.get((line.spec, line.run), last[line.spec] + 0.5),
     )
     saved: dict[str, Path] = {}
+    paths: dict[Line, Path] = {}
     for report in reports:
         if report.trace is not None:
             name = f"{report.trace.spec}-{report.trace.property or 'violation'}"
-            saved[name] = traces / f"{name}.itf.json"
+            saved[name] = traces / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}.itf.json"
             itf.write(report.trace, saved[name])
-    rows = [_row(line, saved) for line in lines]
+            fell = (line for line in report.lines if line.verdict == "violated")
+            paths.update((line, saved[name]) for line in fell)
+    rows = [_row(line, paths.get(line)) for line in lines]
     check_show.emit_lines(rows, output)
     if output is Format.TABLE:
         stories = [report.trace for report in reports if report.trace is not None]
@@ -183,16 +191,18 @@ def _tell(reports: Sequence[Report], output: Format, traces: Path) -> None:
         raise typer.Exit(UnavailableError.exit_code)
 
 
-def _specs(reports: Sequence[Report]) -> Iterator[str]:
-    for report in reports:
-        for line in report.lines:
-            yield line.spec
+def _runs(suite: Suite) -> Iterator[tuple[str, str]]:
+    """Specs and their runs as the manifest has them, whichever ended first."""
+    for spec in suite.specs:
+        for name in ("", *(run.name for run in spec.runs), "types"):
+            yield spec.name, name
+        for entry in spec.symbolic:
+            yield spec.name, entry.module.stem
 
 
-def _row(line: Line, saved: Mapping[str, Path]) -> dict[str, Any]:
+def _row(line: Line, path: Path | None) -> dict[str, Any]:
     row: dict[str, Any] = msgspec.to_builtins(line)
     row["seconds"] = round(line.seconds, 2)
-    path = saved.get(f"{line.spec}-{line.check}") if line.verdict == "violated" else None
     return {**row, "trace": str(path) if path else ""}
 
 

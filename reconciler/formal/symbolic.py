@@ -8,12 +8,12 @@ spec may be right.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
 from reconciler.errors import ConfigError, UnavailableError
-from reconciler.formal import itf
 from reconciler.formal.apalache import Answer, Apalache, Typing
 from reconciler.formal.checking import FAILED, PASSED, SKIPPED, VIOLATED, Job, Line, Report
 from reconciler.formal.suite import Spec, Suite, Symbolic
@@ -24,10 +24,10 @@ _TYPECHECK = 120.0
 """Seconds for the type checker."""
 
 
-def jobs(suite: Suite, specs: Sequence[Spec]) -> list[Job]:
-    """The types of each spec, then what its manifest asks."""
+def jobs(suite: Suite, specs: Sequence[Spec], cancel: threading.Event | None = None) -> list[Job]:
+    """The types of each spec, then what its manifest asks. cancel ends what is under way."""
     try:
-        tool = Apalache.find()
+        tool = Apalache.find(cancel=cancel)
     except UnavailableError as error:
         return [_skipped(spec, str(error)) for spec in specs]
     found: list[Job] = []
@@ -66,7 +66,7 @@ def _types(
     suite: Suite, spec: Spec, tool: Apalache, on_progress: Callable[[Progress], None]
 ) -> Report:
     typing: Typing = tool.typecheck(spec.path, libraries=suite.libraries, timeout=_TYPECHECK)
-    detail = "\n".join([typing.reason, *map(str, typing.problems)]).strip()
+    detail = "\n".join(map(str, typing.problems)) or typing.reason
     verdict = PASSED if typing.well_typed else FAILED
     line = _line(spec, "types", "types", typing.seconds, verdict, detail)
     return Report((line,))
@@ -131,15 +131,8 @@ def _answered(spec: Spec, entry: Symbolic, check: str, answer: Answer) -> Line:
     return _line(spec, entry.module.stem, check, answer.seconds, verdict, detail)
 
 
-def _trace(spec: Spec, entry: Symbolic, check: str, answer: Answer) -> Trace | None:
-    for name, text in sorted(answer.traces.items()):
-        if name.startswith("violation"):
-            try:
-                trace = itf.decode(text.encode(), name)
-            except ConfigError:
-                return None
-            fell = ", ".join(map(str, answer.fell)) or check
-            return msgspec.structs.replace(
-                trace, spec=spec.name, config=entry.module.stem, property=fell
-            )
-    return None
+def _trace(spec: Spec, entry: Symbolic, check: str, answer: Answer) -> Trace:
+    trace = answer.counterexamples[0]
+    return msgspec.structs.replace(
+        trace, spec=spec.name, config=entry.module.stem, property=trace.property or check
+    )
