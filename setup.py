@@ -11,6 +11,7 @@ setup(
             *("*.toml", "*.tla", "mutants/*.toml", "mc/*.tla", "mc/*.cfg", "trace/*.tla"),
             "golden/*/*.json",
         ],
+        "reconciler.testing": ["profiles/*.toml"],
         "reconciler.datapath": ["datapath.bpf.o", "_libbpf*.so"],
     },
 )

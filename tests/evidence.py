@@ -18,7 +18,7 @@ from typing import Final
 from reconciler.formal import suite
 from reconciler.formal.graph import Graph, explore
 from reconciler.formal.replay import replay_graph
-from reconciler.formal.simulate import simulate
+from reconciler.formal.sample import sample
 from reconciler.formal.suite import Kind
 from reconciler.formal.trace import Trace
 from reconciler.testing.replay import adapter
@@ -27,7 +27,7 @@ from tests.golden_traces import SPECS
 from tests.property.joined_runs import record
 
 SEEDS: Final = range(120)
-Prepared = list[tuple[str, str, Graph | list[Trace]]]
+Prepared = list[tuple[str, str, Graph | tuple[Trace, ...]]]
 
 
 def prepare(file: Path) -> None:
@@ -41,7 +41,7 @@ def prepare(file: Path) -> None:
             graph = explore(run.module, run.config, known.libraries, run.seconds)
             found.append((spec.name, run.name, graph))
         for run in spec.of(Kind.SAFETY):
-            behaviours = simulate(
+            behaviours = sample(
                 run.module, run.config, known.libraries, seed=1, runs=60, depth=60, timeout=120
             )
             found.append((spec.name, run.name, behaviours))
@@ -61,7 +61,7 @@ def replay(file: Path) -> str:
     return ""
 
 
-def _replayed(known: suite.Suite, spec: str, content: Graph | list[Trace]) -> str:
+def _replayed(known: suite.Suite, spec: str, content: Graph | tuple[Trace, ...]) -> str:
     if isinstance(content, Graph):
         report = replay_graph(adapter(known.spec(spec).adapter), content, show=1)
         if report.passed:

@@ -63,12 +63,12 @@ def _nearest(start: int, out: dict[int, list[Edge]], wanted: set[str]) -> list[E
     return []
 
 
-def traces(spec: suite.Spec, run: suite.Run, graph: Graph) -> list[Trace]:
+def traces(spec: str, config: str, graph: Graph) -> list[Trace]:
     found = []
     for walk in ways(graph):
         first = Step("", (), graph.states[walk[0].source])
         steps = [Step(edge.action, edge.args, graph.states[edge.target]) for edge in walk]
-        found.append(Trace((first, *steps), spec.name, run.name, "", graph.constants))
+        found.append(Trace((first, *steps), spec, config, "", graph.constants))
     return found
 
 
@@ -83,7 +83,7 @@ def main(names: list[str]) -> int:
         folder = SPECS / "golden" / spec.name
         for old in folder.glob("*.itf.json"):
             old.unlink()
-        for number, trace in enumerate(traces(spec, run, graph), 1):
+        for number, trace in enumerate(traces(spec.name, run.name, graph), 1):
             path = folder / f"{run.name}-{number}.itf.json"
             itf.write(trace, path)
             print(f"{path}: {len(trace.steps) - 1} steps, {path.stat().st_size} bytes")

@@ -107,21 +107,22 @@ BUGS = (
 WAYS = ("schedules", "traces", "replay")
 
 
+def plant(bug: Bug, copy: Path) -> None:
+    """The sources with this bug in them, in a directory of their own."""
+    for folder in ("reconciler", "models", "specs", "tests", "demo"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    path = copy / bug.file
+    text = path.read_text()
+    if text.count(bug.text) != 1:
+        raise SystemExit(f"{bug.name}: the text is not once in {bug.file}; adapt tests/planted.py")
+    path.write_text(text.replace(bug.text, bug.instead))
+
+
 def find(bug: Bug, way: str, evidence: Path) -> str:
     """What fell, "" if nothing did."""
     with tempfile.TemporaryDirectory(prefix="planted-") as scratch:
         copy = Path(scratch)
-        for folder in ("reconciler", "models", "specs", "tests", "demo"):
-            shutil.copytree(
-                ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__")
-            )
-        path = copy / bug.file
-        text = path.read_text()
-        if text.count(bug.text) != 1:
-            raise SystemExit(
-                f"{bug.name}: the text is not once in {bug.file}; adapt tests/planted.py"
-            )
-        path.write_text(text.replace(bug.text, bug.instead))
+        plant(bug, copy)
         command = {
             "schedules": ["tests.property.joined_runs", "60"],
             "traces": ["tests.evidence", "traces"],

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from reconciler.errors import ReconcilerError
-from reconciler.formal import lint, projection, replay, tlc
+from reconciler.formal import golden, lint, projection, replay, tlc
 from reconciler.formal.graph import Graph, explore
 from reconciler.formal.projection import Machine
 from reconciler.formal.sample import sample
@@ -257,12 +257,19 @@ def _graph(suite: Suite, spec: Spec, run: Run, hooks: Hooks) -> Report:
     if run.machines:
         started = time.monotonic()
         compared = [each for each in hooks.machines(spec) if each.name in run.machines]
-        problems = projection.compare(graph, compared)
+        problems = list(map(str, projection.compare(graph, compared)))
         verdict = FAILED if problems else PASSED
-        lines.append(line("projection", size, verdict, _joined(list(map(str, problems)))))
+        lines.append(line("projection", size, verdict, _joined(problems)))
     if spec.adapter:
         started = time.monotonic()
         lines.append(_replayed(spec, graph, hooks, line))
+    kept = golden.of_run(suite.folder, spec.name, run.name)
+    if kept:
+        started = time.monotonic()
+        problems = list(golden.stale(kept, graph))
+        steps = sum(len(trace.steps) - 1 for trace in kept.values())
+        verdict = FAILED if problems else PASSED
+        lines.append(line("golden", steps, verdict, _joined(problems)))
     return Report(tuple(lines))
 
 

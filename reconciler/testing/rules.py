@@ -7,6 +7,7 @@ compiler, the encoding or the datapath.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import ip_address
 
 from reconciler.core.dataplane.layout import Reason
@@ -51,6 +52,11 @@ class Rules:
         self._numbers()
         for name in self.joined.agents:
             self.node(name, open_all=open_all)
+
+    def forget(self, name: str) -> None:
+        """The node has rebooted: its maps are empty, and its pods' interfaces closed."""
+        self._newest.pop(name, None)
+        self._open = {each for each in self._open if each[0] != name}
 
     def node(self, name: str, *, open_all: bool = False) -> None:
         """R3: every verdict is the oracle's for the cut in force. R4: a pod that was open stays so
@@ -111,16 +117,21 @@ class Rules:
         early = self.joined.too_early
         holds(not early, "R4", f"published before its number: {', '.join(early[:1])}")
 
+    def _hidden(self, key: str) -> bool:
+        return not self.joined.config.intake.filter.accepts("k8s", key)
+
     def _verdicts(self, node: str, root: bytes, meaning: Meaning | None, pod: str) -> Verdicts:
         key = (node, root, pod)
         if key not in self._expected:
-            self._expected[key] = {} if meaning is None else _verdicts(node, meaning, pod)
+            self._expected[key] = (
+                {} if meaning is None else _verdicts(node, meaning, pod, self._hidden)
+            )
         return self._expected[key]
 
 
-def _verdicts(node: str, meaning: Meaning, name: str) -> Verdicts:
+def _verdicts(node: str, meaning: Meaning, name: str, hidden: Callable[[str], bool]) -> Verdicts:
     snapshot = meaning.snapshot
-    world = World(snapshot.namespaces, snapshot.policies)
+    world = World(snapshot.namespaces, snapshot.policies, hidden)
     endpoint = snapshot.endpoints.get(name)
     number = snapshot.numbers.get(name)
     here = endpoint is not None and endpoint.node == node and number is not None

@@ -16,7 +16,7 @@ from reconciler.core.trace import Event
 from reconciler.errors import ConfigError
 from reconciler.formal import itf, suite
 from reconciler.formal.replay import Disabled
-from reconciler.formal.simulate import simulate
+from reconciler.formal.sample import sample
 from reconciler.formal.trace import Step, Trace
 from reconciler.formal.values import Record, Value
 from reconciler.testing.replay import Recorded, adapter, by, recorded
@@ -126,7 +126,7 @@ def test_simulated_behaviours_are_played_on_the_code(
     specs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = specs / "mc" / "MCStock.cfg"
-    traces = simulate(
+    traces = sample(
         specs / "mc" / "MCStock.tla", config, (specs,), seed=7, runs=4, depth=12, timeout=60
     )
     assert len(traces) == 4

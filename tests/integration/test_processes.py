@@ -30,11 +30,11 @@ class Processes:
         self.agent_status = f"unix:{directory}/agent.sock"
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def server(self) -> None:
+    def server(self, *options: str) -> None:
         self._start("server", "--listen", f"unix:{self.directory}/xds.sock", "--status",
                     self.server_status, "--manifests", str(self.manifests), "--state-dir",
                     str(self.directory / "state"), "--record-trace",
-                    str(self.directory / "server.jsonl"))  # fmt: skip
+                    str(self.directory / "server.jsonl"), *options)  # fmt: skip
 
     def agent(self, node: str = "node-1") -> None:
         self._start("agent", "--node", node, "--server", f"unix:{self.directory}/xds.sock",

@@ -13,10 +13,11 @@ import pytest
 from reconciler.commands import check
 from reconciler.commands.specs import folder
 from reconciler.formal import checking, mutants, suite
-from reconciler.formal.suite import Kind, Mutant, Run
+from reconciler.formal.suite import Kind, Mutant, Run, Spec
 
 SUITE = suite.load(folder())
 RUNS = [run for spec in SUITE.specs for run in spec.runs if run.kind is not Kind.DEEP]
+PLAYED = [spec for spec in SUITE.specs if spec.adapter]
 MUTANTS = [mutant for mutant in SUITE.mutants if mutant.ci]
 
 
@@ -36,6 +37,19 @@ def test_run(run: Run) -> None:
     wrong = [f"{line.check}: {line.verdict}: {line.detail}" for line in report.lines]
     assert all(line.verdict == checking.PASSED for line in report.lines), "\n".join(wrong)
     assert all(line.states >= run.states for line in report.lines)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("spec", PLAYED, ids=lambda spec: spec.name)
+def test_the_code_does_what_the_spec_does_at_random(spec: Spec) -> None:
+    (report,) = (
+        report
+        for name, report in reports().items()
+        if name.startswith(f"{spec.name} ") and name.endswith(" at random")
+    )
+    (line,) = report.lines
+    assert line.verdict == checking.PASSED, line.detail
+    assert line.states > 100, "hardly a step was taken"
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.spec}-{mutant.name}")

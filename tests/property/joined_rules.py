@@ -20,6 +20,8 @@ from reconciler.core.objects import (
 )
 from reconciler.testing.joined import Joined
 from reconciler.testing.rules import Rules as Rules
+from reconciler.testing.scenario import settle as settle
+from reconciler.testing.scenario import sync as sync
 
 NODES = ("n1", "n2")
 NAMESPACES = ("a", "b")
@@ -136,46 +138,6 @@ def drop_link(joined: Joined, namespace: str, name: str) -> None:
     pod = joined.world.objects.get(ObjectKey("Pod", namespace, name))
     if isinstance(pod, Pod):
         joined.unlink(pod.spec.node_name, f"{namespace}/{name}")
-
-
-def sync(joined: Joined, rules: Rules, name: str) -> None:
-    joined.wait(1.0)
-    for _ in range(3000):
-        moved = [joined.connect(name), joined.deliver_up(name), joined.deliver_down(name)]
-        moved.append(joined.answer_journal())
-        worked = joined.work(name)
-        if worked:
-            rules.node(name)
-        if not any(moved) and not worked:
-            return
-    raise AssertionError(f"{name}: something goes round in circles")
-
-
-def settle(joined: Joined, rules: Rules) -> None:
-    """R7: with a fair network and no more faults every node reaches the newest cut, and numbers
-    that nobody has come back."""
-    if joined.plane is None:
-        joined.start_server()
-    for name in NODES:
-        joined.start_agent(name)
-    for _ in range(60):
-        for name in NODES:
-            sync(joined, rules, name)
-        rules.check()
-        plane = joined.plane
-        assert plane is not None
-        newest = all(
-            joined.agents[name].twin.cut().roots[joined.agents[name].twin.cut().active]
-            == plane.builder.view(name, plane.revision).root
-            for name in NODES
-        )
-        used, capacity = plane.intake.allocator.usage()
-        wanted = len(plane.intake.cluster.label_sets)
-        if newest and used == min(wanted, capacity) and not joined.writes:
-            rules.check(open_all=True)
-            return
-        joined.wait(15.0)
-    raise AssertionError("the cluster does not settle")
 
 
 def refused_then_reverted(joined: Joined, rules: Rules) -> None:

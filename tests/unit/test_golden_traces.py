@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.formal import itf, suite
-from reconciler.testing.replay.evidence import golden, play
+from reconciler.formal import golden, itf, suite
+from reconciler.testing.replay.evidence import play
 from tests.golden_traces import SPECS
 
 
 @pytest.mark.parametrize(
-    "path", golden(SPECS), ids=lambda path: path.name.removesuffix(".itf.json")
+    "path", golden.files(SPECS), ids=lambda path: path.name.removesuffix(".itf.json")
 )
 def test_the_code_does_the_same(path: Path) -> None:
     trace = itf.read(path)
@@ -21,5 +21,5 @@ def test_the_code_does_the_same(path: Path) -> None:
 
 
 def test_each_spec_with_an_adapter_has_some() -> None:
-    have = {path.parent.name for path in golden(SPECS)}
+    have = {path.parent.name for path in golden.files(SPECS)}
     assert have == {spec.name for spec in suite.load(SPECS).specs if spec.adapter}

@@ -6,7 +6,6 @@ specs.toml says which adapter and which reading of recorded events belong to eac
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -144,8 +143,3 @@ def _spec_of(suite: Suite, trace: Trace, where: str) -> Spec:
             return spec
     names = ", ".join(spec.name for spec in suite.specs)
     raise ConfigError(f"{where}: is of {trace.spec or 'no spec'}; there are {names}")
-
-
-def golden(folder: Path) -> tuple[Path, ...]:
-    """Traces that are kept with the specs: <folder>/golden/<Spec>/*.itf.json."""
-    return tuple(sorted((folder / "golden").glob("*/*.itf.json")))
