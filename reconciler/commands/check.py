@@ -97,9 +97,13 @@ def _ask_tlc(
     yield checking.Report(tuple(checking.lint_line(suite, spec) for spec in specs))
     found = checking.jobs(suite, specs, kinds, hooks())
     progress.expect(len(found))
+    reports = []
     for report in checking.run_jobs(found, watch=progress.watch):
         progress.done(report)
+        reports.append(report)
         yield report
+    lines = (checking.coverage_line(suite, spec, reports) for spec in specs)
+    yield checking.Report(tuple(line for line in lines if line is not None))
 
 
 def _ask_apalache(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Final
@@ -16,7 +17,9 @@ from typing import Final
 import msgspec
 
 from reconciler.errors import ReconcilerError
+from reconciler.formal import config as configs
 from reconciler.formal import golden, lint, projection, replay, tlc
+from reconciler.formal import module as modules
 from reconciler.formal.graph import Graph, explore
 from reconciler.formal.projection import Machine
 from reconciler.formal.sample import sample
@@ -53,10 +56,11 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """The rows of one job, and the counterexample if it has one."""
+    """The rows of one job, the counterexample if it has one, and the actions that a graph has."""
 
     lines: tuple[Line, ...]
     trace: Trace | None = None
+    taken: frozenset[str] = frozenset()
 
     @property
     def passed(self) -> bool:
@@ -152,7 +156,14 @@ def run_jobs(
 
     def work(job: Job) -> Report:
         watch(job.name, None)
-        return job.work(lambda progress: watch(job.name, progress))
+        try:
+            return job.work(lambda progress: watch(job.name, progress))
+        except ReconcilerError:
+            raise
+        except Exception:  # of an adapter, say: the other jobs are worth their results
+            spec, _, run = job.name.partition(" ")
+            said = traceback.format_exc()
+            return Report((Line(spec, run, "job", "job", 0, 0.0, FAILED, said),))
 
     with ThreadPoolExecutor(max_workers=at_once) as pool:
         futures: list[Future[Report]] = [pool.submit(work, job) for job in found]
@@ -270,7 +281,27 @@ def _graph(suite: Suite, spec: Spec, run: Run, hooks: Hooks) -> Report:
         steps = sum(len(trace.steps) - 1 for trace in kept.values())
         verdict = FAILED if problems else PASSED
         lines.append(line("golden", steps, verdict, _joined(problems)))
-    return Report(tuple(lines))
+    return Report(tuple(lines), taken=frozenset(edge.action for edge in graph.edges))
+
+
+def coverage_line(suite: Suite, spec: Spec, reports: Sequence[Report]) -> Line | None:
+    """Whether each action of the spec is a step of one of its graphs; None if it has no graph.
+
+    What no graph takes is compared with no machine and replayed on no code.
+    """
+    runs = spec.of(Kind.GRAPH)
+    if not runs:
+        return None
+    known: dict[str, None] = {}
+    for run in runs:
+        family = modules.family(run.module, suite.libraries)
+        following = configs.read(run.config).behaviour(family)[1]
+        known.update((action.name, None) for action in modules.actions(family, following))
+    taken = {name for found in reports if found.lines[0].spec == spec.name for name in found.taken}
+    never = [name for name in known if name not in taken]
+    detail = f"no graph takes {', '.join(never)}" if never else ""
+    verdict = FAILED if never else PASSED
+    return Line(spec.name, "", "graphs", "all actions", 0, 0.0, verdict, detail)
 
 
 def _replayed(spec: Spec, graph: Graph, hooks: Hooks, line: Callable[..., Line]) -> Line:

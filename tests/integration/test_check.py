@@ -261,7 +261,7 @@ def test_command(folder: Path) -> None:
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["SPEC", "RUN", "PROPERTY", "STATES", "TIME", "VERDICT"]
     assert sorted(line.split()[2] for line in lines[1:]) == sorted(
-        ("lint", "Limit", "OnlyUp", "Full", "graph")
+        ("lint", "Limit", "OnlyUp", "Full", "graph", "all")
     )
     assert all(line.endswith("passed") for line in lines[1:])
 

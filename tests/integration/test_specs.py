@@ -12,11 +12,12 @@ import pytest
 
 from reconciler.commands import check
 from reconciler.commands.specs import folder
-from reconciler.formal import checking, mutants, suite
+from reconciler.formal import checking, lint, mutants, suite
 from reconciler.formal.suite import Kind, Mutant, Run, Spec
 
 SUITE = suite.load(folder())
 RUNS = [run for spec in SUITE.specs for run in spec.runs if run.kind is not Kind.DEEP]
+GRAPHS = [spec for spec in SUITE.specs if spec.of(Kind.GRAPH)]
 PLAYED = [spec for spec in SUITE.specs if spec.adapter]
 MUTANTS = [mutant for mutant in SUITE.mutants if mutant.ci]
 
@@ -37,6 +38,19 @@ def test_run(run: Run) -> None:
     wrong = [f"{line.check}: {line.verdict}: {line.detail}" for line in report.lines]
     assert all(line.verdict == checking.PASSED for line in report.lines), "\n".join(wrong)
     assert all(line.states >= run.states for line in report.lines)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("spec", GRAPHS, ids=lambda spec: spec.name)
+def test_every_action_is_in_a_graph(spec: Spec) -> None:
+    line = checking.coverage_line(SUITE, spec, list(reports().values()))
+    assert line is not None
+    assert line.verdict == checking.PASSED, line.detail
+
+
+@pytest.mark.parametrize("spec", SUITE.specs, ids=lambda spec: spec.name)
+def test_lint(spec: Spec) -> None:
+    assert not [str(finding) for finding in lint.lint(SUITE, spec)]
 
 
 @pytest.mark.timeout(300)

@@ -122,6 +122,35 @@ def test_lint(tmp_path: Path, body: str, config: str, found: list[str]) -> None:
     assert line.verdict == ("failed" if found else "passed")
 
 
+def test_actions_that_no_graph_takes(tmp_path: Path) -> None:
+    loaded = load(tmp_path, NEXT.replace("\\/ Go", "\\/ Go\n    \\/ Stay"))
+    lines = checking.report(run(), result("passed")).lines
+    reports = [Report(lines, taken=frozenset({"Go"}))]
+    line = checking.coverage_line(loaded, loaded.specs[0], reports)
+    assert line is not None
+    assert (line.verdict, line.detail) == ("failed", "no graph takes Stay")
+    reports.append(Report(lines, taken=frozenset({"Stay"})))
+    line = checking.coverage_line(loaded, loaded.specs[0], reports)
+    assert line is not None
+    assert line.verdict == "passed"
+
+
+def test_a_job_that_breaks_fails_alone() -> None:
+    def breaks(on_progress: object) -> Report:
+        raise KeyError("x")
+
+    fine = Report(checking.report(run(), result("passed")).lines)
+    jobs = [
+        checking.Job("S broken", 1.0, breaks),
+        checking.Job("S fine", 1.0, lambda on_progress: fine),
+    ]
+    reports = list(checking.run_jobs(jobs, watch=lambda name, progress: None))
+    assert fine in reports
+    (line,) = next(report for report in reports if report is not fine).lines
+    assert (line.spec, line.run, line.verdict) == ("S", "broken", "failed")
+    assert "KeyError: 'x'" in line.detail
+
+
 SYMBOLIC = """
 [[spec.symbolic]]
 module = "MC"
