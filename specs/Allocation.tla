@@ -201,8 +201,9 @@ InState(states) == {x \in LabelSets : life[x] \in states}
 Orders == [LabelSets -> 0..((Last - First) + 1)]
 
 \* @type: (LABELS -> Int) => Set($give);
-Given(order) == {give \in [number : Free, owner : LabelSets] :
-    order[give.owner] = Cardinality({k \in Free : Distance(k) < Distance(give.number)}) + 1}
+Given(order) ==
+    {give \in {[number |-> k, owner |-> x] : k \in Free, x \in {x \in LabelSets : order[x] # 0}} :
+        order[give.owner] = Cardinality({k \in Free : Distance(k) < Distance(give.number)}) + 1}
 
 \* The server makes a write of everything that is due: numbers for those that wait, as far as there
 \* are free ones; back from retiring; free; and out, for those in `drained`, whose drain time is over.
@@ -212,20 +213,11 @@ Write(drained, order) ==
     /\ ~deposed
     /\ journal.revision < MaxRevision
     /\ drained \subseteq InState({"draining"})
-    /\ LET given == Given(order)
-           reserve == {give.owner : give \in given}
-           waiting == InState({"waiting"})
-           revive == InState({"recalled"})
-           free == {x \in LabelSets : Clear(x)}
-           to == [x \in LabelSets |->
-                    IF x \in reserve THEN "reserving"
-                    ELSE IF x \in drained THEN "departing"
-                    ELSE IF x \in revive THEN "reviving"
-                    ELSE IF x \in free THEN "freeing"
-                    ELSE life[x]]
-           furthest == {give \in given : \A other \in given :
-                          Distance(other.number) <= Distance(give.number)}
-       IN /\ reserve \cup drained \cup revive \cup free # {}
+    \* Sets of one element: each is worked out once.
+    /\ \E given \in {Given(order)}, waiting \in {InState({"waiting"})},
+          revive \in {InState({"recalled"})}, free \in {{x \in LabelSets : Clear(x)}} :
+       \E reserve \in {{give.owner : give \in given}} :
+          /\ reserve \cup drained \cup revive \cup free # {}
           /\ reserve = {x \in LabelSets : order[x] # 0}
           /\ reserve \subseteq waiting
           /\ reserve = waiting \/ Cardinality(reserve) = Cardinality(Free)
@@ -238,13 +230,19 @@ Write(drained, order) ==
                          revive |-> {number[x] : x \in revive},
                          free |-> {number[x] : x \in free},
                          cursor |-> IF given = {} THEN cursor
-                                    ELSE CHOOSE k \in Numbers :
-                                        \E give \in furthest : k = After(give.number)]}
-          /\ life' = to
-          /\ fired' = {Row("identity", "reserve", life[x], to[x]) : x \in reserve}
-                 \cup {Row("identity", "retire", life[x], to[x]) : x \in drained}
-                 \cup {Row("identity", "revive", life[x], to[x]) : x \in revive}
-                 \cup {Row("identity", "free", life[x], to[x]) : x \in free}
+                                    ELSE CHOOSE k \in Numbers : \E give \in given :
+                                        /\ k = After(give.number)
+                                        /\ order[give.owner] = Cardinality(reserve)]}
+          /\ life' = [x \in LabelSets |->
+                        IF x \in reserve THEN "reserving"
+                        ELSE IF x \in drained THEN "departing"
+                        ELSE IF x \in revive THEN "reviving"
+                        ELSE IF x \in free THEN "freeing"
+                        ELSE life[x]]
+          /\ fired' = {Row("identity", "reserve", "waiting", "reserving") : x \in reserve}
+                 \cup {Row("identity", "retire", "draining", "departing") : x \in drained}
+                 \cup {Row("identity", "revive", "recalled", "reviving") : x \in revive}
+                 \cup {Row("identity", "free", "retiring", "freeing") : x \in free}
     /\ UNCHANGED <<journal, late, deposed, seen, cursor, number, birth, without, cuts, newest,
                    nodes, reported, heard, floor, shown, begun, strayed>>
 
@@ -339,7 +337,7 @@ TimedOut ==
     /\ UNCHANGED deposed
 
 \* The journal is not what the write was made for: somebody else has written, so this server
-\* stops: it writes and publishes nothing more and lets no node in.
+\* stops: it writes and publishes nothing more.
 Conflict ==
     /\ \E w \in flight : ~Takes(w)
     /\ TakenBack
@@ -373,10 +371,10 @@ Lead ==
                 ELSE IF \E e \in of(x) : e.phase = "active" THEN "draining" ELSE "retiring"]
           /\ number' = [x \in LabelSets |->
                 IF of(x) = {} THEN 0
-                ELSE CHOOSE k \in Numbers : \E e \in of(x) : k = e.number]
+                ELSE CHOOSE k \in {e.number : e \in of(x)} : TRUE]
           /\ birth' = [x \in LabelSets |->
                 IF of(x) = {} THEN 0
-                ELSE CHOOSE r \in 0..MaxRevision : \E e \in of(x) : r = e.birth]
+                ELSE CHOOSE r \in {e.birth : e \in of(x)} : TRUE]
           /\ fired' = {IF \E e \in of(x) : e.phase = "active"
                        THEN Row("identity", "adopt_active", "absent", "draining")
                        ELSE Row("identity", "adopt_retiring", "absent", "retiring") : x \in adopted}
@@ -388,7 +386,8 @@ Lead ==
     /\ reported' = [n \in Nodes |-> FALSE]
     /\ heard' = [n \in Nodes |-> FALSE]
     /\ floor' = [n \in Nodes |-> 0]
-    /\ UNCHANGED <<cuts, shown, begun, strayed>>
+    /\ begun' = [n \in Nodes |-> IF begun[n] = shown[n] THEN NoCut ELSE begun[n]]
+    /\ UNCHANGED <<cuts, shown, strayed>>
 
 -----------------------------------------------------------------------------
 (* Cuts *)
@@ -421,7 +420,6 @@ Publish ==
 
 \* A node that is gone begins anew, as one that was never heard of.
 Connect(n) ==
-    /\ ~deposed
     /\ nodes[n] \in {"unknown", "disconnected", "gone"}
     /\ nodes' = [nodes EXCEPT ![n] = "syncing"]
     /\ heard' = [heard EXCEPT ![n] = @ /\ nodes[n] # "gone"]

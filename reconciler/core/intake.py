@@ -153,6 +153,7 @@ class Intake:
     def refused(self, reason: str, *, deposed: bool) -> None:
         """The write did not take effect; what needs its numbers stays unpublished until it does."""
         self.allocator.refused(reason, deposed=deposed)
+        self._holding = False  # who still wants a number waits for the next write
 
     @property
     def queued(self) -> int:

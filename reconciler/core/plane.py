@@ -181,6 +181,7 @@ class ControlPlane:
         held.core.close()
         node = self.nodes.node(held.node, now)
         if node.stream == stream:
+            node.record()
             node.stream = None
             node.rollout.disconnected(now)
             node.rollout.take()
@@ -343,6 +344,7 @@ class ControlPlane:
 
     def _flush(self, node: Node, now: float) -> None:
         """Carry out what a rollout has asked for, and let the node's machine know how it stands."""
+        node.record()
         for out in node.rollout.take():
             if node.stream is None:
                 continue

@@ -40,3 +40,8 @@ def about(trace: Trace | None, **args: Any) -> Trace | None:
         trace(Event(event.spec, event.action, {**args, **event.args}))
 
     return record
+
+
+def cut(revision: int) -> dict[str, int]:
+    """The revision of a cut in two arguments: TLC's integers have 32 bits."""
+    return {"server": revision >> 32, "cut": revision & 0xFFFFFFFF}

@@ -27,7 +27,7 @@ from pyroaring import BitMap
 
 from reconciler.core.identity.entry import MODEL, IdentityEntry, Registry
 from reconciler.core.identity.journal import Changes, Identity, JournalBatch, JournalState
-from reconciler.core.trace import Trace
+from reconciler.core.trace import Event, Trace, cut
 from reconciler.errors import CapacityError, JournalCorrupt
 
 POOL: Final = range(256, 65536)
@@ -41,6 +41,8 @@ MAX_BATCH: Final = 5000
 of 300 bytes such a write is 1.5 MB, the most that one object in the Kubernetes API may have."""
 
 QUEUED: Final = ("waiting", "recalled", "draining")
+
+SPEC: Final = "Allocation"
 
 
 class _Flight(msgspec.Struct, frozen=True):
@@ -81,6 +83,8 @@ class Allocator:
         self._deposed = False
         self._published = self._clear_before = 0
         self._adopt(state, now)
+        if self._trace is not None:
+            self._trace(_led(state, pool))
 
     def _adopt(self, state: JournalState, now: float) -> None:
         self._registry.deadline = now + self._drain_seconds
@@ -103,6 +107,8 @@ class Allocator:
         """These label sets have a group now (they had none)."""
         for label_set in label_sets:
             self._fire(self._entries.get(label_set) or self._new(label_set), "bind")
+            if self._trace is not None:
+                self._trace(Event(SPEC, "Bind", {"label_set": label_set}))
 
     def release(self, label_sets: Iterable[str], now: float) -> None:
         """The last group of these label sets is gone; they drain from now."""
@@ -113,6 +119,8 @@ class Allocator:
                 MODEL.step(MODEL.initial, "release")  # raises: it was never bound
             else:
                 self._fire(entry, "release")
+                if self._trace is not None:
+                    self._trace(Event(SPEC, "Release", {"label_set": label_set}))
 
     # The journal
 
@@ -148,6 +156,8 @@ class Allocator:
         ):
             for entry in entries:
                 self._fire(entry, trigger)
+        if self._trace is not None:
+            self._trace(_made(batch, retire))
         return batch
 
     def written(self, revision: int, now: float) -> Changes:
@@ -170,6 +180,8 @@ class Allocator:
             freed=tuple(registry.freed),
         )
         registry.clear()
+        if self._trace is not None:
+            self._trace(Event(SPEC, "Written", {"revision": revision}))
         return changes
 
     def refused(self, reason: str, *, deposed: bool = False) -> None:
@@ -183,6 +195,8 @@ class Allocator:
         for entry in reversed(flight.entries):
             self._fire(entry, "refused", first=True)
         self._deposed = self._deposed or deposed
+        if self._trace is not None:
+            self._trace(Event(SPEC, "Conflict" if deposed else "Refused"))
 
     def _landed(self) -> _Flight:
         flight, self._flight = self._flight, None
@@ -204,6 +218,9 @@ class Allocator:
             entry.without = revision
             self._registry.leaving[number] = entry
         self._registry.unpublished.clear()
+        if self._trace is not None:
+            uses = [_pair(each, label_set) for label_set, each in self._registry.live.items()]
+            self._trace(Event(SPEC, "Publish", {**cut(revision), "uses": uses}))
 
     def advance(self, now: float, clear_before: int) -> None:
         """Every node is known to use only cuts with a revision of `clear_before` or newer.
@@ -326,3 +343,31 @@ class Allocator:
 
     def _after(self, number: int) -> int:
         return number + 1 if number + 1 < self._pool.stop else self._pool.start
+
+
+# What is recorded
+
+
+def _pair(identity: Identity, label_set: str) -> dict[str, int | str]:
+    return {"number": identity.number, "birth": identity.birth, "owner": label_set}
+
+
+def _led(state: JournalState, pool: range) -> Event:
+    entries = [
+        {**_pair(Identity(each.number, each.birth), each.label_set), "phase": each.phase}
+        for each in state.entries
+    ]
+    args = {"epoch": state.epoch, "revision": state.revision, "cursor": state.cursor}
+    numbers = {"first": pool.start, "last": pool.stop - 1}
+    return Event(SPEC, "Lead", {**args, **numbers, "entries": entries})
+
+
+def _made(batch: JournalBatch, retire: Iterable[IdentityEntry]) -> Event:
+    args = {
+        "drained": [entry.label_set for entry in retire],
+        "given": [label_set for _, label_set in batch.allocate],
+        "numbers": [number for number, _ in batch.allocate],
+        "revive": list(batch.revive),
+        "free": list(batch.free),
+    }
+    return Event(SPEC, "Write", args)

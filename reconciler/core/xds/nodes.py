@@ -15,11 +15,21 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from reconciler.core.machine import load
-from reconciler.core.trace import Trace
+from reconciler.core.trace import Event, Trace, cut
 from reconciler.core.xds.least import Least
 from reconciler.core.xds.rollout import Rollout
 
 MODEL = load("node")
+
+SPEC: Final = "Allocation"
+ACTIONS: Final = {
+    "connect": "Connect",
+    "disconnect": "Break",
+    "committed_newest": "InSync",
+    "lag_limit": "Lag",
+    "absence_over": "LetGo",
+}
+"""Triggers that are recorded, as actions of the spec; a view changes with a publication."""
 
 LAG_SECONDS: Final = 30.0
 """After this long behind a newer view a node is shown as lagging."""
@@ -29,11 +39,20 @@ class Node:
     """One node: models/node.toml, and the rollout that is kept over its streams."""
 
     __slots__ = (
-        "_absent_grace", "_now", "absent_until", "alarm", "exists", "heard", "lag_at", "name",
-        "rollout", "state", "stream",
+        "_absent_grace", "_now", "_told", "_trace", "absent_until", "alarm", "exists", "heard",
+        "lag_at", "name", "rollout", "state", "stream",
     )  # fmt: skip
 
-    def __init__(self, name: str, rollout: Rollout, now: float, absent_grace: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        rollout: Rollout,
+        now: float,
+        absent_grace: float,
+        trace: Trace | None = None,
+    ) -> None:
+        self._trace = trace
+        self._told = (False, 0, 0)  # reported, floor and cut under way, as recorded
         self.name = name
         self.rollout = rollout
         self.state = MODEL.initial
@@ -49,6 +68,25 @@ class Node:
     def fire(self, trigger: str, now: float) -> None:
         self._now = now
         MODEL.fire(self, trigger)
+        if self._trace is not None and trigger in ACTIONS:
+            self._trace(Event(SPEC, ACTIONS[trigger], {"node": self.name}))
+            if trigger == "disconnect":
+                self._told = (False, self._told[1], 0)
+
+    def record(self) -> None:
+        """To be called after anything was done to its rollout: what is believed of it now."""
+        if self._trace is None:
+            return
+        reported, floor, begun = self._told
+        rollout = self.rollout
+        target = 0 if rollout.target is None else rollout.target.revision
+        self._told = (rollout.reported, rollout.floor, target)
+        if rollout.reported and not reported:
+            self._trace(Event(SPEC, "Report", {"node": self.name}))
+        if rollout.reported and (not reported or rollout.floor != floor):
+            self._trace(Event(SPEC, "Acked", {"node": self.name, **cut(rollout.floor)}))
+        if target and target != begun:
+            self._trace(Event(SPEC, "Begin", {"node": self.name, **cut(target)}))
 
     @property
     def counts(self) -> bool:
@@ -125,7 +163,10 @@ class Nodes:
         node = self._nodes.get(name)
         if node is None or node.state == "gone":
             exists = node is not None and node.exists
-            node = Node(name, self._rollout_of(name), now, self._absent_grace)
+            rollout = self._rollout_of(name)
+            node = Node(name, rollout, now, self._absent_grace, self._trace)
+            if self._trace is not None:
+                self._trace(Event(SPEC, "Known", {"node": name}))
             node.exists = exists
             self._nodes[name] = node
             self.noted(node)
