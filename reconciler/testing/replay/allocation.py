@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
@@ -24,14 +24,12 @@ from reconciler.core.identity.journal import Entry
 from reconciler.core.intake import Intake, _Pending
 from reconciler.core.plane import ControlPlane
 from reconciler.core.policy.published import PolicyDelta
-from reconciler.core.trace import Event
 from reconciler.core.xds.nodes import Node, Nodes
 from reconciler.core.xds.rollout import Rollout
 from reconciler.errors import JournalConflict, ModelError
 from reconciler.formal.replay import Disabled
 from reconciler.formal.values import Record, function
 from reconciler.testing.journal import MemoryJournal
-from reconciler.testing.replay import Parts, Recorded
 
 Value = Any
 """A value of TLA+, whose shape the spec says."""
@@ -452,48 +450,3 @@ def _write(batch: JournalBatch) -> Value:
         free=frozenset(batch.free),
         cursor=batch.cursor,
     )
-
-
-# What a server recorded
-
-
-def _constants(events: Sequence[Event]) -> Mapping[str, Value]:
-    """No bounds but the pool; all label sets and nodes of which there is a word."""
-    label_sets: set[str] = set()
-    nodes: set[str] = set()
-    for event in events:
-        label_sets |= {event.args["label_set"]} if "label_set" in event.args else set()
-        label_sets |= {each["owner"] for each in event.args.get("entries", ())}
-        nodes |= {event.args["node"]} if "node" in event.args else set()
-    lead = events[0].args
-    unbounded = dict.fromkeys(("MaxRevision", "MaxEpoch", "MaxCut", "MaxLate"), MAX_INT)
-    return {
-        "LabelSets": frozenset(label_sets),
-        "Nodes": frozenset(nodes),
-        "First": lead["first"],
-        "Last": lead["last"],
-        "Unchanged": True,
-        **unbounded,
-    }
-
-
-def _split(events: Sequence[Event]) -> Parts:
-    """A trace each leadership."""
-    parts: dict[str, list[Event]] = {}
-    epoch = 0
-    for event in events:
-        if event.action == "Lead":
-            epoch = event.args["epoch"]
-        parts.setdefault(f"epoch {epoch}", []).append(event)
-    return parts
-
-
-def _pool(events: Sequence[Event]) -> Hashable:
-    return events[0].args["first"], events[0].args["last"]
-
-
-MAX_INT: Final = 2**31 - 1
-
-TRACE: Final = Recorded(
-    module="AllocationTrace", process="server", constants=_constants, split=_split, group=_pool
-)

@@ -1,0 +1,53 @@
+"""What a server recorded of numbers, cuts and nodes, for specs/trace/AllocationTrace.tla."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Final
+
+from reconciler.core.trace import Event
+from reconciler.formal.values import Value
+from reconciler.testing.replay import Parts, Recorded
+
+MAX_INT: Final = 2**31 - 1
+"""TLC's largest: no bound."""
+
+
+def _constants(events: Sequence[Event]) -> Mapping[str, Value]:
+    """No bounds but the pool; all label sets and nodes of which there is a word."""
+    label_sets: set[str] = set()
+    nodes: set[str] = set()
+    for event in events:
+        label_sets |= {event.args["label_set"]} if "label_set" in event.args else set()
+        label_sets |= {each["owner"] for each in event.args.get("entries", ())}
+        nodes |= {event.args["node"]} if "node" in event.args else set()
+    lead = events[0].args
+    unbounded = dict.fromkeys(("MaxRevision", "MaxEpoch", "MaxCut", "MaxLate"), MAX_INT)
+    return {
+        "LabelSets": frozenset(label_sets),
+        "Nodes": frozenset(nodes),
+        "First": lead["first"],
+        "Last": lead["last"],
+        "Unchanged": True,
+        **unbounded,
+    }
+
+
+def _split(events: Sequence[Event]) -> Parts:
+    """A trace each leadership."""
+    parts: dict[str, list[Event]] = {}
+    epoch = 0
+    for event in events:
+        if event.action == "Lead":
+            epoch = event.args["epoch"]
+        parts.setdefault(f"epoch {epoch}", []).append(event)
+    return parts
+
+
+def _pool(events: Sequence[Event]) -> Hashable:
+    return events[0].args["first"], events[0].args["last"]
+
+
+TRACE: Final = Recorded(
+    module="AllocationTrace", process="server", constants=_constants, split=_split, group=_pool
+)
