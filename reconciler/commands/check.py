@@ -104,6 +104,8 @@ def _ask_tlc(
         yield report
     lines = (checking.coverage_line(suite, spec, reports) for spec in specs)
     yield checking.Report(tuple(line for line in lines if line is not None))
+    if any(spec.machines for spec in specs) and len(specs) == len(suite.specs):
+        yield checking.Report((models_line(suite),))
 
 
 def _ask_apalache(
@@ -144,6 +146,18 @@ def hooks() -> Hooks:
     return Hooks(machines=machines, adapter=adapter)
 
 
+def models_line(suite: Suite) -> Line:
+    """Whether each machine of models/ is compared with some spec."""
+    from reconciler.core.machine import names
+    from reconciler.formal import checking
+
+    covered = {name for spec in suite.specs for name in spec.machines}
+    missing = [name for name in names() if name not in covered]
+    detail = f"no spec has {', '.join(missing)}" if missing else ""
+    verdict = checking.FAILED if missing else checking.PASSED
+    return checking.Line("models", "", "models", "all machines", 0, 0.0, verdict, detail)
+
+
 def machines(spec: Spec) -> list[Machine]:
     """The declared machines of a spec as rows. Raises ConfigError for one that is not declared."""
     from reconciler.core.machine import load, names
@@ -173,7 +187,7 @@ def _tell(suite: Suite, reports: Sequence[Report], output: Format, traces: Path)
     last = {key[0]: at for key, at in order.items()}
     lines = sorted(
         (line for report in reports for line in report.lines),
-        key=lambda line: order.get((line.spec, line.run), last[line.spec] + 0.5),
+        key=lambda line: order.get((line.spec, line.run), last.get(line.spec, len(order)) + 0.5),
     )
     saved: dict[str, Path] = {}
     paths: dict[Line, Path] = {}

@@ -4,11 +4,14 @@ next        the next-state relation is flat: one action with its arguments a lin
 mutants     each mutant's text is in its file exactly once
 fragment    what Apalache takes (see `fragment`): its users are not all here
 graph       a graph run hides nothing: no SYMMETRY, no VIEW
+liveness    a liveness run has no SYMMETRY, CONSTRAINT, ACTION_CONSTRAINT or VIEW: with any of them
+            TLC may pass a spec that is wrong
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 
@@ -17,6 +20,11 @@ from reconciler.formal import config as configs
 from reconciler.formal import fragment, mutants
 from reconciler.formal import module as modules
 from reconciler.formal.suite import Kind, Spec, Suite
+
+_REFUSED: Final = {
+    Kind.GRAPH: ("SYMMETRY", "VIEW"),
+    Kind.LIVENESS: ("SYMMETRY", "VIEW", "CONSTRAINT", "ACTION_CONSTRAINT"),
+}
 
 
 class Finding(msgspec.Struct, frozen=True, order=True):
@@ -34,7 +42,7 @@ def lint(suite: Suite, spec: Spec) -> tuple[Finding, ...]:
     """All findings of one spec, sorted."""
     found = {
         Finding(spec.name, rule, text)
-        for check in (_next, _graph, _mutants, _fragment)
+        for check in (_next, _hidden, _mutants, _fragment)
         for rule, text in check(suite, spec)
     }
     return tuple(sorted(found))
@@ -49,11 +57,12 @@ def _next(suite: Suite, spec: Spec) -> Iterator[tuple[str, str]]:
             yield "next", str(error)
 
 
-def _graph(suite: Suite, spec: Spec) -> Iterator[tuple[str, str]]:
-    for run in spec.of(Kind.GRAPH):
-        for keyword in ("SYMMETRY", "VIEW"):
-            if keyword in configs.read(run.config).sections:
-                yield "graph", f"{run.config.name}: {keyword} leaves edges out"
+def _hidden(suite: Suite, spec: Spec) -> Iterator[tuple[str, str]]:
+    for run in spec.runs:
+        refused = _REFUSED.get(run.kind, ())
+        for keyword in configs.read(run.config).sections:
+            if keyword in refused:
+                yield str(run.kind), f"{run.config.name}: {keyword} hides a part of it"
 
 
 def _mutants(suite: Suite, spec: Spec) -> Iterator[tuple[str, str]]:

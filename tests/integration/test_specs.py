@@ -48,6 +48,11 @@ def test_every_action_is_in_a_graph(spec: Spec) -> None:
     assert line.verdict == checking.PASSED, line.detail
 
 
+def test_every_machine_is_compared_with_a_spec() -> None:
+    line = check.models_line(SUITE)
+    assert line.verdict == checking.PASSED, line.detail
+
+
 @pytest.mark.parametrize("spec", SUITE.specs, ids=lambda spec: spec.name)
 def test_lint(spec: Spec) -> None:
     assert not [str(finding) for finding in lint.lint(SUITE, spec)]

@@ -112,6 +112,7 @@ def load(folder: Path, body: str, config: str = "") -> Suite:
         (NEXT.replace("N = 2", "N = 3"), "", ["mutants"]),
         (NEXT + "\\* N = 2", "", ["mutants"]),
         (NEXT, "VIEW Go\n", ["graph"]),
+        (NEXT, "CONSTRAINT Go\n", []),
         (NEXT + "\nRECURSIVE F(_)\nF(x) == F(x)", "", ["fragment"]),
     ],
 )
@@ -120,6 +121,18 @@ def test_lint(tmp_path: Path, body: str, config: str, found: list[str]) -> None:
     assert [each.rule for each in lint.lint(loaded, loaded.specs[0])] == found
     line = checking.lint_line(loaded, loaded.specs[0])
     assert line.verdict == ("failed" if found else "passed")
+
+
+@pytest.mark.parametrize("keyword", ["SYMMETRY", "CONSTRAINT", "VIEW", "ACTION_CONSTRAINT"])
+def test_what_liveness_can_not_have(tmp_path: Path, keyword: str) -> None:
+    load(tmp_path, NEXT)
+    file = tmp_path / "specs.toml"
+    file.write_text(file.read_text().replace("safety", "liveness"))
+    config = tmp_path / "mc" / "MC.cfg"
+    config.write_text(f"{config.read_text()}{keyword} Go\n")
+    loaded = suite.load(tmp_path)
+    found = [str(each) for each in lint.lint(loaded, loaded.specs[0])]
+    assert found == [f"S: liveness: MC.cfg: {keyword} hides a part of it"]
 
 
 def test_actions_that_no_graph_takes(tmp_path: Path) -> None:
