@@ -15,12 +15,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from reconciler.errors import UnavailableError
 
-TIMED_OUT = -1
+TIMED_OUT: Final = -1
+PATIENCE: Final = 8.0
+_LOOK: Final = 0.1  # seconds between two looks at the time
 
 
 class Ran(msgspec.Struct, frozen=True):
@@ -68,8 +71,10 @@ def invoke(
     heap: str = "3g",
     on_line: Callable[[str], None] | None = None,
 ) -> Ran:
-    """Run class `main` of the jar in `folder`; a run that passes `timeout` seconds is ended.
+    """Run class `main` of the jar in `folder`; a run that needs more than `timeout` is ended.
 
+    timeout: seconds of a processor, so that a loaded machine gives the same verdicts; on the
+        clock it may be PATIENCE times that. Where a process's time can't be read, on the clock.
     libraries: searched for modules after `folder`. on_line: is given each line as it comes.
     """
     java, jar = find_java(), find_jar()
@@ -96,15 +101,16 @@ def invoke(
             text=True,
             errors="replace",
         )
-        late = threading.Event()
+        late, over = threading.Event(), threading.Event()
 
-        def end() -> None:
-            late.set()
-            process.kill()
+        def watch() -> None:
+            while not over.wait(_LOOK):
+                if _overdue(process.pid, time.monotonic() - started, timeout):
+                    late.set()
+                    process.kill()
+                    return
 
-        watch = threading.Timer(timeout, end)
-        watch.daemon = True
-        watch.start()
+        threading.Thread(target=watch, name="tla-watch", daemon=True).start()
         lines: list[str] = []
         try:
             assert process.stdout is not None
@@ -119,5 +125,21 @@ def invoke(
             process.wait()
             raise
         finally:
-            watch.cancel()
+            over.set()
     return Ran(TIMED_OUT if late.is_set() else code, "".join(lines), time.monotonic() - started)
+
+
+def _overdue(pid: int, waited: float, timeout: float) -> bool:
+    if waited < timeout:
+        return False
+    used = _processor_seconds(pid)
+    return used is None or used >= timeout or waited >= timeout * PATIENCE
+
+
+def _processor_seconds(pid: int) -> float | None:
+    """What a running process has used, by /proc; None where there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
