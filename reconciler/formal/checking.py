@@ -20,7 +20,7 @@ from reconciler.errors import ReconcilerError
 from reconciler.formal import config as configs
 from reconciler.formal import golden, lint, projection, replay, tlc
 from reconciler.formal import module as modules
-from reconciler.formal.graph import Graph, explore
+from reconciler.formal.graph import Graph, explore, together
 from reconciler.formal.projection import Machine
 from reconciler.formal.sample import sample
 from reconciler.formal.suite import Kind, Run, Spec, Suite
@@ -257,6 +257,11 @@ def _graph(suite: Suite, spec: Spec, run: Run, hooks: Hooks) -> Report:
 
     try:
         graph = explore(run.module, run.config, suite.libraries, run.seconds)
+        more = [
+            explore(other.module, other.config, suite.libraries, other.seconds)
+            for other in spec.runs
+            if other.name in run.also
+        ]
     except ReconcilerError as error:
         return Report((line("graph", 0, FAILED, str(error)),))
     size = len(graph.states)
@@ -268,7 +273,9 @@ def _graph(suite: Suite, spec: Spec, run: Run, hooks: Hooks) -> Report:
     if run.machines:
         started = time.monotonic()
         compared = [each for each in hooks.machines(spec) if each.name in run.machines]
-        problems = list(map(str, projection.compare(graph, compared)))
+        others = spec.machines.keys() - set(run.machines)
+        rows = together([graph, *more])
+        problems = list(map(str, projection.compare(rows, compared, others)))
         verdict = FAILED if problems else PASSED
         lines.append(line("projection", size, verdict, _joined(problems)))
     if spec.adapter:

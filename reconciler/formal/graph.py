@@ -87,6 +87,22 @@ def explore(
         return parse_dot(dump.read_text(encoding="utf-8"), printed_constants(ran.output))
 
 
+def together(graphs: Sequence[Graph]) -> Graph:
+    """All of them as one, side by side; the constants are those of the first."""
+    states: list[State] = []
+    initial: list[int] = []
+    edges: list[Edge] = []
+    for graph in graphs:
+        base = len(states)
+        states += graph.states
+        initial += [base + at for at in graph.initial]
+        edges += [
+            Edge(base + edge.source, edge.action, edge.args, base + edge.target)
+            for edge in graph.edges
+        ]
+    return Graph(tuple(states), tuple(initial), tuple(edges), graphs[0].constants)
+
+
 def wrapping(name: str, family: Sequence[modules.Module], init: str, following: str) -> str:
     """Text of the module that extends family[0] and records each step."""
     names = modules.constants(family)

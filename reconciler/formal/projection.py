@@ -17,7 +17,7 @@ without trigger and source that names the state in which they begin:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -61,8 +61,13 @@ class Problem(msgspec.Struct, frozen=True, order=True):
         return f"{self.kind}: {self.text}"
 
 
-def compare(graph: Graph, machines: Sequence[Machine]) -> tuple[Problem, ...]:
-    """All differences; none if the graph and the machines say the same."""
+def compare(
+    graph: Graph, machines: Sequence[Machine], others: Collection[str] = ()
+) -> tuple[Problem, ...]:
+    """All differences; none if the graph and the machines say the same.
+
+    others: machines that the spec moves too and that are not compared here.
+    """
     known = {machine.name: machine for machine in machines}
     missing = [
         name
@@ -83,7 +88,7 @@ def compare(graph: Graph, machines: Sequence[Machine]) -> tuple[Problem, ...]:
         if key in checked:
             continue
         checked.add(key)
-        fired, wrong = _fired(after[FIRED], edge.action, known)
+        fired, wrong = _fired(after[FIRED], edge.action, known, others)
         problems.update(dict.fromkeys(wrong))
         seen |= fired
         for machine, (old, new) in zip(machines, pairs, strict=True):
@@ -123,7 +128,7 @@ def _unknown_states(state: Record, machines: Sequence[Machine]) -> Iterator[Prob
 
 
 def _fired(
-    value: Value, action: str, known: Mapping[str, Machine]
+    value: Value, action: str, known: Mapping[str, Machine], others: Collection[str]
 ) -> tuple[set[Row], list[Problem]]:
     rows: set[Row] = set()
     problems: list[Problem] = []
@@ -131,6 +136,8 @@ def _fired(
         if not isinstance(item, Record) or set(item) != _FIELDS:
             text = f"{FIRED} after {action} has {to_tla(item)}: not machine, on, from and to"
             problems.append(Problem("spec", text))
+        elif item["machine"] in others:
+            continue
         elif item["machine"] not in known:
             text = f"{FIRED} after {action} names the machine {item['machine']!r}: not declared"
             problems.append(Problem("spec", text))

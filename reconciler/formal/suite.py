@@ -16,6 +16,7 @@ specs.toml:
     seconds = 60                               # the most that it may take
     states = 1000                              # fewer distinct states fail: nothing was searched
     machines = ["identity"]                    # graph: compared with these only; all by default
+    also = ["MCAllocationSmall"]               # graph: the rows of these graphs count with its own
 
     [[spec.symbolic]]                          # what Apalache is asked, where it is there
     module = "APAllocation"                    # specs/mc/APAllocation.tla
@@ -75,6 +76,7 @@ class Run(msgspec.Struct, frozen=True):
     states: int
     properties: tuple[str, ...]
     machines: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -150,6 +152,7 @@ class _Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float = 60
     states: int = 100
     machines: list[str] | None = None
+    also: list[str] = []
 
 
 class _Symbolic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -242,6 +245,12 @@ def _spec(folder: Path, file: Path, entry: _Spec) -> Spec:
             raise ConfigError(f"{where}: {field}: {given!r} is not package.module:NAME")
     runs = tuple(_run(folder, where, entry, run) for run in entry.run)
     _once(file, f"spec {entry.name!r}: run", (run.name for run in runs))
+    graphs = [run.name for run in runs if run.kind is Kind.GRAPH]
+    for run in runs:
+        for name in run.also:
+            if name not in graphs or run.name not in graphs or name == run.name:
+                other = ", ".join(graphs)
+                raise ConfigError(f"{where}: run {run.name!r}: also: {name!r} is not of {other}")
     if not runs:
         raise ConfigError(f"{where}: run: none is given")
     if entry.machines and not any(run.kind is Kind.GRAPH for run in runs):
@@ -296,6 +305,7 @@ def _run(folder: Path, where: str, spec: _Spec, entry: _Run) -> Run:
         states=entry.states,
         properties=properties,
         machines=chosen,
+        also=tuple(entry.also),
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from reconciler.errors import ConfigError
 from reconciler.formal import graph, module
-from reconciler.formal.graph import Edge
+from reconciler.formal.graph import Edge, Graph, together
 from reconciler.formal.values import ModelValue, Record
 
 COUNTER = """---- MODULE Counter ----
@@ -83,3 +83,12 @@ def test_what_hides_edges_is_refused(tmp_path: Path, keyword: str) -> None:
     config.write_text(f"SPECIFICATION Spec\nCONSTANTS Nodes = {{n1}} Max = 1\n{keyword} Some\n")
     with pytest.raises(ConfigError, match=f"{keyword} leaves edges out"):
         graph.explore(tmp_path / "Counter.tla", config)
+
+
+def test_graphs_side_by_side() -> None:
+    first = Graph((Record(at=1), Record(at=2)), (0,), (Edge(0, "Go", (), 1),), {"N": 1})
+    second = Graph((Record(at=7),), (0,), (Edge(0, "Stay", (3,), 0),), {})
+    both = together([first, second])
+    assert [state["at"] for state in both.states] == [1, 2, 7]
+    assert both.initial == (0, 2)
+    assert both.edges == (Edge(0, "Go", (), 1), Edge(2, "Stay", (3,), 2))

@@ -62,6 +62,15 @@ def test_equal() -> None:
     assert said(GRAPH) == []
 
 
+def test_a_machine_that_is_not_compared_may_move_too() -> None:
+    ring = Record({"machine": "bell", "on": "ring", "from": "still", "to": "still"})
+    pushed = Record(at=Record(front="shut"), fired=fired(*PUSH) | {ring})
+    rung = (STATES[0], pushed, *STATES[2:])
+    graph = Graph(rung, (0,), EDGES, {})
+    assert said(graph) == ["spec: fired after Push names the machine 'bell': not declared"]
+    assert not compare(graph, [DOOR], {"bell"})
+
+
 def test_a_row_that_only_the_model_has() -> None:
     more = msgspec.structs.replace(DOOR, rows=ROWS | {row("slam", "open", "shut", "Slam")})
     assert said(GRAPH, more) == ["only the model: door: slam from open to shut by Slam"]

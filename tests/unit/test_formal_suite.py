@@ -106,6 +106,7 @@ def test_an_unknown_spec_lists_those_there_are(folder: Path) -> None:
             "no prop",
         ),
         ("seconds = 5", 'machines = ["gate"]', "'gate' is not one of door"),
+        ("seconds = 5", 'also = ["MCDoor"]', "also: 'MCDoor' is not of MCDoorGraph"),
         ("some.module:Adapter", "some.module", "adapter"),
         ('rules = ["R1"]', "rules = 1", r"Expected `array`, got `int`.*rules"),
         ("[[spec]]", "[[spec", "specs.toml"),
