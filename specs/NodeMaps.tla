@@ -124,7 +124,7 @@ Owner(n, k) == Meaning[n].owner[k]
 \* Tables of what follows from a cut, so that it is worked out once: the owner of what is around a
 \* key, groups that are used, their peers, and the rule sets of these.
 Arounds == [n \in 0..Cuts |-> [k \in 1..Keys |->
-    LET named == {j \in 1..k : Owner(n, j) # 0} IN
+    LET named == {j \in 1..Keys : j <= k /\ Owner(n, j) # 0} IN
     IF named = {} THEN 0 ELSE Owner(n, Last(named))]]
 Useds == [n \in 0..Cuts |->
     (1..Fixed \union {Owner(n, k) : k \in 1..Keys} \union {Meaning[n].pod}) \ {0}]
@@ -151,7 +151,7 @@ ASSUME \A n \in 0..Cuts, g \in 1..Fixed : Meaning[n].peer[g] = g /\ Meaning[n].p
 (* What the maps say at this instant *)
 
 Found(h, k) ==
-    LET there == {j \in 1..k : addresses[j] # Absent} IN
+    LET there == {j \in 1..Keys : j <= k /\ addresses[j] # Absent} IN
     IF there = {} THEN 0 ELSE addresses[Last(there)][h]
 Row(h, i) == IF i = 0 THEN NoRow ELSE groups[i][h]
 Identity(h, i) == IF i = 0 \/ Row(h, i).peer = 0 THEN Unknown ELSE Row(h, i).peer
@@ -187,7 +187,7 @@ Leftover(t) == {e \in t.policies :
 
 \* What covers an absent key in the half in force: a packet may meet the key at once.
 Covers(t, k) ==
-    LET there == {j \in 1..(k - 1) : t.addresses[j] # Absent} IN
+    LET there == {j \in 1..Keys : j < k /\ t.addresses[j] # Absent} IN
     IF there = {} THEN 0 ELSE t.addresses[Last(there)][active]
 
 \* The map has room for the groups that are new; else the cut is refused, and nothing changes.

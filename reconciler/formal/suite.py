@@ -13,7 +13,7 @@ specs.toml:
     module = "MCAllocation"                    # specs/mc/MCAllocation.tla
     config = "MCAllocationLive"                # specs/mc/….cfg; the module's name by default
     kind = "liveness"                          # safety, liveness, graph, refinement or deep
-    seconds = 60                               # the most that it may take
+    seconds = 60                               # of a processor: the most that it may take
     states = 1000                              # fewer distinct states fail: nothing was searched
     machines = ["identity"]                    # graph: compared with these only; all by default
     also = ["MCAllocationSmall"]               # graph: the rows of these graphs count with its own
