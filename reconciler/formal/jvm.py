@@ -23,6 +23,8 @@ from reconciler.errors import UnavailableError
 
 TIMED_OUT: Final = -1
 PATIENCE: Final = 8.0
+_SHORT: Final = 180.0
+"""Seconds up to which the second compiler costs more than it gives."""
 _LOOK: Final = 0.1  # seconds between two looks at the time
 
 
@@ -83,7 +85,7 @@ def invoke(
         command = [
             java,
             "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",
+            *(["-XX:TieredStopAtLevel=1"] if timeout <= _SHORT else []),
             f"-Xmx{heap}",
             f"-Djava.io.tmpdir={scratch}",
             f"-DTLA-Library={os.pathsep.join(str(path.resolve()) for path in libraries)}",
