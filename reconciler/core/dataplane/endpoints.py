@@ -104,13 +104,18 @@ class Endpoints:
         self.rows: tuple[dict[str, PodRow], dict[str, PodRow]] = ({}, {})
         self._matched: list[dict[int, str]] = [{}, {}]
         self._gone: list[bytes] = []
-        self._stale = True  # the matching has to be made again
+        # What has to be made anew: the matching, what ports know, what the map holds.
+        self._stale = self._untold = self._unwritten = True
+        self._told = (0, False)  # the arguments of the last `refresh`
+
+    def _changed(self) -> None:
+        self._stale = self._untold = self._unwritten = True
 
     # --- interfaces ------------------------------------------------------------------------
 
     def add(self, link: Link) -> Port:
         """A new interface, or news about a known one."""
-        self._stale = True
+        self._changed()
         port = self.ports.get(link.ifindex)
         if port is not None:
             port.link = link
@@ -145,14 +150,14 @@ class Endpoints:
             else:
                 port.fire("adopted_closed")
                 port.fire("link_gone")
-        self._stale = True
+        self._changed()
 
     def remove(self, ifindex: int) -> None:
         port = self.ports.get(ifindex)
         if port is not None and port.state != "detaching":
             port.fire("link_gone")
             self._forget(port)
-            self._stale = True
+            self._changed()
 
     def answered(self, ifindex: int, trigger: str) -> None:
         """attached, attach_failed, removed or remove_failed, unless the interface is gone."""
@@ -165,7 +170,7 @@ class Endpoints:
             return
         port.fire(trigger)
         self._forget(port)
-        self._stale = True
+        self._changed()
 
     def _forget(self, port: Port) -> None:
         if port.state == "gone":
@@ -179,14 +184,14 @@ class Endpoints:
         """A cut is going to be staged: what was found in the map is of the other half only."""
         for name in [name for name in self.rows[half] if name.startswith("#")]:
             del self.rows[half][name]
-            self._stale = True
+            self._changed()
 
     def stage(self, half: int, pod: str, row: PodRow | None) -> None:
         if row is None:
             self.rows[half].pop(pod, None)
         else:
             self.rows[half][pod] = row
-        self._stale = True
+        self._changed()
 
     def copy(self, source: int) -> None:
         """Make the other half equal: settled, or rolled back."""
@@ -194,10 +199,13 @@ class Endpoints:
         if other != self.rows[source]:
             other.clear()
             other.update(self.rows[source])
-            self._stale = True
+            self._changed()
 
     def refresh(self, active: int, *, staging: bool) -> None:
         """Tell every interface what the halves say about the pod behind it."""
+        if not self._untold and self._told == (active, staging):
+            return
+        self._untold, self._told = False, (active, staging)
         self._match()
         in_force = self._matched[active]
         staged = self._matched[1 - active] if staging else {}
@@ -207,7 +215,8 @@ class Endpoints:
             if ifindex in in_force:
                 if port.state == "attached-closed":
                     port.fire("named")
-                port.fire("committed")
+                if port.state != "enforcing":
+                    port.fire("committed")
                 continue
             if port.state == "enforcing":
                 port.fire("committed_without")
@@ -231,6 +240,9 @@ class Endpoints:
 
     def sync(self) -> list[Op]:
         """Writes that make the map say what the interfaces and both halves say."""
+        if not self._unwritten:
+            return []
+        self._unwritten = False
         self._match()
         puts: list[tuple[bytes, bytes]] = []
         gone, self._gone = self._gone, []
@@ -255,6 +267,7 @@ class Endpoints:
         for port in self.ports.values():
             if port.entry is not None or port.state == "detaching":
                 port.entry = b""
+        self._unwritten = True
 
     def _value(self, port: Port) -> bytes:
         halves: list[int | bytes] = []

@@ -69,7 +69,13 @@ class Mirror:
 
     def covered(self, prefix: Prefix, half: int) -> int:
         """The group that a half answers for a prefix whose key is not there (0: none)."""
-        around = self._wide.covering(prefix)
+        return self._said_by(self._wide.covering(prefix), half)
+
+    def covered_host(self, address: bytes, half: int) -> int:
+        """The same for one address."""
+        return self._said_by(self._wide.covering_host(address), half)
+
+    def _said_by(self, around: Prefix | None, half: int) -> int:
         return 0 if around is None else self.addresses[prefix_key(around)][half]
 
     def write_address(self, key: bytes, prefix: Prefix, pair: AddressPair) -> None:
@@ -77,6 +83,12 @@ class Mirror:
             self._wide.add(prefix)
         self.addresses.put(key, pair)
         self._due[MapId.ADDRESSES][key] = ADDRESS_VALUE.pack(*pair)
+
+    def write_hosts(self, pairs: Mapping[bytes, AddressPair]) -> None:
+        """`write_address` of many keys, each of one address or there already."""
+        self.addresses.put_all(pairs)
+        values = {pair: ADDRESS_VALUE.pack(*pair) for pair in set(pairs.values())}
+        self._due[MapId.ADDRESSES].update({key: values[pair] for key, pair in pairs.items()})
 
     def remove_address(self, key: bytes) -> None:
         if key in self.addresses:

@@ -42,6 +42,19 @@ class Overlay(Generic[K, V]):
             self._old[key] = self.now.get(key)
         self.now[key] = value
 
+    def put_all(self, values: Mapping[K, V]) -> None:
+        """`put` of each, at the cost of dictionaries."""
+        if self._old.keys().isdisjoint(values):
+            if self.now.keys().isdisjoint(values):
+                self._old.update(dict.fromkeys(values))
+            else:
+                self._old.update({key: self.now.get(key) for key in values})
+        else:
+            for key in values:
+                if key not in self._old:
+                    self._old[key] = self.now.get(key)
+        self.now.update(values)
+
     def drop(self, key: K) -> None:
         if key in self.now:
             if key not in self._old:

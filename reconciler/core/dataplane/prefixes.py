@@ -13,6 +13,7 @@ looking up what covers a key costs one dict look-up for each prefix length that 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from reconciler.core.dataplane.layout import (
@@ -36,6 +37,7 @@ def host_key(address: bytes) -> bytes:
     return _HOST_V4 + address + _PAD_V4 if len(address) == 4 else _HOST_V6 + address
 
 
+@lru_cache(maxsize=1024)  # few are wide, and these are asked for again and again
 def prefix_key(prefix: Prefix) -> bytes:
     """Trie key of a prefix; host bits are cleared, since the trie would return them."""
     size = len(prefix.address)
@@ -93,6 +95,18 @@ class PrefixIndex:
         for length in self._lengths[size]:
             if length <= limit:
                 found = self._by_length[size][length].get(number >> (size * 8 - length))
+                if found is not None:
+                    return found
+        return None
+
+    def covering_host(self, address: bytes) -> Prefix | None:
+        """The longest prefix of the set around one address that is not the address itself."""
+        size = len(address)
+        bits = size * 8
+        number = int.from_bytes(address, "big")
+        for length in self._lengths[size]:
+            if length < bits:
+                found = self._by_length[size][length].get(number >> (bits - length))
                 if found is not None:
                     return found
         return None

@@ -27,16 +27,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reconciler.core.dataplane.endpoints import PodRow
-from reconciler.core.dataplane.indices import FIXED_GROUPS, NOBODY, Full, Indices, Phase
+from reconciler.core.dataplane.indices import FIXED_GROUPS, NOBODY, Full, Phase
 from reconciler.core.dataplane.layout import GroupIndex, IdentityIndex, MapId, RuleSetNumber
 from reconciler.core.dataplane.mirror import NO_GROUP, GroupHalf
 from reconciler.core.dataplane.ops import Flip, Grace, Op
+from reconciler.core.dataplane.owners import Owners, Work
 from reconciler.core.dataplane.prefixes import (
     EVERYWHERE,
-    host_key,
-    is_host,
-    parse_key,
-    prefix_key,
 )
 from reconciler.core.dataplane.rulesets import FIXED_PEERS, PeerKey
 from reconciler.core.dataplane.values import Change
@@ -45,22 +42,7 @@ from reconciler.core.policy.ir import Direction, Prefix
 from reconciler.errors import Refusal
 
 
-class Work:
-    """What one `stage` has to look at, each with the resource to name if it doesn't fit."""
-
-    __slots__ = ("dirty", "groups", "keys", "peers", "recover", "rewrite", "rule_sets")
-
-    def __init__(self, dirty: Dirty) -> None:
-        self.dirty = dirty
-        self.recover = False  # what covers a key that the next cut doesn't name may have changed
-        self.keys: dict[bytes, tuple[Prefix, Cause]] = {}
-        self.groups: dict[GroupKey, Cause] = {}
-        self.peers: dict[PeerKey, Cause] = {}  # first or last use changed
-        self.rule_sets: dict[str, Cause] = {}
-        self.rewrite: dict[GroupKey, Cause] = {}  # rows that name an index that changed
-
-
-class Tables(Indices):
+class Tables(Owners):
     def usage(self) -> dict[str, int]:
         """Entries in use per map."""
         return {
@@ -160,15 +142,7 @@ class Tables(Indices):
             row = mirror.groups.get(index)
             if row is not None:
                 mirror.write_group(index, (row[self.active],) * 2)
-        keys = mirror.addresses if self._sweep else (*mirror.addresses.touched, *self.loose)
-        for key in list(keys):
-            pair = mirror.addresses.get(key)
-            if pair is None:
-                continue
-            if key not in self.owners:
-                mirror.remove_address(key)
-            elif pair[0] != pair[1]:
-                mirror.write_address(key, parse_key(key), (pair[self.active],) * 2)
+        self._equalise_addresses()
 
     def rollback(self) -> list[Op]:
         """Take the staging back, whether or not its writes were carried out."""
@@ -196,27 +170,7 @@ class Tables(Indices):
         self._clear_leftovers()
         work.groups.update(dict.fromkeys(FIXED_GROUPS, NOBODY))
         for prefix in (*EVERYWHERE, *self.view.services):
-            work.keys[prefix_key(prefix)] = (prefix, NOBODY)
-
-    def _owners(self, work: Work) -> None:
-        """Who owns each address that may have changed hands; counts uses of groups."""
-        dirty, view = work.dirty, self.view
-        for address, cause in dirty.addresses.items():
-            work.keys[host_key(address)] = (Prefix(address, len(address) * 8), cause)
-        for prefix, cause in dirty.prefixes.items():
-            work.keys[prefix_key(prefix)] = (prefix, cause)
-        if dirty.all_known is not None:
-            for prefix in view.known:
-                work.keys.setdefault(prefix_key(prefix), (prefix, dirty.all_known))
-        for key, (prefix, cause) in work.keys.items():
-            old, new = self.owners.get(key), view.owner(prefix)
-            if new is not None:
-                self.owners.put(key, new)
-                self._use(new, 1, cause, work)
-            else:
-                self.owners.drop(key)
-            if old is not None:
-                self._use(old, -1, cause, work)
+            work.dirty.prefixes.setdefault(prefix, NOBODY)
 
     def _pods(self, work: Work) -> None:
         for pod, cause in work.dirty.pods.items():
@@ -228,17 +182,6 @@ class Tables(Indices):
                 self._pod_groups.drop(pod)
             if old is not None:
                 self._use(old, -1, cause, work)
-
-    def _use(self, group: GroupKey, step: int, cause: Cause, work: Work) -> None:
-        if isinstance(group, GroupIndex):
-            return
-        have = self.uses.get(group) or 0
-        if have + step:
-            self.uses.put(group, have + step)
-        else:
-            self.uses.drop(group)
-        if not have or not have + step:
-            work.groups[group] = cause
 
     def _rule_sets(self, work: Work) -> None:
         """A number for each rule set of the next cut; one in force keeps its own."""
@@ -391,41 +334,6 @@ class Tables(Indices):
             pair = [*self.mirror.groups.now.get(index, (NO_GROUP, NO_GROUP))]
             pair[self.idle] = half
             self.mirror.write_group(index, (pair[0], pair[1]))
-
-    def _write_addresses(self, work: Work) -> None:
-        mirror, active, idle = self.mirror, self.active, self.idle
-        loosened: list[bytes] = []
-        for key, (prefix, cause) in work.keys.items():
-            owner, have = self.owners.get(key), mirror.addresses.get(key)
-            if owner is None:
-                if have is not None:
-                    self.loose.put(key, True)
-                    loosened.append(key)
-                    work.recover = work.recover or not is_host(prefix)
-                continue
-            self.loose.drop(key)
-            pair = [0, 0]
-            pair[idle] = int(owner) if isinstance(owner, GroupIndex) else self.group_index[owner]
-            pair[active] = mirror.covered(prefix, active) if have is None else have[active]
-            if have is None or have[idle] != pair[idle]:
-                mirror.write_address(key, prefix, (pair[0], pair[1]))
-                work.recover = work.recover or not is_host(prefix)
-            if have is None and len(mirror.addresses) > self._limit(MapId.ADDRESSES):
-                self._full(cause, MapId.ADDRESSES, len(mirror.addresses))
-        self._cover(sorted(self.loose) if work.recover else sorted(loosened))
-
-    def _cover(self, keys: Sequence[bytes]) -> None:
-        """Give keys that the next cut does not name the answer of what is around them there.
-
-        keys: shorter prefixes first, since one may be around another.
-        """
-        mirror, idle = self.mirror, self.idle
-        for key in keys:
-            prefix = parse_key(key)
-            pair = [*mirror.addresses[key]]
-            pair[idle] = mirror.covered(prefix, idle)
-            if pair[idle] != mirror.addresses[key][idle]:
-                mirror.write_address(key, prefix, (pair[0], pair[1]))
 
     def _write_pods(self, work: Work) -> None:
         for pod in work.dirty.pods:

@@ -122,6 +122,13 @@ class View:
             return prefix
         return None
 
+    def owner_of(self, address: bytes) -> GroupKey | None:
+        """`owner` of one address."""
+        claims = self.claims.now.get(address)
+        if claims is not None:
+            return self._claimed(address, claims)
+        return self.owner(Prefix(address, len(address) * 8))
+
     def _claimed(self, address: bytes, claims: tuple[GroupIndex | str, ...]) -> GroupIndex | str:
         first = claims[0]
         if len(claims) > 1 and any(claim != first for claim in claims):
@@ -304,7 +311,13 @@ class View:
                 self._prefix_dirty(prefix, key, dirty)
         was = _claims(old, self.node)
         now = _claims(new, self.node)
-        for address in was.keys() | now.keys():
+        alone = [each for each in now if each not in was and each not in self.claims]
+        if alone:  # most of them, and one slice's all have one owner
+            self.claims.put_all(dict.fromkeys(alone, (now[alone[0]],)))
+            dirty.addresses.update(dict.fromkeys(alone, key))
+            if len(alone) == len(now) and not was:
+                return
+        for address in (was.keys() | now.keys()).difference(alone):
             before, after = was.get(address), now.get(address)
             if before == after:
                 continue

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError, Message
@@ -295,7 +294,7 @@ def _packed(data: bytes, width: int) -> tuple[bytes, ...]:
 
 
 def _ascending(items: Sequence[Any], what: str) -> None:
-    _check(all(a < b for a, b in pairwise(items)), f"{what} are not ascending or repeat")
+    _check(list(items) == sorted(set(items)), f"{what} are not ascending or repeat")
 
 
 _KINDS: Final[dict[str, tuple[Callable[[], Message], Callable[[str, Any], Value]]]] = {
