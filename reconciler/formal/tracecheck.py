@@ -35,6 +35,7 @@ from reconciler.formal import module as modules
 from reconciler.formal.values import Record, Value, freeze, parse_prefix, to_tla
 
 SHOWN: Final = 3
+LARGEST: Final = 2**31 - 1
 
 _EXPLAINED: Final = re.compile(r'^<<"explained__", (\d+), (\d+)>>$', re.MULTILINE)
 _REACHED: Final = re.compile(r'<<\s*"reached__"')
@@ -101,7 +102,7 @@ def check_traces(
     """
     family = modules.family(spec.module, spec.libraries)
     found = _Batch(spec, family, traces, timeout)
-    found.check([name for name in traces if traces[name]])
+    found.check(list(traces))
     return found.verdicts(show)
 
 
@@ -116,12 +117,18 @@ class _Batch:
         self._spec, self._family, self._traces, self._timeout = spec, family, traces, timeout
         self._reached = dict.fromkeys(traces, 0)
         self._reasons: dict[str, str] = {}
+        self._readable: dict[str, Sequence[Event]] = {}  # up to what TLC can't read
+        for name, events in traces.items():
+            at = next((at for at, event in enumerate(events) if _too_large(event.args)), None)
+            self._readable[name] = events[:at]
+            if at is not None:
+                self._reasons[name] = f"a number beyond {LARGEST}, the largest of TLC"
 
     def check(self, names: Sequence[str]) -> None:
         """Note how far each comes. A line that can't be evaluated ends TLC: its trace is refused
         there, and the others are checked without it."""
-        while names:
-            chosen = [self._traces[name] for name in names]
+        while names := [name for name in names if self._unread(name)]:
+            chosen = [self._readable[name] for name in names]
             ran = _run(self._spec, self._family, chosen, None, self._timeout)
             for at, line in _EXPLAINED.findall(ran.output):
                 name = names[int(at) - 1]
@@ -137,7 +144,7 @@ class _Batch:
                 return
             name = names[0 if wrong is None else wrong - 1]
             self._reasons[name] = _error(ran.output)
-            names = [each for each in names if each != name and self._left(each)]
+            names = [each for each in names if each != name]
 
     def verdicts(self, show: int) -> list[Verdict]:
         looked_up = [name for name in self._traces if self._left(name)][:show]
@@ -151,6 +158,9 @@ class _Batch:
             )
             for name, events in self._traces.items()
         ]
+
+    def _unread(self, name: str) -> int:
+        return len(self._readable[name]) - self._reached[name]
 
     def _left(self, name: str) -> int:
         return len(self._traces[name]) - self._reached[name]
@@ -239,6 +249,14 @@ Open__ == {"TRUE" if stop is not None else "TLCGet(trace__) < Len(Traces__[trace
 
 def _event(event: Event) -> str:
     return to_tla(freeze({"action": event.action, "args": event.args}))
+
+
+def _too_large(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_too_large, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_too_large, value))
+    return isinstance(value, int) and abs(value) > LARGEST
 
 
 def _where(output: str) -> int | None:

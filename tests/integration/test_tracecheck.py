@@ -108,12 +108,17 @@ def test_a_line_that_has_no_value_is_refused_and_the_others_are_judged(stock: Tr
         nobody=[put("a", 1), take("nobody"), take("a")],
         no_argument=[put("a", 1), put("a", 1), Event("Stock", "Put")],
         later=[put("b", 1), take("b"), take("b")],
+        too_large=[put("b", 1), put("a", 2**32), take("b")],
+        too_large_at_once=[put("a", -(2**32))],
     )
     assert [name for name, verdict in found.items() if verdict.passed] == ["good"]
     assert found["nobody"].explained == 1
     assert "nobody" in found["nobody"].reason
     assert found["no_argument"].explained == 2
     assert found["later"].explained == 2
+    assert found["too_large"].explained == 1
+    assert found["too_large_at_once"].explained == 0
+    assert "beyond 2147483647" in found["too_large"].reason
 
 
 def test_a_trace_may_say_where_its_process_starts(stock: TraceSpec) -> None:
