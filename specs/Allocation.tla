@@ -34,6 +34,8 @@ CONSTANTS
     \* @type: Int;
     MaxLate,      \* writes that may arrive late, of which nobody hears
     \* @type: Bool;
+    Older,        \* whether nodes may report an older cut than they enforce
+    \* @type: Bool;
     Unchanged     \* whether cuts are also published when no identity came or went
 
 (*
@@ -430,13 +432,15 @@ Connect(n) ==
     /\ UNCHANGED <<journal, late, flight, deposed, seen, cursor, life, number, birth, without,
                    cuts, newest, reported, shown, begun, strayed>>
 
-\* The node says what it enforces; what was begun for it before is over.
-Report(n) ==
+\* The node says what it enforces, or the name of an older cut: of one that has no difference for it,
+\* or it has enforced the newer one since. What was begun for it before is over.
+Report(n, c) ==
     /\ nodes[n] \in Connected
+    /\ c = shown[n].cut \/ (Older /\ c < shown[n].cut)
     /\ ~reported[n]
     /\ reported' = [reported EXCEPT ![n] = TRUE]
     /\ heard' = [heard EXCEPT ![n] = TRUE]
-    /\ floor' = [floor EXCEPT ![n] = shown[n].cut]
+    /\ floor' = [floor EXCEPT ![n] = c]
     /\ begun' = [begun EXCEPT ![n] = NoCut]
     /\ fired' = {}
     /\ UNCHANGED <<journal, late, flight, deposed, seen, cursor, life, number, birth, without,
@@ -534,7 +538,7 @@ Next ==
     \/ Lead
     \/ Publish
     \/ \E n \in Nodes : Connect(n)
-    \/ \E n \in Nodes : Report(n)
+    \/ \E n \in Nodes, c \in 0..MaxCut : Report(n, c)
     \/ \E n \in Nodes : Begin(n)
     \/ \E n \in Nodes : Flip(n)
     \/ \E n \in Nodes : Acked(n)
@@ -564,12 +568,12 @@ LiveIsJournaled ==
 Uses(n) == shown[n].uses \cup begun[n].uses
 
 InUseIsKept ==
-    \A n \in Nodes : Counts(n) /\ ~strayed[n] =>
+    \A n \in Nodes : ~strayed[n] =>
         \A p \in Uses(n) : \E e \in journal.entries :
             e.number = p.number /\ e.birth = p.birth /\ e.owner = p.owner
 
 \* What the server believes of a node is what it enforces, or older.
-FloorIsPast == \A n \in Nodes : Counts(n) => MayUse(n) <= shown[n].cut
+FloorIsPast == \A n \in Nodes : nodes[n] # "gone" /\ heard[n] => floor[n] <= shown[n].cut
 
 \* Whatever a node enforces and however long it was away: number and birth tell what is meant.
 \* @type: Set($pair);
@@ -589,6 +593,12 @@ Fenced ==
 
 \* Births are never given twice, and the journal never goes back.
 Forward == [][journal'.revision >= journal.revision /\ journal'.epoch >= journal.epoch]_journal
+
+\* Make before break: whoever is bound when a cut is published is in it, if there is a number for it.
+Whole ==
+    [][newest'.cut > newest.cut =>
+        \A x \in LabelSets : ReleaseTo(life[x]) # "" =>
+            life[x] \in Live \/ (life[x] = "waiting" /\ Free = {})]_newest
 
 \* A number is retired before it is freed: never from in use to free in one write.
 RetiredFirst ==

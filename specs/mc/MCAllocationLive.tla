@@ -14,7 +14,7 @@ Spent(x, n) == Bind(x) \/ Release(x) \/ Refused \/ TimedOut \/ Lead \/ Break(n)
 
 \* Of a node that is away: it comes back, or its grace is over. One that is gone may stay so.
 Returns(n) == LetGo(n) \/ (nodes[n] # "gone" /\ Connect(n))
-Progress(n) == Report(n) \/ Begin(n) \/ Acked(n) \/ InSync(n)
+Progress(n) == Report(n, shown[n].cut) \/ Begin(n) \/ Acked(n) \/ InSync(n)
 SomeWrite == \E drained \in SUBSET LabelSets, order \in Orders : Write(drained, order)
 
 \* A server that is deposed makes room for the next one.
@@ -22,7 +22,7 @@ Succeed == deposed /\ Lead
 
 Unspent ==
     \/ SomeWrite \/ Written \/ Conflict \/ Late \/ Succeed \/ Publish
-    \/ \E n \in Nodes : Connect(n) \/ LetGo(n) \/ Progress(n) \/ Flip(n) \/ Lag(n)
+    \/ \E n \in Nodes : Connect(n) \/ LetGo(n) \/ Progress(n) \/ Flip(n)
 
 LiveInit == Init /\ budget = Budget
 LiveNext ==

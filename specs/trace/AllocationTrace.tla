@@ -61,7 +61,7 @@ Explain(e) ==
       [] e.action = "Publish" -> Publish
       [] e.action = "Known" -> Known(e.args.node)
       [] e.action = "Connect" -> Connect(e.args.node)
-      [] e.action = "Report" -> Report(e.args.node)
+      [] e.action = "Report" -> \E c \in 0..shown[e.args.node].cut : Report(e.args.node, c)
       [] e.action = "Begin" ->
             \/ Begin(e.args.node)
             \* Again what it enforces, after its report; or what it refused, with a part closed.

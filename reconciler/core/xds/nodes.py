@@ -83,6 +83,8 @@ class Node:
         self._told = (rollout.reported, rollout.floor, target)
         if rollout.reported and not reported:
             self._trace(Event(SPEC, "Report", {"node": self.name}))
+        if begun and floor < begun < rollout.floor:  # and then it was at the next one, too
+            self._trace(Event(SPEC, "Acked", {"node": self.name, **cut(begun)}))
         if rollout.reported and (not reported or rollout.floor != floor):
             self._trace(Event(SPEC, "Acked", {"node": self.name, **cut(rollout.floor)}))
         if target and target != begun:

@@ -106,7 +106,8 @@ class Adapter:
         self._label_sets = sorted(constants["LabelSets"])
         self._pool = range(constants["First"], constants["Last"] + 1)
         self._limits = {
-            name: constants[name] for name in ("MaxRevision", "MaxEpoch", "MaxCut", "MaxLate")
+            name: constants[name]
+            for name in ("MaxRevision", "MaxEpoch", "MaxCut", "MaxLate", "Older")
         }
         journal = state["journal"]
         self._journal.state = JournalState(
@@ -298,11 +299,14 @@ class Adapter:
         node.fire("connect", NOW)
         self._nodes.noted(node)
 
-    def _on_Report(self, name: str) -> None:
+    def _on_Report(self, name: str, cut: int) -> None:
         node, cuts = self._streaming(name)
         if cuts.reported:
             raise Disabled("it has reported")
-        cuts.reported, cuts.floor, cuts.begun = True, self._shown[name][0], NO_CUT
+        shown = self._shown[name][0]
+        if cut > shown or (cut < shown and not self._limits["Older"]):
+            raise Disabled("it has not enforced that cut")
+        cuts.reported, cuts.floor, cuts.begun = True, cut, NO_CUT
         self._begun_elsewhere[name] = NO_CUT
         node.heard = node.heard or cuts.reported
         self._nodes.noted(node)

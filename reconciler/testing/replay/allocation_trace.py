@@ -28,6 +28,7 @@ def _constants(events: Sequence[Event]) -> Mapping[str, Value]:
         "Nodes": frozenset(nodes),
         "First": lead["first"],
         "Last": lead["last"],
+        "Older": True,
         "Unchanged": True,
         **unbounded,
     }
