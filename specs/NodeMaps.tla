@@ -85,6 +85,8 @@ VARIABLES
     endpoint,    \* the pod's interface: closed, half -> group index
     \* @type: Int;
     enforced,    \* the cut in force (its root stands beside the word)
+    \* @type: Bool;
+    cached,      \* the disk cache has the cut in force (a new node's has none)
     \* @type: Int;
     target,      \* the cut being staged; else `enforced`
     \* @type: Int;
@@ -104,7 +106,7 @@ VARIABLES
 
 maps == <<addresses, groups, policies, endpoint>>
 agent == <<target, responses, phase, grace, now, before>>
-vars == <<active, maps, enforced, agent, packet, faults>>
+vars == <<active, maps, enforced, cached, agent, packet, faults>>
 
 Halves == 1..2
 idle == 3 - active
@@ -332,13 +334,13 @@ Stage(n) ==
     /\ target' = n
     /\ now' = Staged(now, before, n)
     /\ IF now.sweep /\ ~now.begun THEN BeginGrace ELSE UNCHANGED <<grace, packet>>
-    /\ UNCHANGED <<active, maps, enforced, before, faults>>
+    /\ UNCHANGED <<active, maps, enforced, cached, before, faults>>
 
 Grace ==
     /\ grace
     /\ ~packet.waited
     /\ grace' = FALSE
-    /\ UNCHANGED <<active, maps, enforced, target, responses, phase, now, before, packet, faults>>
+    /\ UNCHANGED <<active, maps, enforced, cached, target, responses, phase, now, before, packet, faults>>
 
 \* The maps are written one after the other, the entries of one in any order.
 Writing(map) ==
@@ -353,26 +355,26 @@ WriteAddress(k) ==
     /\ Writing("addresses")
     /\ addresses[k] # now.addresses[k]
     /\ addresses' = [addresses EXCEPT ![k] = now.addresses[k]]
-    /\ UNCHANGED <<active, groups, policies, endpoint, enforced, agent, packet, faults>>
+    /\ UNCHANGED <<active, groups, policies, endpoint, enforced, cached, agent, packet, faults>>
 
 WriteGroup(i) ==
     /\ Writing("groups")
     /\ groups[i] # now.groups[i]
     /\ groups' = [groups EXCEPT ![i] = now.groups[i]]
-    /\ UNCHANGED <<active, addresses, policies, endpoint, enforced, agent, packet, faults>>
+    /\ UNCHANGED <<active, addresses, policies, endpoint, enforced, cached, agent, packet, faults>>
 
 WritePolicy(r, p) ==
     /\ Writing("policies")
     /\ (<<r, p>> \in policies) # (<<r, p>> \in now.policies)
     /\ policies' = IF <<r, p>> \in policies THEN policies \ {<<r, p>>}
                    ELSE policies \union {<<r, p>>}
-    /\ UNCHANGED <<active, addresses, groups, endpoint, enforced, agent, packet, faults>>
+    /\ UNCHANGED <<active, addresses, groups, endpoint, enforced, cached, agent, packet, faults>>
 
 WriteEndpoint ==
     /\ Writing("endpoint")
     /\ endpoint # now.endpoint
     /\ endpoint' = now.endpoint
-    /\ UNCHANGED <<active, addresses, groups, policies, enforced, agent, packet, faults>>
+    /\ UNCHANGED <<active, addresses, groups, policies, enforced, cached, agent, packet, faults>>
 
 \* The commit: everything of the next cut is written. Without a staging only the revision is new.
 Flip ==
@@ -381,6 +383,7 @@ Flip ==
     /\ Ready
     /\ active' = idle
     /\ enforced' = target
+    /\ cached' = TRUE
     /\ phase' = "flipped"
     /\ responses' = 0
     /\ UNCHANGED <<maps, target, grace, now, before, packet, faults>>
@@ -392,7 +395,7 @@ Settle ==
     /\ now' = Equal(now, enforced)
     /\ before' = Equal(now, enforced)
     /\ BeginGrace
-    /\ UNCHANGED <<active, maps, enforced, target, responses, faults>>
+    /\ UNCHANGED <<active, maps, enforced, cached, target, responses, faults>>
 
 Fault ==
     /\ faults < MaxFaults
@@ -406,7 +409,7 @@ RollBack ==
     /\ before' = Undone
     /\ grace' = FALSE
     /\ packet' = [packet EXCEPT !.waited = FALSE]
-    /\ UNCHANGED <<active, maps, enforced>>
+    /\ UNCHANGED <<active, maps, enforced, cached>>
 
 \* The stream is gone, or the commit names another root.
 Break ==
@@ -423,9 +426,9 @@ Fail ==
           /\ RollBack
        \/ /\ phase = "settled"
           /\ BeginGrace
-          /\ UNCHANGED <<active, maps, enforced, target, responses, phase, now, before>>
+          /\ UNCHANGED <<active, maps, enforced, cached, target, responses, phase, now, before>>
        \/ /\ phase = "undone"
-          /\ UNCHANGED <<active, maps, enforced, agent, packet>>
+          /\ UNCHANGED <<active, maps, enforced, cached, agent, packet>>
 
 Crash ==
     /\ Fault
@@ -437,19 +440,19 @@ Crash ==
     /\ before' = Empty
     /\ grace' = FALSE
     /\ packet' = [packet EXCEPT !.waited = FALSE]
-    /\ UNCHANGED <<active, maps, enforced>>
+    /\ UNCHANGED <<active, maps, enforced, cached>>
 
 \* A new process has the cut in force in its cache, and stages it like any other, before it asks a
 \* server for anything.
 Adopt ==
     /\ phase = "down"
-    /\ enforced # 0
+    /\ cached
     /\ phase' = "adopting"
     /\ before' = Recognised
     /\ now' = Staged(Recognised, Recognised, enforced)
     /\ BeginGrace
     /\ responses' = 1
-    /\ UNCHANGED <<active, maps, enforced, target, faults>>
+    /\ UNCHANGED <<active, maps, enforced, cached, target, faults>>
 
 \* A new process knows nothing of the maps: they stay in force until the first cut is flipped to.
 Load ==
@@ -457,7 +460,7 @@ Load ==
     /\ phase' = "settled"
     /\ before' = Loaded
     /\ now' = Loaded
-    /\ UNCHANGED <<active, maps, enforced, target, responses, grace, packet, faults>>
+    /\ UNCHANGED <<active, maps, enforced, cached, target, responses, grace, packet, faults>>
 
 -----------------------------------------------------------------------------
 (* A packet. It writes nothing, so one stands for all. *)
@@ -468,7 +471,7 @@ NoPacket == [at |-> "none", address |-> 0, half |-> 0, cut |-> 0, own |-> 0, rul
 
 Going(where) ==
     /\ packet.at = where
-    /\ UNCHANGED <<active, maps, enforced, agent, faults>>
+    /\ UNCHANGED <<active, maps, enforced, cached, agent, faults>>
 
 \* The word is read, once. `cut` is a note for the invariants: what was in force then.
 Arrive(k) ==
@@ -520,6 +523,7 @@ Begun(n) ==
 Init ==
     /\ active = 1
     /\ enforced = First
+    /\ cached = (First # 0)
     /\ target = First
     /\ responses = 0
     /\ phase = "settled"

@@ -1,18 +1,18 @@
 ---------------------------- MODULE MCNodeMaps ----------------------------
 \* Bounds for model checking NodeMaps: cuts in which everything collides. Groups and peers 1, 2 are
-\* unknown and world; group 3 is the pod's, group 4 a remote pod's. Keys: everywhere, the cluster,
-\* one address. Peers 4 and 5 are the same number with two births.
+\* unknown and world; group 3 is a remote pod's, group 4 the pod's own. Keys: everywhere, the
+\* cluster, one address. Peers 3 and 4 are the same number with two births.
 EXTENDS NodeMaps, TLC
 
-Cut(pod, owner, peer4, policy, allows1, allows2) == [
-    pod |-> pod, owner |-> owner, peer |-> <<1, 2, 3, peer4>>,
-    policy |-> <<0, 0, policy, 0, 0>>, allows |-> <<allows1, allows2>>]
+Cut(pod, owner, remote, policy, allows1, allows2) == [
+    pod |-> pod, owner |-> owner, peer |-> <<1, 2, remote, 5>>,
+    policy |-> <<0, 0, 0, 0, policy>>, allows |-> <<allows1, allows2>>]
 
 MCMeaning ==
-    0 :> Cut(0, <<2, 0, 0>>, 4, 1, {2}, {}) @@
-    1 :> Cut(3, <<2, 0, 0>>, 4, 1, {2}, {}) @@           \* the address is world's, and may pass
-    2 :> Cut(3, <<2, 1, 4>>, 4, 1, {2, 4}, {}) @@        \* it is a pod's; the cluster is unknown
-    3 :> Cut(3, <<2, 0, 4>>, 4, 1, {2}, {}) @@           \* the same pod left the peer set
-    4 :> Cut(3, <<2, 1, 4>>, 5, 2, {2}, {5}) @@          \* its number has a new birth; a policy edit
-    5 :> Cut(0, <<2, 1, 0>>, 4, 1, {2}, {})              \* the pod is gone
+    0 :> Cut(0, <<2, 0, 0>>, 3, 1, {2}, {1}) @@
+    1 :> Cut(4, <<2, 0, 0>>, 3, 1, {2}, {1}) @@          \* the address is world's, and may pass
+    2 :> Cut(4, <<2, 1, 3>>, 3, 1, {2, 3}, {1}) @@       \* it is a pod's; the cluster is unknown
+    3 :> Cut(4, <<2, 0, 3>>, 3, 1, {2}, {1}) @@          \* the same pod left the peer set
+    4 :> Cut(4, <<2, 1, 3>>, 4, 2, {2}, {1, 4}) @@       \* its number has a new birth; a policy edit
+    5 :> Cut(0, <<2, 0, 3>>, 3, 1, {2}, {1})             \* the pod is gone
 =============================================================================

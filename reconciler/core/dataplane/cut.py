@@ -11,6 +11,7 @@ way as one from a server; only nobody waits for an answer.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -225,6 +226,16 @@ class Cut:
         return self._token
 
     @property
+    def held_root(self) -> bytes:
+        """Root of what is held: in force, and staged on top of it."""
+        return roots.to_bytes(self._root)
+
+    @property
+    def under_way(self) -> Mapping[int, str]:
+        """Writes that were given out and not answered: token → what they are for."""
+        return self._writes
+
+    @property
     def settled(self) -> bool:
         """Nothing is staged, under way or waiting."""
         return self.state == "current" and not self.waiting and not self._writes
@@ -253,7 +264,7 @@ class Cut:
         gone = sorted(self.unconfirmed or ()) if item.answer is not None else []
         for key in gone:
             self._hold(key, None)
-        if roots.to_bytes(self._root) != item.root:
+        if self.held_root != item.root:
             self.refusal = _no("what is held has another root")
             return False
         changes = [Change(*key, None) for key in gone]

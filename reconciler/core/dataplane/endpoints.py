@@ -234,6 +234,11 @@ class Endpoints:
                 found |= {first, second}
         return found
 
+    @property
+    def unexplained(self) -> bool:
+        """An open entry was found, and no cut that was settled since says whose it is."""
+        return any(name.startswith("#") for rows in self.rows for name in rows)
+
     def pod_of(self, ifindex: int, half: int) -> str:
         self._match()
         return self._matched[half].get(ifindex, "")

@@ -86,6 +86,16 @@ class Indices:
         """Something was staged, so both halves are known: `commit` may follow."""
         return self._begun
 
+    @property
+    def sweeps(self) -> bool:
+        """The maps were taken over, so leftovers may be anywhere; settling looks at everything."""
+        return self._sweep
+
+    @property
+    def used(self) -> tuple[frozenset[int], frozenset[int], frozenset[int]]:
+        """Indices of groups and peers, and numbers of rule sets, that are not free."""
+        return self._group_pool.used, self._peer_pool.used, self._rule_pool.used
+
     # --- taking over and giving up ---------------------------------------------------------
 
     def load(
