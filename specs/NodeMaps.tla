@@ -211,10 +211,15 @@ Staged(t, b, n) ==
         \* What a rule set in force says of a peer in force must not change where it stands.
         seen(r, p) == rn[r] = b.rn[r] /\ t.pi[p] = b.pi[p]
         wrong(r, p) == (<<rn[r], t.pi[p]>> \in clean) # (p \in m.allows[r])
-        newP == {p \in PeersOf(n) :
-            t.pi[p] = 0 \/ (p > Fixed /\ \E r \in RulesOf(n) : seen(r, p) /\ wrong(r, p))}
+        newP == {p \in PeersOf(n) : t.pi[p] = 0}
+        moved == {p \in PeersOf(n) \ newP :
+            p > Fixed /\ \E r \in RulesOf(n) : seen(r, p) /\ wrong(r, p)}
+        freeP == 1..PeerIndices \ t.usedP
+        usedP == t.usedP \union {Nth(freeP, newP, p) : p \in newP}
         pi == [p \in 1..Peers |->
-            IF p \in newP THEN Nth(1..PeerIndices \ t.usedP, newP, p) ELSE t.pi[p]]
+            CASE p \in newP -> Nth(freeP, newP, p)
+              [] p \in moved -> Nth(1..PeerIndices \ usedP, moved, p)
+              [] OTHER -> t.pi[p]]
         row(g) == [
             peer |-> pi[m.peer[g]],
             rule |-> IF m.policy[m.peer[g]] = 0 THEN 0 ELSE rn[m.policy[m.peer[g]]]]
@@ -240,7 +245,7 @@ Staged(t, b, n) ==
             group |-> half(t.endpoint.group[active], pod)],
         gi |-> gi, pi |-> pi, rn |-> rn,
         usedG |-> t.usedG \union {gi[g] : g \in newG},
-        usedP |-> t.usedP \union {pi[p] : p \in newP},
+        usedP |-> usedP \union {pi[p] : p \in moved},
         usedR |-> t.usedR \union {rn[r] : r \in newR},
         begun |-> TRUE, sweep |-> t.sweep, raw |-> raw]
 

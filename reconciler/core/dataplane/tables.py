@@ -25,6 +25,7 @@ it. Both cuts have to fit beside each other while one is staged.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from reconciler.core.dataplane.endpoints import PodRow
 from reconciler.core.dataplane.indices import FIXED_GROUPS, NOBODY, Full, Phase
@@ -228,10 +229,11 @@ class Tables(Owners):
 
     def _peers(self, work: Work) -> None:
         """Entries: of new rule sets, of new peers, and of peers that joined or left peer sets."""
+        new = [p for p in work.peers if p in self.peer_uses and p not in self.peer_index]
+        for peer in sorted(new, key=_order):
+            self._take_peer(peer)
         for peer, cause in work.peers.items():
             if peer in self.peer_uses:
-                if peer not in self.peer_index:
-                    self._take_peer(peer)
                 self._fill_peer(peer, cause, work)
         for name, cause in work.rule_sets.items():
             self._fill_rules(name, cause, work)
@@ -320,6 +322,9 @@ class Tables(Owners):
 
     def _write_groups(self, work: Work) -> None:
         work.rewrite.update(work.groups)
+        new = [g for g in work.rewrite if g in self.rows and g not in self.group_index]
+        for group in sorted(new, key=_order):
+            self._index_of(group, work.rewrite[group])
         for group, cause in work.rewrite.items():
             row = self.rows.get(group)
             if row is None:
@@ -343,3 +348,10 @@ class Tables(Owners):
                 group = self.group_index[value.group]
                 row = PodRow(group, value.ipv4, value.ipv6, value.interface)
             self.endpoints.stage(self.idle, pod, row)
+
+
+def _order(key: GroupKey | PeerKey) -> Any:
+    """Indices do not depend on the order in which resources come."""
+    if isinstance(key, Prefix):
+        return 2, key.address, key.length
+    return (1, key) if isinstance(key, str) else (0, key)

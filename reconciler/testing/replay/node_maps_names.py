@@ -65,6 +65,7 @@ class Names:
         self.fixed = number("Fixed")
         self.group_indices = number("GroupIndices")
         self.max_faults, self.max_responses = number("MaxFaults"), number("MaxResponses")
+        self.any_order = constants["AnyOrder"] is True
         meaning = function(constants["Meaning"])
         self._contents = {0: RuleSet(Direction.EGRESS, False, ())} | {
             number: self._rule_set(number, allows)

@@ -31,7 +31,7 @@ class World:
         self.limits = {
             MapId.GROUPS: GroupIndex.FIRST_FREE + names.group_indices - names.fixed,
         }
-        self.twin = TwinDatapath(map_specs(), lambda: 0)
+        self.twin = TwinDatapath(map_specs(), no_time)
         self.disk: list[Record] = []
         self.cut: Cut | None = None
         self.own = False  # the cut under way is the agent's own
@@ -39,6 +39,10 @@ class World:
         self.batch: deque[Single] = deque()
         self.token = 0
         self.faults = self.responses = 0
+
+
+def no_time() -> int:
+    return 0
 
 
 def effects(cut: Cut, trigger: str) -> frozenset[str]:
