@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -102,8 +103,9 @@ def jobs(
 
     at_random: replay random behaviours too, the same ones every time
     """
+    graphs = _Graphs(suite)
     found = [
-        Job(f"{spec.name} {run.name}", run.seconds, _work(suite, spec, run, hooks))
+        Job(f"{spec.name} {run.name}", run.seconds, _work(suite, spec, run, hooks, graphs))
         for spec in specs
         for run in spec.of(*kinds)
     ]
@@ -193,11 +195,36 @@ def lint_line(suite: Suite, spec: Spec) -> Line:
     )
 
 
+class _Graphs:
+    """The graphs of a suite's runs, each explored once, whoever asks first."""
+
+    def __init__(self, suite: Suite) -> None:
+        self._suite = suite
+        self._lock = threading.Lock()
+        self._found: dict[Path, Future[Graph]] = {}
+
+    def of(self, run: Run) -> Graph:
+        """Raises ReconcilerError, to all who ask for the same."""
+        with self._lock:
+            known = self._found.get(run.config)
+            if known is None:
+                mine = self._found[run.config] = Future[Graph]()
+        if known is not None:
+            return known.result()
+        try:
+            graph = explore(run.module, run.config, self._suite.libraries, run.seconds)
+        except BaseException as error:
+            mine.set_exception(error)
+            raise
+        mine.set_result(graph)
+        return graph
+
+
 def _work(
-    suite: Suite, spec: Spec, run: Run, hooks: Hooks
+    suite: Suite, spec: Spec, run: Run, hooks: Hooks, graphs: _Graphs
 ) -> Callable[[Callable[[Progress], None]], Report]:
     if run.kind is Kind.GRAPH:
-        return lambda on_progress: _graph(suite, spec, run, hooks)
+        return lambda on_progress: _graph(suite, spec, run, hooks, graphs)
     return lambda on_progress: _search(suite, run, on_progress)
 
 
@@ -248,7 +275,7 @@ def report(run: Run, result: tlc.TlcResult) -> Report:
     return Report(tuple(map(line, names)), trace)
 
 
-def _graph(suite: Suite, spec: Spec, run: Run, hooks: Hooks) -> Report:
+def _graph(suite: Suite, spec: Spec, run: Run, hooks: Hooks, graphs: _Graphs) -> Report:
     started = time.monotonic()
 
     def line(check: str, states: int, verdict: str, detail: str = "") -> Line:
@@ -256,12 +283,8 @@ def _graph(suite: Suite, spec: Spec, run: Run, hooks: Hooks) -> Report:
         return Line(spec.name, run.name, str(run.kind), check, states, seconds, verdict, detail)
 
     try:
-        graph = explore(run.module, run.config, suite.libraries, run.seconds)
-        more = [
-            explore(other.module, other.config, suite.libraries, other.seconds)
-            for other in spec.runs
-            if other.name in run.also
-        ]
+        graph = graphs.of(run)
+        more = [graphs.of(other) for other in spec.runs if other.name in run.also]
     except ReconcilerError as error:
         return Report((line("graph", 0, FAILED, str(error)),))
     size = len(graph.states)

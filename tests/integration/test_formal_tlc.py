@@ -249,3 +249,12 @@ def test_random_behaviours(tmp_path: Path) -> None:
     for trace in traces:
         assert len(trace.steps) == 8
         assert set(follow(trace)[1:]) == {"Send", "Wrap"}
+
+
+def test_an_assumption_that_is_false(tmp_path: Path) -> None:
+    (tmp_path / "Round.tla").write_text(ROUND.replace("Small ==", "ASSUME Nodes = {}\nSmall =="))
+    config = tmp_path / "Round.cfg"
+    config.write_text("CONSTANTS Nodes = {n1}\nSPECIFICATION Spec\nINVARIANT Small\n")
+    result = tlc.run(tmp_path / "Round.tla", config, timeout=60)
+    assert result.outcome == "assumption false"
+    assert "Assumption line" in result.message

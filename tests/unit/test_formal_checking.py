@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.errors import ConfigError
-from reconciler.formal import checking, lint, suite, symbolic
+from reconciler.errors import ConfigError, ReconcilerError
+from reconciler.formal import checking, graph, lint, suite, symbolic
 from reconciler.formal.apalache import Answer, Cause, Verdict
 from reconciler.formal.checking import Line, Report
 from reconciler.formal.suite import Kind, Run, Suite
@@ -146,6 +146,32 @@ def test_actions_that_no_graph_takes(tmp_path: Path) -> None:
     line = checking.coverage_line(loaded, loaded.specs[0], reports)
     assert line is not None
     assert line.verdict == "passed"
+
+
+def test_each_graph_is_explored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(tmp_path, NEXT)
+    (tmp_path / "mc" / "MCMore.cfg").write_text("SPECIFICATION Spec\n")
+    (tmp_path / "specs.toml").write_text(
+        '[[spec]]\nname = "S"\nmachines = {door = "N"}\nrun = ['
+        '{module = "MC", kind = "safety"}, '
+        '{module = "MC", config = "MCGraph", kind = "graph", also = ["MCMore"]}, '
+        '{module = "MC", config = "MCMore", kind = "graph", machines = []}]\n'
+    )
+    explored: list[str] = []
+
+    def explore(module: Path, config: Path, *args: object) -> graph.Graph:
+        explored.append(config.stem)
+        if config.stem == "MCMore":
+            raise ReconcilerError("too large")
+        return graph.Graph((Record(N="a", fired=frozenset()),), (0,), (), {})
+
+    monkeypatch.setattr(checking, "explore", explore)
+    loaded = suite.load(tmp_path)
+    hooks = checking.Hooks(machines=lambda spec: [], adapter=lambda name: pytest.fail(name))
+    jobs = checking.jobs(loaded, loaded.specs, [Kind.GRAPH], hooks)
+    reports = list(checking.run_jobs(jobs, watch=lambda name, progress: None))
+    assert sorted(explored) == ["MCGraph", "MCMore"]
+    assert [line.detail for report in reports for line in report.lines] == ["too large"] * 2
 
 
 def test_a_job_that_breaks_fails_alone() -> None:
