@@ -26,7 +26,7 @@ _KEYWORDS: Final = (
 _KEYWORD: Final = re.compile(
     rf"(?<![\w.])({'|'.join([*_PLURAL, *_KEYWORDS])})(?!\w)(?!\s*(?:=|<-))"
 )
-_PREDICATE: Final = re.compile(r"\s*(\w+)\s*/\\\s*\[\]\s*\[\s*(\w+)\s*\]_")
+_PREDICATE: Final = re.compile(r"\s*(?:/\\\s*)?(\w+)\s*/\\\s*\[\]\s*\[\s*(\w+)\s*\]_")
 _FIRST: Final = re.compile(r"\s*(?:/\\\s*)?(\w+)\s*/\\")
 
 

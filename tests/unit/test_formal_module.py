@@ -42,6 +42,9 @@ Spec == Init /\ [][Next]_vars
 FairSpec ==
     /\ Spec
     /\ WF_vars(Reset)
+OtherSpec ==
+    /\ Init /\ [][Reset]_vars
+    /\ WF_vars(Reset)
 =============================================================================
 """
 
@@ -127,6 +130,9 @@ def test_config(core: Path) -> None:
     assert read.properties == ("OneCut", "BeliefIsPast", "Converges")
     assert read.behaviour(module.family(core, (core.parent.parent,))) == ("Init", "Next")
     assert read.names("SYMMETRY") == ("Sym",)
+    path.write_text(CONFIG.replace("FairSpec", "OtherSpec"))
+    other = config.read(path).behaviour(module.family(core, (core.parent.parent,)))
+    assert other == ("Init", "Reset")
     text = " ".join(read.text(["CONSTANT"]).split())
     assert text == "CONSTANT Nodes = {n1, n2} Max = 3 CONSTANT Kinds <- MCKinds"
 
