@@ -2,14 +2,15 @@
 
     python -m tests.golden_traces [SPEC ...]
 
-writes specs/golden/<Spec>/*.itf.json anew: short ways through the state graph of the spec's graph
-run that take every action at least once, as far as `MOST` traces of `LENGTH` steps go.
+writes specs/golden/<Spec>/*.itf.json anew: short ways through the state graphs of the spec that
+take every action at least once, as far as `MOST` traces of `LENGTH` steps a graph go.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import defaultdict, deque
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -24,12 +25,12 @@ MOST: Final = 4
 LENGTH: Final = 24
 
 
-def ways(graph: Graph) -> list[list[Edge]]:
-    """Walks from initial states that go to the nearest action that none has taken yet."""
+def ways(graph: Graph, taken: Collection[str] = ()) -> list[list[Edge]]:
+    """Walks from an initial state that go to the nearest action that is not taken yet."""
     out: dict[int, list[Edge]] = defaultdict(list)
     for edge in graph.edges:
         out[edge.source].append(edge)
-    left = {edge.action for edge in graph.edges}
+    left = {edge.action for edge in graph.edges}.difference(taken)
     found: list[list[Edge]] = []
     while left and len(found) < MOST:
         at, walk = graph.initial[0], list[Edge]()
@@ -63,9 +64,9 @@ def _nearest(start: int, out: dict[int, list[Edge]], wanted: set[str]) -> list[E
     return []
 
 
-def traces(spec: str, config: str, graph: Graph) -> list[Trace]:
+def traces(spec: str, config: str, graph: Graph, taken: Collection[str] = ()) -> list[Trace]:
     found = []
-    for walk in ways(graph):
+    for walk in ways(graph, taken):
         first = Step("", (), graph.states[walk[0].source])
         steps = [Step(edge.action, edge.args, graph.states[edge.target]) for edge in walk]
         found.append(Trace((first, *steps), spec, config, "", graph.constants))
@@ -78,15 +79,17 @@ def main(names: list[str]) -> int:
         runs = spec.of(Kind.GRAPH)
         if (names and spec.name not in names) or not runs or not spec.adapter:
             continue
-        run = runs[0]
-        graph = graphs.explore(run.module, run.config, known.libraries, run.seconds)
         folder = SPECS / "golden" / spec.name
         for old in folder.glob("*.itf.json"):
             old.unlink()
-        for number, trace in enumerate(traces(spec.name, run.name, graph), 1):
-            path = folder / f"{run.name}-{number}.itf.json"
-            itf.write(trace, path)
-            print(f"{path}: {len(trace.steps) - 1} steps, {path.stat().st_size} bytes")
+        taken: set[str] = set()
+        for run in runs:
+            graph = graphs.explore(run.module, run.config, known.libraries, run.seconds)
+            for number, trace in enumerate(traces(spec.name, run.name, graph, taken), 1):
+                taken.update(step.action for step in trace.steps)
+                path = folder / f"{run.name}-{number}.itf.json"
+                itf.write(trace, path)
+                print(f"{path}: {len(trace.steps) - 1} steps, {path.stat().st_size} bytes")
     return 0
 
 
