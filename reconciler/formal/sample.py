@@ -43,9 +43,12 @@ def sample(
         folder = Path(scratch)
         name = f"{module.stem}Sample__"
         text = graph.wrapping(name, family, *given.behaviour(family))
+        # A simulation compares no states, so functions would stay unwritten expressions.
+        state = f"<<{', '.join(modules.variables(family))}>>"
+        text = text.removesuffix("====\n") + f"Written__ == {state} = {state}\n====\n"
         (folder / f"{name}.tla").write_text(text, encoding="utf-8")
         (folder / f"{name}.cfg").write_text(
-            given.text(_KEPT) + "INIT Init__\nNEXT Next__\n", encoding="utf-8"
+            given.text(_KEPT) + "INIT Init__\nNEXT Next__\nINVARIANT Written__\n", encoding="utf-8"
         )
         ran = jvm.invoke(
             "tlc2.TLC",
