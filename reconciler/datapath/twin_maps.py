@@ -49,7 +49,7 @@ class Table:
     def _checked(self, entries: Entries) -> dict[bytes, bytes]:
         wanted = dict(entries)
         self._check_size(map(len, wanted), self.spec.key_size, "key")
-        self._check_size((len(value) for _, value in entries), self.spec.value_size, "value")
+        self._check_size(map(len, wanted.values()), self.spec.value_size, "value")
         return wanted
 
     def _check_size(self, sizes: Iterable[int], size: int, what: str) -> None:

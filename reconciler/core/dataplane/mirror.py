@@ -8,7 +8,7 @@ ones were carried out: it writes old values over keys that exist and removes key
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from reconciler.core.dataplane.layout import (
     ADDRESS_VALUE,
@@ -71,9 +71,20 @@ class Mirror:
         """The group that a half answers for a prefix whose key is not there (0: none)."""
         return self._said_by(self._wide.covering(prefix), half)
 
-    def covered_host(self, address: bytes, half: int) -> int:
-        """The same for one address."""
-        return self._said_by(self._wide.covering_host(address), half)
+    def covered_hosts(self, half: int) -> Callable[[bytes], int]:
+        """The same for many single addresses, until a wider key is written."""
+        grains = {size: self._wide.grain(size) for size in (4, 16)}
+        known: dict[tuple[int, bytes], int] = {}
+
+        def covered(address: bytes) -> int:
+            size = len(address)
+            around = (size, address[: grains[size]])
+            found = known.get(around)
+            if found is None:
+                found = known[around] = self._said_by(self._wide.covering_host(address), half)
+            return found
+
+        return covered
 
     def _said_by(self, around: Prefix | None, half: int) -> int:
         return 0 if around is None else self.addresses[prefix_key(around)][half]

@@ -47,18 +47,21 @@ class Owners(Indices):
         steps: dict[GroupKey, int] = {}  # uses that come, less those that go
         causes: dict[GroupKey, Cause] = {}
 
+        owners = self.owners.now
+
         def owned(key: bytes, new: GroupKey | None, cause: Cause) -> None:
-            old = self.owners.now.get(key)
+            old = owners.get(key)
             if old == new:
                 return
             if new is not None:
                 put[key] = new
+                steps[new] = steps.get(new, 0) + 1
+                causes.setdefault(new, cause)
             else:
                 self.owners.drop(key)
-            for group, step in ((new, 1), (old, -1)):
-                if group is not None:
-                    steps[group] = steps.get(group, 0) + step
-                    causes.setdefault(group, cause)
+            if old is not None:
+                steps[old] = steps.get(old, 0) - 1
+                causes.setdefault(old, cause)
 
         for key, (address, cause) in work.hosts.items():
             owned(key, view.owner_of(address), cause)
@@ -94,40 +97,46 @@ class Owners(Indices):
         pairs: dict[bytes, AddressPair] = {}
         made: dict[AddressPair, AddressPair] = {}  # thousands of addresses share a few
         size = len(addresses)
-
-        def fits(cause: Cause) -> None:
-            if size > limit:
-                self._full(cause, MapId.ADDRESSES, size)
-
+        covered, owners, loose = mirror.covered_hosts(active), self.owners.now, self.loose.now
+        indices: dict[GroupKey, int] = {}
         for key, (address, cause) in work.hosts.items():
-            have, new = addresses.get(key), self._owner_index(key)
-            if new is None:
+            have, owner = addresses.get(key), owners.get(key)
+            if owner is None:
                 if have is not None:
                     self.loose.put(key, True)
                     loosened.append(key)
                 continue
-            self.loose.drop(key)
+            if key in loose:
+                self.loose.drop(key)
+            new = indices.get(owner)
+            if new is None:
+                new = indices[owner] = self._group_at(owner)
             if have is None:
                 size += 1
-                fits(cause)
+                if size > limit:
+                    self._full(cause, MapId.ADDRESSES, size)
+                there = covered(address)
             elif have[idle] == new:
                 continue
-            there = mirror.covered_host(address, active) if have is None else have[active]
+            else:
+                there = have[active]
             pair = (new, there) if idle == 0 else (there, new)
             pairs[key] = made.setdefault(pair, pair)
         mirror.write_hosts(pairs)
         for key, (prefix, cause) in work.keys.items():
-            have, new = addresses.get(key), self._owner_index(key)
-            if new is None:
+            have, owner = addresses.get(key), owners.get(key)
+            if owner is None:
                 if have is not None:
                     self.loose.put(key, True)
                     loosened.append(key)
                     work.recover = True
                 continue
             self.loose.drop(key)
+            new = self._group_at(owner)
             if have is None:
                 size += 1
-                fits(cause)
+                if size > limit:
+                    self._full(cause, MapId.ADDRESSES, size)
             elif have[idle] == new:
                 continue
             there = mirror.covered(prefix, active) if have is None else have[active]
@@ -135,10 +144,7 @@ class Owners(Indices):
             work.recover = True
         self._cover(sorted(self.loose) if work.recover else sorted(loosened))
 
-    def _owner_index(self, key: bytes) -> int | None:
-        owner = self.owners.now.get(key)
-        if owner is None:
-            return None
+    def _group_at(self, owner: GroupKey) -> int:
         return int(owner) if isinstance(owner, GroupIndex) else self.group_index.now[owner]
 
     def _cover(self, keys: Sequence[bytes]) -> None:

@@ -99,6 +99,11 @@ class PrefixIndex:
                     return found
         return None
 
+    def grain(self, size: int) -> int:
+        """How many leading bytes decide what covers an address of `size` bytes."""
+        longest = next((length for length in self._lengths[size] if length < size * 8), 0)
+        return (longest + 7) // 8
+
     def covering_host(self, address: bytes) -> Prefix | None:
         """The longest prefix of the set around one address that is not the address itself."""
         size = len(address)

@@ -311,7 +311,8 @@ class View:
                 self._prefix_dirty(prefix, key, dirty)
         was = _claims(old, self.node)
         now = _claims(new, self.node)
-        alone = [each for each in now if each not in was and each not in self.claims]
+        claimed = self.claims.now
+        alone = [each for each in now if each not in was and each not in claimed]
         if alone:  # most of them, and one slice's all have one owner
             self.claims.put_all(dict.fromkeys(alone, (now[alone[0]],)))
             dirty.addresses.update(dict.fromkeys(alone, key))

@@ -287,6 +287,8 @@ def _identity(number: int, birth: int) -> None:
 
 
 def _packed(data: bytes, width: int) -> tuple[bytes, ...]:
+    if not data:
+        return ()
     _check(len(data) % width == 0, f"addresses are not {width} bytes each")
     addresses = tuple(data[at : at + width] for at in range(0, len(data), width))
     _ascending(addresses, "addresses")
