@@ -35,6 +35,7 @@ PROFILES: Final = {
     "server-relabel": "clients",
     "agents-cold-start": "agents",
     "agents-relabel": "agents",
+    "streams-open": "streams",
     "streams-broadcast": "streams",
 }
 """Name of a profile → the group whose hot part it is."""
@@ -85,7 +86,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--only", nargs="+", choices=tuple(GROUPS), metavar="NAME", default=[])
     parser.add_argument("--quick", action="store_true", help="once each, a tenth of the cluster")
-    parser.add_argument("--streams", type=int, default=1000, help="for the group streams")
+    parser.add_argument("--streams", type=int, default=10_000, help="for the group streams")
     parser.add_argument(
         "--profile", choices=tuple(PROFILES), metavar="NAME",
         help=f"write a profile of one hot part to bench/out/: {', '.join(PROFILES)}",

@@ -92,7 +92,7 @@ def _rows(where: str, size: cluster.Size, starts: list[Spent], changes: list[Spe
         rows.append(
             measured(
                 GROUP,
-                f"{what}, {where}: until its commit is acked",
+                f"{what}, {where}: CPU until its commit is acked",
                 [one.core + one.maps for one in spent],
                 limit=limit,
                 beside=f"core {core}, maps {maps} ({wrote}); "

@@ -29,7 +29,7 @@ def run(context: Context) -> list[Row]:
     generation = 0
     half = len(nodes) // 2
     parts = (nodes[:1], nodes[1:half], nodes[half:])
-    for attempt in range(context.runs(2)):
+    for attempt in range(context.runs(1)):
         with running(context, "agents", parts, keys, built.pods_of) as fleet:
             context.say(f"cold start {attempt + 1}")
             before = fleet.used()

@@ -28,6 +28,7 @@ class Steps(msgspec.Struct, frozen=True):
     staged:      every node's responses are joined
     acked:       every node has acknowledged its commit
     journal:     seconds in the journal's writes, part of all of these
+    cpu:         CPU seconds of all of it
     responses:   different ones; messages: how many were sent, over all streams
     node_bytes:  to the node that got most
     """
@@ -36,6 +37,7 @@ class Steps(msgspec.Struct, frozen=True):
     staged: float
     acked: float
     journal: float
+    cpu: float
     writes: int
     allocated: int
     responses: int
@@ -51,7 +53,7 @@ class Driven:
         self._sent: dict[int, list[bytes]] = {}
         self._answers: dict[bytes, bytes] = {}
         self._waiting: deque[tuple[int, bytes]] = deque()
-        self._in_journal = 0.0
+        self._in_journal = self._cpu = 0.0
         self._writes = self._allocated = 0
 
     def change(self, changes: Sequence[Change]) -> Steps:
@@ -80,6 +82,7 @@ class Driven:
     def _forget(self) -> None:
         self._sent = {}
         self._in_journal = 0.0
+        self._cpu = time.thread_time()
         self._writes = self._allocated = 0
 
     def _steps(self, began: float) -> Steps:
@@ -98,6 +101,7 @@ class Driven:
             staged=staged - began,
             acked=acked - began,
             journal=self._in_journal,
+            cpu=time.thread_time() - self._cpu,
             writes=self._writes,
             allocated=self._allocated,
             responses=len({id(frame) for frame in every}),

@@ -39,7 +39,7 @@ class Fleet:
             child.tell("start")
         for child in self.children:
             child.answer()
-        synced = self.server.ask("wait", seconds=500)
+        synced = self.server.ask("wait", seconds=1000)
         return {**loaded, **synced, "seconds": synced["at"] - loaded["began"]}
 
     def used(self) -> list[dict[str, Any]]:

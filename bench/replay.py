@@ -1,7 +1,7 @@
 """One agent's core, fed with the frames that a server sent to its node, on a datapath.
 
-Time in the core (decode, stage, answer) and time in the datapath (map writes, flip, grace) are
-counted apart; in the agent they are on two threads. What is written to the disk cache is counted,
+CPU time in the core (decode, stage, answer) and in the datapath (map writes, flip) are counted
+apart; in the agent they are on two threads. What is written to the disk cache is counted,
 not written.
 """
 
@@ -21,7 +21,7 @@ from reconciler.datapath.base import Datapath
 
 
 class Spent(msgspec.Struct, frozen=True):
-    """Seconds until the last answer is given (core, maps), and bytes for the disk cache.
+    """CPU seconds until the last answer is given (core, maps), and bytes for the disk cache.
 
     clean_up: seconds after that, core and maps, but for the graces; not in the other two
     writes:   entries written or removed before the flip, by map
@@ -82,9 +82,9 @@ class Replayed:
             return
         job = self._work.popleft()
         ops = [op for op in job.ops if not isinstance(op, Grace)]
-        began = time.perf_counter()
+        began = time.thread_time()
         self._datapath.apply(ops)
-        self._in_maps += time.perf_counter() - began
+        self._in_maps += time.thread_time() - began
         if len(ops) != len(job.ops):
             self._datapath.apply([Grace()])
         for op in ops:
@@ -97,10 +97,10 @@ class Replayed:
         self._timed(lambda: self._core.applied(job.token, 0.0))
 
     def _timed(self, call: Callable[[], None]) -> None:
-        began = time.perf_counter()
+        began = time.thread_time()
         call()
         self._collect()
-        self._in_core += time.perf_counter() - began
+        self._in_core += time.thread_time() - began
 
     def _collect(self) -> None:
         for effect in self._core.effects():

@@ -125,7 +125,7 @@ async def _change(
     began = time.monotonic()
     driver.expect({node.name for node in driver.plane.nodes if node.stream is not None})
     driver.changed(changes)
-    await asyncio.wait_for(driver.synced.wait(), 300)
+    await asyncio.wait_for(driver.synced.wait(), 1000)
     used = machine.cpu_seconds() - cpu
     after = _sent(service)
     return {
