@@ -10,7 +10,10 @@ VARIABLES
     \* @type: Int;
     budget  \* how often label sets come or go, writes fail, servers die and streams break yet
 
-Spent(x, n) == Bind(x) \/ Release(x) \/ Refused \/ TimedOut \/ Lead \/ Break(n)
+Spent ==
+    \/ \E x \in LabelSets : Bind(x) \/ Release(x)
+    \/ Refused \/ TimedOut \/ Lead
+    \/ \E n \in Nodes : Break(n)
 
 \* Of a node that is away: it comes back, or its grace is over. One that is gone may stay so.
 Returns(n) == LetGo(n) \/ (nodes[n] # "gone" /\ Connect(n))
@@ -26,7 +29,7 @@ Unspent ==
 
 LiveInit == Init /\ budget = Budget
 LiveNext ==
-    \/ budget > 0 /\ budget' = budget - 1 /\ \E x \in LabelSets, n \in Nodes : Spent(x, n)
+    \/ budget > 0 /\ budget' = budget - 1 /\ Spent
     \/ UNCHANGED budget /\ Unspent
 
 all == <<vars, budget>>

@@ -1,0 +1,4 @@
+-------------------------- MODULE MCAllocationObjects --------------------------
+\* Bounds for AllocationObjects.
+EXTENDS AllocationObjects
+=============================================================================
