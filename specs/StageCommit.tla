@@ -29,11 +29,11 @@ CONSTANTS
     \* @type: Set(Str);
     Keys,         \* names of resources
     \* @type: Str -> Str;
-    TypeOf,       \* of each: "peers", "rules", "policies", "bindings", "addresses"
+    TypeOf,       \* of each: "peers", "rules", "policies", "bindings", "addresses", "endpoints"
     \* @type: Str -> (Int -> $meaning);
     Says,         \* key -> version -> what the resource says
-    \* @type: Str -> (Int -> Int);
-    ClosedVersion,\* policy -> version -> the version that names `Closed` instead
+    \* @type: Str -> Str;
+    ClosedBy,     \* rule set -> the one of its direction that drops everything
     \* @type: Set(Str);
     Worlds,
     \* @type: Str -> (Str -> Int);
@@ -138,10 +138,10 @@ vars == <<publicVars, serverVars, linkVars, agentVars, kernelVars, faults, fired
 -----------------------------------------------------------------------------
 (* What contents mean *)
 
-Closed == "rules:closed"
 Rules == {k \in Keys : TypeOf[k] = "rules"}
-Closable == Rules \ {Closed}
-Order == <<"peers", "rules", "policies", "bindings", "addresses">>
+Closed == {ClosedBy[r] : r \in Rules}
+Closable == Rules \ Closed
+Order == <<"peers", "rules", "policies", "bindings", "addresses", "endpoints">>
 
 \* @type: (Str -> Int, Str) => Set(Str);
 There(has, type) == {k \in Keys : TypeOf[k] = type /\ has[k] # 0}
@@ -170,14 +170,19 @@ Allowed(has, flow) ==
     \E peer \in Identities(has, flow.src), subject \in Identities(has, flow.dst) :
         \E rule \in RulesOf(has, subject) : peer.number \in Peers(has, rule)
 
+\* The version of a policy that names rule sets that drop everything instead of some.
+\* @type: (Str, Int, Set(Str)) => Int;
+Closing(key, version, refused) ==
+    LET names == {IF r \in refused THEN ClosedBy[r] ELSE r : r \in Says[key][version].names}
+    IN CHOOSE v \in DOMAIN Says[key] : Says[key][v] = [Says[key][version] EXCEPT !.names = names]
+
 \* What a node is served of a world when some rule sets are closed for it: policies that name one of
-\* them name `Closed` instead, and what nothing names any more is left out.
+\* them name a closed one instead, and what nothing names any more is left out.
 \* @type: (Str, Set(Str)) => (Str -> Int);
 Served(world, refused) ==
     LET real == Content[world]
         policy == [k \in Keys |->
-            IF real[k] # 0 /\ Says[k][real[k]].names \intersect refused # {}
-            THEN ClosedVersion[k][real[k]] ELSE real[k]]
+            IF TypeOf[k] = "policies" /\ real[k] # 0 THEN Closing(k, real[k], refused) ELSE real[k]]
         rules == UNION {Says[k][policy[k]].names : k \in There(real, "policies")}
         peers == UNION {Says[k][1].names : k \in rules}
     IN [k \in Keys |->
@@ -186,6 +191,7 @@ Served(world, refused) ==
              [] TypeOf[k] = "policies" -> policy[k]
              [] OTHER -> real[k]]
 
+Publishable == [w \in Worlds |-> {Served(w, c) : c \in SUBSET Closable}]
 Views == [w \in Worlds |-> [c \in SUBSET Closable |-> Served(w, c)]]
 
 \* @type: (Int, Set(Str)) => (Str -> Int);
@@ -200,13 +206,14 @@ Version(key, number) == IF number = 0 THEN {} ELSE {Says[key][number]}
 \* @type: (Str -> Int, Str -> Int) => Set(Str);
 Differ(one, other) == {k \in Keys : Version(k, one[k]) # Version(k, other[k])}
 
-\* Flows that a world is to allow on a node for which some rule sets are closed.
+\* Flows that a world is to allow on a node for which some rule sets are closed: but for those to a pod
+\* whose rule set about peers is one of them.
 \* @type: (Str, Set(Str)) => Set($flow);
 Oracle(world, refused) ==
     {f \in Allows[world] : \A subject \in Identities(Content[world], f.dst) :
-        RulesOf(Content[world], subject) \intersect refused = {}}
+        \A rule \in RulesOf(Content[world], subject) \intersect refused : Says[rule][1].names = {}}
 
-Oracles == [w \in Worlds |-> [c \in SUBSET Closable |-> Oracle(w, c)]]
+Oracles == [w \in Worlds |-> {Oracle(w, c) : c \in SUBSET Closable}]
 
 -----------------------------------------------------------------------------
 (* Messages *)
@@ -228,7 +235,7 @@ Cuts(on, from, to) == Row("cut", on, from, to)
 \* @type: (Set(Str), Str -> Int) => Seq($message);
 Responses(keys, view) ==
     LET of(type) == Message("stage", type, [k \in {q \in keys : TypeOf[q] = type} |-> view[k]], 0, "")
-        all == <<of(Order[1]), of(Order[2]), of(Order[3]), of(Order[4]), of(Order[5])>>
+        all == <<of(Order[1]), of(Order[2]), of(Order[3]), of(Order[4]), of(Order[5]), of(Order[6])>>
         Some(m) == DOMAIN m.put # {}
     IN SelectSeq(all, Some)
 
@@ -290,7 +297,7 @@ Named(s) ==
                    [] TypeOf[key] = "peers" -> {r \in There(view, "rules") : key \in Said(view, r).names}
                    [] TypeOf[key] = "policies" -> IF view[key] = 0 THEN {} ELSE Said(view, key).names
                    [] OTHER -> {}
-    IN found \ (Refused(s) \union {Closed})
+    IN found \ (Refused(s) \union Closed)
 
 \* @type: ($server) => $server;
 Forgets(s) == [s EXCEPT !.causes = {}, !.refusal = NoRefusal, !.due = FALSE]
@@ -837,7 +844,7 @@ FairSpec == Spec /\ \A n \in Nodes : Fair(n)
 
 \* What may be published of a revision: the view, with any rule sets closed.
 \* @type: (Str -> Int, Int) => Bool;
-IsCut(has, rev) == \E c \in SUBSET Closable : has = View(rev, c)
+IsCut(has, rev) == has \in Publishable[published[rev]]
 
 \* R3: a node enforces exactly one published cut as a whole, the one that its kernel names.
 OneCut == \A n \in Nodes : IF cut[n] = 0 THEN enforced[n] = Nothing ELSE IsCut(enforced[n], cut[n])
@@ -846,7 +853,7 @@ OneCut == \A n \in Nodes : IF cut[n] = 0 THEN enforced[n] = Nothing ELSE IsCut(e
 \* before; rule sets that are closed for the node allow nothing.
 OneVerdict == \A n \in Nodes : cut[n] > 0 =>
     LET allowed == {f \in Flows : Allowed(enforced[n], f)}
-    IN \E c \in SUBSET Closable : allowed = Oracles[published[cut[n]]][c]
+    IN allowed \in Oracles[published[cut[n]]]
 
 \* R6: what the server believes committed is what the kernel enforces, or older.
 BeliefIsPast == \A n \in Nodes : acked[n].rev <= cut[n] \/ acked[n].has = enforced[n]
@@ -865,7 +872,7 @@ NeverBack == [][\A n \in Nodes : cut'[n] >= cut[n]]_cut
 \* R4: a flow that a node allows stops only in the step to a cut that does not allow it.
 MakeBeforeBreak == [][\A n \in Nodes : enforced'[n] # enforced[n] =>
     \A f \in Flows : (Allowed(enforced[n], f) /\ ~Allowed(enforced'[n], f)) =>
-        \E c \in SUBSET Closable : f \notin Oracles[published[cut'[n]]][c] /\ IsCut(enforced'[n], cut'[n])]_enforced
+        IsCut(enforced'[n], cut'[n]) /\ \E o \in Oracles[published[cut'[n]]] : f \notin o]_enforced
 
 \* R7: when nothing more is published or goes wrong, every node comes to enforce the newest view, with
 \* nothing closed, and hears from its server that it does.

@@ -38,7 +38,7 @@ MCSays == [k \in MCKeys |->
       [] k = "address:g3" -> <<Addresses("g3", {"a1"})>>
       [] k = "address:g2" -> <<Addresses("g2", {"d"})>>]
 
-MCClosedVersion == [k \in MCKeys |-> IF k = "policy:2" THEN <<4, 4, 5, 4, 5>> ELSE <<1, 2, 3>>]
+MCClosedBy == [k \in {"rules:r", "rules:q", "rules:closed"} |-> "rules:closed"]
 
 Has(s, t, r, q, policy, bindings, g1, g3) ==
     [k \in MCKeys |->

@@ -23,6 +23,7 @@ from reconciler.core.resources.types import (
     STAGED,
     Resource,
 )
+from reconciler.errors import DatapathError
 from tests.unit.agent_rig import (
     DB,
     DB_ADDRESS,
@@ -201,6 +202,22 @@ def test_what_arrives_during_a_flip_does_not_change_what_is_flipped_to() -> None
     rig.settle()
     assert rig.core.enforced == rig.enforced == (3, root_of(SECOND))
     assert [each.error for each in rig.sent][:2] == [None, None]
+
+
+def test_a_commit_that_waits_is_answered_once_when_what_came_before_it_fails() -> None:
+    rig = enforcing()
+    rig.sent = []
+    rig.send(rig.staging(FIRST, SECOND))
+    rig.send(rig.commit(2, SECOND))
+    write = rig.work.popleft()
+    assert isinstance(write, Apply)
+    rig.core.apply_failed(write.token, DatapathError("update", "a map", 5, "no"), rig.now)
+    rig.collect()
+    assert [each.type_url for each in rig.sent] == [PEER_SET]
+    rig.settle()
+    assert [each.type_url for each in rig.sent] == [PEER_SET, COMMIT]
+    assert all(each.error for each in rig.sent)
+    assert rig.core.enforced == rig.enforced == (1, root_of(FIRST))
 
 
 def test_what_was_staged_is_gone_with_the_stream() -> None:

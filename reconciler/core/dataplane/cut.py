@@ -377,8 +377,8 @@ class Cut:
         item = self._item
         for staging in self._preparing.values():
             self._answer(staging.answer, self.refusal)
-        if isinstance(item, Committing):
-            self._answer(item.answer, self.refusal)
+        if not self._preparing and isinstance(item, Committing):
+            self._answer(item.answer, self.refusal)  # else it waits, and is answered in its turn
         self.out.append(Refused(self.refusal, resync=False))
 
     def nack_root(self) -> None:
