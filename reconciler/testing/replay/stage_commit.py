@@ -12,6 +12,7 @@ there may be, when a time comes.
 from __future__ import annotations
 
 import copy
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -24,7 +25,7 @@ from reconciler.core.dataplane.layout import Reason
 from reconciler.core.policy.ir import Direction
 from reconciler.core.resources import encode
 from reconciler.core.resources.types import COMMIT, RULE_SET, STAGED
-from reconciler.core.xds.codec import Encoder, Frame, decode_request, decode_response
+from reconciler.core.xds.codec import Encoder, Frame, decode_request
 from reconciler.formal.replay import Disabled
 from reconciler.formal.values import Record, Value
 from reconciler.testing.replay.stage_commit_ends import LINK, Agent, Server
@@ -112,7 +113,7 @@ class Adapter:
             "refusal": self._refusal(),
             "due": rollout.reopen_at is not None and rollout.reopen_at <= self.server.now,
             "link": self._link(),
-            "down": tuple(worlds.response(decode_response(each)) for each in self.down),
+            "down": tuple(map(worlds.response, self.down)),
             "up": tuple(self._up(each) for each in self.up),
             "enforced": self._judged(content, word.revisions[word.active]),
             "cut": word.revisions[word.active],
@@ -254,7 +255,7 @@ class Adapter:
 
     def _served(self, server: Server) -> None:
         for frame in server.sends():
-            self.worlds.response(decode_response(frame))  # learn its nonce
+            self.worlds.response(frame)  # learn its nonce
             self.down.append(frame)
 
     def _hear(self) -> None:
@@ -362,7 +363,7 @@ class Adapter:
     def _receives(self, *, commit: bool) -> None:
         if not self.connected or self.agent.closes:
             raise Disabled("there is no stream, or it is given up")
-        if not self.down or (decode_response(self.down[0]).type_url == COMMIT) != commit:
+        if not self.down or (self.worlds.response(self.down[0])["type"] == "commit") != commit:
             raise Disabled("no such response arrives")
         agent = self._own_agent()
         assert agent.core is not None
@@ -480,6 +481,7 @@ def _any(value: Value) -> Any:
     return value
 
 
+@functools.cache
 def _snake(action: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", action).lower()
 

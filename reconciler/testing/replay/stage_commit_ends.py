@@ -73,7 +73,10 @@ class Server:
                 elif isinstance(value, set | list):
                     value = value.copy()
                 setattr(new, name, value)
-        made.stream = copy.deepcopy(self.stream)
+        made.stream = copy.copy(self.stream)
+        made.stream._acks = dict(self.stream._acks)
+        # The subscription never changes after the first request of a type.
+        made.stream._types = {each: copy.copy(of) for each, of in self.stream._types.items()}
         return made
 
     def opens(self) -> None:

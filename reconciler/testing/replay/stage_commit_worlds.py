@@ -36,7 +36,7 @@ from reconciler.core.resources.types import (
     RULE_SET,
     Resource,
 )
-from reconciler.core.xds.codec import Request, Response
+from reconciler.core.xds.codec import Request, Response, decode_response
 from reconciler.formal.values import Record, Value
 
 NODE: Final = "node-1"
@@ -73,6 +73,8 @@ class Worlds:
         self._builders: dict[str, ViewBuilder] = {}
         self._contents: dict[bytes, Content] = {}  # root → content
         self.nonces: dict[tuple[str, str], Record] = {}  # type URL, nonce → what it stands for
+        self._responses: dict[bytes, Record] = {}
+        self._allowed: dict[Content, frozenset[Value]] = {}
         for key in self._typed("rules"):
             self._rules[key] = self._rule_set(key)
         for key in self._keys:
@@ -115,10 +117,13 @@ class Worlds:
             found[key] = self._versions[key, version]
         return self.nothing.replaced(found)
 
-    def response(self, response: Response) -> Record:
-        found = self._response(response)
-        assert self.nonces.setdefault((response.type_url, response.nonce), found) == found
-        return found
+    def response(self, frame: bytes) -> Record:
+        if frame not in self._responses:
+            response = decode_response(frame)
+            found = self._response(response)
+            assert self.nonces.setdefault((response.type_url, response.nonce), found) == found
+            self._responses[frame] = found
+        return self._responses[frame]
 
     def _response(self, response: Response) -> Record:
         if response.type_url == COMMIT:
@@ -145,6 +150,11 @@ class Worlds:
 
     def allowed(self, content: Content) -> frozenset[Value]:
         """The flows that a content lets through: address, group, identity, policy, rule, peers."""
+        if content not in self._allowed:
+            self._allowed[content] = self._judge(content)
+        return self._allowed[content]
+
+    def _judge(self, content: Content) -> frozenset[Value]:
         names = {key: self._says[key][at - 1] for key in self._keys if (at := _int(content[key]))}
         bound = {each["group"]: each for one in names.values() for each in one["bound"]}
         owners = {
