@@ -78,7 +78,7 @@ Scenario(history, enforces, moves, revisions, count, kinds) ==
 Twice == Scenario(<<"plain", "edited">>, 1, {}, 2, 2, {"refuse"})
 Failing == Scenario(<<"before", "edited">>, 1, {}, 2, 2, {"refuse", "flip", "undo"})
 Breaking == Scenario(<<"before", "edited">>, 1, {}, 2, 2, {"refuse", "clean", "break", "reopen"})
-WhileClosed == Scenario(<<"before", "edited">>, 1, {<<"edited", "before">>, <<"edited", "moved">>}, 3, 1, {"refuse", "reopen"})
+WhileClosed == Scenario(<<"before", "edited">>, 1, {<<"edited", "before">>, <<"edited", "moved">>}, 3, 1, {"refuse"})
 Behind == Scenario(<<"plain", "edited", "moved">>, 3, {}, 3, 2, {"break", "crash", "failover"})
 
 MCAll == {Twice, Failing, Breaking, WhileClosed, Behind}
