@@ -119,9 +119,13 @@ def replay_graph(
     non_edges: bool = True,
     show: int = 10,
     keep: int = KEEP,
+    enough: int | None = None,
 ) -> Report:
-    """Walk every edge and every non-edge. `show` mismatches are kept, all are counted."""
-    return _Walk(make, graph, show, keep).run(non_edges)
+    """Walk every edge and every non-edge. `show` mismatches are kept, all are counted.
+
+    enough: end after the state in which so many are found
+    """
+    return _Walk(make, graph, show, keep).run(non_edges, enough)
 
 
 def replay_trace(make: Callable[[], Adapter], trace: Trace) -> Mismatch | None:
@@ -207,12 +211,12 @@ class _Walk:
         self._variables: dict[str, None] = {}
         self._mismatches: list[Mismatch] = []
 
-    def run(self, non_edges: bool) -> Report:
+    def run(self, non_edges: bool, enough: int | None) -> Report:
         for index in self._graph.initial:
             adapter = self._begin(index)
             if self._agrees(adapter, index, ()):
                 self._arrived(index, None, adapter)
-        while self._queue:
+        while self._queue and (enough is None or self._found < enough):
             index, waiting = self._queue.popleft()
             if waiting is not None:
                 self._waiting -= 1

@@ -97,6 +97,11 @@ def test_a_step_that_the_spec_does_not_allow_is_named() -> None:
     assert replayed("over", non_edges=False).passed
 
 
+def test_it_can_end_when_enough_is_found() -> None:
+    assert replayed("over", enough=1).found == 1
+    assert replayed("over", enough=1).edges < replayed("over").edges
+
+
 def test_mismatches_are_counted_beyond_those_shown() -> None:
     report = replayed("over", show=1)
     assert (report.found, len(report.mismatches)) == (3, 1)
