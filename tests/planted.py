@@ -46,6 +46,12 @@ BUGS = (
         "        self.out.append(Write(self._token, (*ops, now)))",
     ),
     Bug(
+        "commit-without-its-root-check",
+        "reconciler/core/dataplane/cut.py",
+        "        if self.held_root != item.root:\n",
+        "        if False:\n",
+    ),
+    Bug(
         "staging-that-a-packet-sees",
         "reconciler/core/dataplane/indices.py",
         "    def idle(self) -> int:\n        return 1 - self.active\n",

@@ -12,11 +12,15 @@ import random
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from reconciler.testing.joined import Joined
+from reconciler.testing.scenario import parse, play
 from reconciler.tracefile import Life
 from tests.property.joined_rules import ACTIONS, SCENARIOS, Rules, Step, settle, take
 from tests.property.test_joined import cluster
+
+STORIES = sorted((Path(__file__).parents[1] / "scenarios").glob("*.scenario"))
 
 
 def run(seed: int) -> None:
@@ -74,6 +78,11 @@ def lives(name: str, joined: Joined) -> Mapping[str, Life]:
 
 def main(seconds: float, first: int) -> int:
     end = time.monotonic() + seconds
+    for path in STORIES:
+        broken = play(parse(path.read_text(), path.name))
+        if broken is not None:
+            print(f"{path.name}: {broken.text}")
+            return 1
     for scenario in SCENARIOS:
         try:
             scenario(*cluster(40))
