@@ -128,10 +128,9 @@ def _random(
     seed: int,
     seconds: float,
 ) -> Iterator[Report]:
-    from reconciler.formal import checking
-    from reconciler.formal.simulation import job
+    from reconciler.formal import checking, simulation
 
-    found = [job(suite, spec, seed, seconds * 2 / max(2, len(specs))) for spec in specs]
+    found = simulation.jobs(suite, specs, seed, seconds)
     progress.expect(len(found))
     for report in checking.run_jobs(found, watch=progress.watch):
         progress.done(report)

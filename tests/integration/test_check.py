@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -319,6 +320,7 @@ def test_deep(folder: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert "seed 7" in done.stderr
     assert "MCDoor at random" in done.stdout
+    assert re.search(r"seeds? 7\b.*: \d+ behaviours of at most 100 steps", done.stdout)
 
 
 def test_without_apalache_nothing_is_passed(folder: Path) -> None:
