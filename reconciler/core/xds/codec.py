@@ -163,14 +163,27 @@ def _varint(value: int) -> bytes:
     return bytes(parts)
 
 
+_TAGS: Final = tuple(_varint(number << 3 | 2) for number in range(16))
+"""Of length-delimited fields."""
+
+_SHORT: Final = tuple(_varint(value) for value in range(1 << 14))
+"""Lengths of nearly all fields."""
+
+
 def _field(number: int, data: bytes) -> bytes:
-    """A length-delimited field."""
-    return _varint(number << 3 | 2) + _varint(len(data)) + data
+    """A length-delimited field. number: below 16"""
+    size = len(data)
+    return _TAGS[number] + (_SHORT[size] if size < len(_SHORT) else _varint(size)) + data
+
+
+@lru_cache(maxsize=64)
+def _type_field(type_url: str) -> bytes:
+    return _field(1, type_url.encode())
 
 
 def wrap(resource: Resource) -> bytes:
     """Field `resources` (2) of a response: {version: 1, resource: Any = 2, name: 3}."""
-    any_bytes = _field(1, resource.type_url.encode())
+    any_bytes = _type_field(resource.type_url)
     if resource.body:
         any_bytes += _field(2, resource.body)
     inner = (
