@@ -254,8 +254,7 @@ class ViewBuilder:
         if node.numbers is None:
             node.numbers = self._numbers(node)
         before = node.shares.pop(refused, None)
-        layer = Layer({}) if before is None else before.layer
-        share = node.shares[refused] = self._policies.share(node.numbers, refused, layer)
+        share = node.shares[refused] = self._policies.share(node.numbers, refused, before)
         node.numbers = share.numbers
         if len(node.shares) > KEPT_POLICIES:
             del node.shares[next(iter(node.shares))]

@@ -157,6 +157,8 @@ class Layer:
 
     def _along(self, older: Layer) -> dict[Key, Resource | None] | None:
         """The difference by the links from `older`; None when they do not lead here."""
+        if older._newer is self:
+            return {key: new for key, (_, new) in older._change.items()}
         first: dict[Key, Resource | None] = {}
         last: dict[Key, Resource | None] = {}
         at = older

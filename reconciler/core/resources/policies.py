@@ -19,7 +19,7 @@ from reconciler.core.policy.naming import rule_set_hash
 from reconciler.core.resources import encode
 from reconciler.core.resources.layer import Layer
 from reconciler.core.resources.parts import Key
-from reconciler.core.resources.types import PEER_SET, Resource
+from reconciler.core.resources.types import PEER_SET, POLICY, RULE_SET, Resource
 
 CLOSED: Final = {direction: rule_set_hash(RuleSet(direction, True, ())) for direction in Direction}
 """Names of the rule sets that drop everything, the pod's own node included."""
@@ -33,20 +33,31 @@ class Share:
     """The layer of those nodes that have these numbers and refuse these rule sets.
 
     rule_sets, selectors: names of what the layer holds
+    numbers_due, shards_due: what in the layer is not up to date
     """
 
     __slots__ = (
-        "__weakref__", "layer", "numbers", "refused", "rule_sets", "selectors", "shards", "stale",
+        "__weakref__", "layer", "numbers", "numbers_due", "refused", "rule_sets", "selectors",
+        "shards_due",
     )  # fmt: skip
 
-    def __init__(self, numbers: frozenset[int], refused: frozenset[str], before: Layer) -> None:
+    def __init__(
+        self, numbers: frozenset[int], refused: frozenset[str], before: Share | None
+    ) -> None:
+        """before: one with other numbers, of which this one is made."""
         self.numbers = numbers
         self.refused = refused
-        self.layer = before
-        self.rule_sets: frozenset[str] = frozenset()
-        self.selectors: frozenset[str] = frozenset()
-        self.stale = True  # to be derived again
-        self.shards: set[tuple[str, int]] = set()  # to be exchanged
+        if before is None:
+            self.layer = Layer({})
+            self.rule_sets: frozenset[str] = frozenset()
+            self.selectors: frozenset[str] = frozenset()
+            self.numbers_due = set(numbers)
+            self.shards_due: set[tuple[str, int]] = set()
+        else:
+            self.layer = before.layer
+            self.rule_sets, self.selectors = before.rule_sets, before.selectors
+            self.numbers_due = before.numbers_due | (numbers ^ before.numbers)
+            self.shards_due = set(before.shards_due)
 
 
 class PolicyLayers:
@@ -62,6 +73,7 @@ class PolicyLayers:
         self._subjects = policies
         self._shards: dict[str, dict[int, Resource]] = {}
         self._rule_sets: dict[str, Resource] = {}
+        self._selectors: dict[str, frozenset[str]] = {}  # rule set → what it names
         self._policies: dict[int, Resource] = {}
         # Each lives as long as a node is served from it.
         self._shares: WeakValueDictionary[tuple[frozenset[int], frozenset[str]], Share] = (
@@ -88,6 +100,7 @@ class PolicyLayers:
                 del self._shards[selector]
         for name in rule_sets_removed:
             self._rule_sets.pop(name, None)
+            self._selectors.pop(name, None)
         for number in policies:
             subject = self._subjects.get(number)
             if subject is None:
@@ -97,53 +110,54 @@ class PolicyLayers:
         for share in self._shares.values():
             share.layer.shorten()
             if not share.numbers.isdisjoint(policies):
-                share.stale = True
-            elif not share.selectors.isdisjoint(changed):
+                share.numbers_due |= share.numbers & policies
+            if not share.selectors.isdisjoint(changed):
                 for selector in share.selectors & changed.keys():
-                    share.shards |= changed[selector]
+                    share.shards_due |= changed[selector]
 
-    def share(self, numbers: frozenset[int], refused: frozenset[str], before: Layer) -> Share:
-        """The share, up to date. before: where a new one's layer is derived from."""
+    def share(
+        self, numbers: frozenset[int], refused: frozenset[str], before: Share | None
+    ) -> Share:
+        """The share, up to date. before: that of which a new one is made; it refuses the same."""
         found = self._shares.get((numbers, refused))
         if found is None:
             found = self._shares[numbers, refused] = Share(numbers, refused, before)
-        if found.stale:
-            self._derive(found)
-        elif found.shards:
-            put = [each for key in found.shards if (each := self._shard(*key)) is not None]
-            gone = [(PEER_SET, encode.shard_name(*key)) for key in found.shards]
-            found.layer = found.layer.changed(put, gone)
-        found.shards.clear()
+        if found.numbers_due or found.shards_due:
+            self._bring_up(found)
         return found
 
     def rules(self, share: Share) -> Iterator[Rule]:
         for name in share.rule_sets:
             yield from self._rule_set(name).rules
 
-    def _derive(self, share: Share) -> None:
-        table: dict[Key, Resource] = {}
-        names: set[str] = set()
-        for subject, resource in self._chosen(share):
-            table[resource.type_url, resource.name] = resource
-            names |= {subject.ingress, subject.egress}
-        selectors: set[str] = set()
-        for name in names:
-            rules = self._rule_set(name)
-            made = self._rule_sets.get(name)
-            if made is None:
-                made = self._rule_sets[name] = encode.rule_set(name, rules)
-            table[made.type_url, made.name] = made
-            for rule in rules.rules:
-                selectors.update(rule.peer_sets)
-        for selector in selectors:
-            for resource in self._shards.get(selector, {}).values():
-                table[resource.type_url, resource.name] = resource
-        gone = [key for key in share.layer.resources if key not in table]
-        share.layer = share.layer.changed(table.values(), gone)
-        share.rule_sets, share.selectors = frozenset(names), frozenset(selectors)
-        share.stale = False
+    def _bring_up(self, share: Share) -> None:
+        put: list[Resource] = []
+        gone: list[Key] = []
+        shards = share.shards_due
+        if share.numbers_due:
+            subjects = {each.number: each for each in self._chosen(share)}
+            for number in share.numbers_due:
+                if number in subjects:
+                    put.append(self._policy(subjects[number]))
+                else:
+                    gone.append((POLICY, str(number)))
+            names = {name for each in subjects.values() for name in (each.ingress, each.egress)}
+            selectors = {selector for name in names for selector in self._selectors_of(name)}
+            put.extend(self._rules_resource(name) for name in names - share.rule_sets)
+            gone.extend((RULE_SET, name) for name in share.rule_sets - names)
+            for selector in selectors ^ share.selectors:
+                shards.update((selector, shard) for shard in self._shards.get(selector, ()))
+            share.rule_sets, share.selectors = frozenset(names), frozenset(selectors)
+        for selector, shard in shards:
+            made = self._shards.get(selector, {}).get(shard)
+            if made is not None and selector in share.selectors:
+                put.append(made)
+            else:
+                gone.append((PEER_SET, encode.shard_name(selector, shard)))
+        share.layer = share.layer.changed(put, gone)
+        share.numbers_due, share.shards_due = set(), set()
 
-    def _chosen(self, share: Share) -> Iterator[tuple[IdentityPolicy, Resource]]:
+    def _chosen(self, share: Share) -> Iterator[IdentityPolicy]:
         """Policies of the share's numbers, with what is refused closed."""
         refused = share.refused
         for number in share.numbers:
@@ -156,15 +170,29 @@ class PolicyLayers:
                     ingress=_closed(subject.ingress, refused, Direction.INGRESS),
                     egress=_closed(subject.egress, refused, Direction.EGRESS),
                 )
-                yield subject, encode.policy(subject)
-                continue
-            resource = self._policies.get(number)
-            if resource is None:
-                resource = self._policies[number] = encode.policy(subject)
-            yield subject, resource
+            yield subject
 
-    def _shard(self, selector: str, shard: int) -> Resource | None:
-        return self._shards.get(selector, {}).get(shard)
+    def _policy(self, subject: IdentityPolicy) -> Resource:
+        if subject is not self._subjects[subject.number]:
+            return encode.policy(subject)  # with something closed
+        resource = self._policies.get(subject.number)
+        if resource is None:
+            resource = self._policies[subject.number] = encode.policy(subject)
+        return resource
+
+    def _rules_resource(self, name: str) -> Resource:
+        made = self._rule_sets.get(name)
+        if made is None:
+            made = self._rule_sets[name] = encode.rule_set(name, self._rule_set(name))
+        return made
+
+    def _selectors_of(self, name: str) -> frozenset[str]:
+        found = self._selectors.get(name)
+        if found is None:
+            rules = self._rule_set(name).rules
+            found = frozenset(selector for rule in rules for selector in rule.peer_sets)
+            self._selectors[name] = found
+        return found
 
     def _rule_set(self, name: str) -> RuleSet:
         return CLOSED_RULES.get(name) or self._rules[name]
