@@ -60,7 +60,8 @@ Pair(e) == [number |-> e.number, birth |-> e.birth, owner |-> e.owner]
 \* Objects of before: any labels under any number, in any order of age.
 Init ==
     /\ entries = {} /\ revision = 0 /\ pending = {} /\ adopted = FALSE /\ given = {} /\ takeovers = 0
-    /\ \E labels \in [Numbers -> LabelSets \cup {Nobody}], age \in [Numbers -> 1..Cardinality(Numbers)] :
+    /\ \E labels \in [Numbers -> LabelSets \cup {Nobody}],
+          age \in [Numbers -> {a \in 1..MaxUid : a <= Cardinality(Numbers)}] :
         /\ \A k \in Numbers : \A m \in Numbers : k # m => age[k] # age[m]
         /\ objects = {[number |-> k, birth |-> 0, owner |-> labels[k], uid |-> age[k]] :
                       k \in {k \in Numbers : labels[k] # Nobody}}

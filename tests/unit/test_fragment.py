@@ -15,14 +15,8 @@ from tests.apalache_runs import INPUT
 SPECS = Path(__file__).resolve().parents[2] / "specs"
 
 
-# To be rewritten without a range up to a variable.
-OUTSIDE = {"NodeMaps"}
-
-
 @pytest.mark.parametrize("module", sorted(SPECS.glob("*.tla")), ids=lambda path: path.stem)
-def test_specs_are_inside(module: Path, request: pytest.FixtureRequest) -> None:
-    if module.stem in OUTSIDE:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="not inside yet"))
+def test_specs_are_inside(module: Path) -> None:
     assert [str(one) for one in lint(module)] == []
 
 
