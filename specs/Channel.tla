@@ -28,18 +28,20 @@ Init ==
     /\ down = [l \in Links |-> <<>>]
     /\ up = [l \in Links |-> <<>>]
 
-\* The first message may be taken, others may be sent behind the last.
-Flows(queue, after) ==
-    \E taken \in {0, 1} :
-        /\ taken <= Len(queue)
-        /\ Len(queue) - taken <= Len(after)
-        /\ SubSeq(after, 1, Len(queue) - taken) = SubSeq(queue, taken + 1, Len(queue))
+Sends(queue, after) ==
+    /\ Len(queue) <= Len(after)
+    /\ SubSeq(after, 1, Len(queue)) = queue
 
+Takes(queue, after) ==
+    \/ after = queue
+    \/ queue # <<>> /\ after = Tail(queue)
+
+\* One end at a time: it may take the first message on its way to it, and send.
 Carry(l) ==
     /\ link[l] = "open"
     /\ link'[l] = "open"
-    /\ Flows(down[l], down'[l])
-    /\ Flows(up[l], up'[l])
+    /\ \/ Takes(down[l], down'[l]) /\ Sends(up[l], up'[l])
+       \/ Takes(up[l], up'[l]) /\ Sends(down[l], down'[l])
 
 Open(l) ==
     /\ link[l] = "new"

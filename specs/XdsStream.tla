@@ -32,7 +32,9 @@ CONSTANTS
     \* @type: Int;
     MaxRevision,
     \* @type: Int;
-    MaxFaults,      \* breaks, crashes, failed attempts, NACKs, answers sent twice: at most a stream each
+    MaxStreams,     \* streams that there can be: one more than faults
+    \* @type: Int;
+    MaxFaults,      \* breaks, crashes, failed attempts, NACKs, answers to nothing
     \* @type: Int;
     MaxAsks,        \* changes of the subscription
     \* @type: Set(NAME);
@@ -49,7 +51,7 @@ VARIABLES
     loaded,     \* revision that a replica has; 0: it has just started
     \* @type: SERVER -> Int;
     serving,    \* server: the stream that it holds open, 0 for none
-    \* @type: <<Int, Str>> -> Str;
+    \* @type: Int -> (Str -> Str);
     stream,     \* server: models/stream.toml, per stream and type
     \* @type: SERVER -> (Str -> Seq({type: Str, rev: Int, body: NAME -> Int}));
     open,       \* server: nonces that are not answered, oldest first
@@ -99,7 +101,7 @@ vars == <<revision, content, server, net, agent, faults, asks, fired>>
 
 Names == {NameOrder[i] : i \in DOMAIN NameOrder}
 Types == {"cut", "labels"}
-Streams == 1..(MaxFaults + 1)
+Streams == 1..MaxStreams
 
 Unknown == -1    \* of a name: nothing was said
 Absent == 0      \* of a name: it does not exist
@@ -127,7 +129,7 @@ Init ==
          [n \in Names \union {Star} |-> IF r = 1 THEN 1 ELSE 0]]
     /\ loaded = [s \in Servers |-> 1]
     /\ serving = [s \in Servers |-> 0]
-    /\ stream = [k \in Streams \X Types |-> "idle"]
+    /\ stream = [k \in Streams |-> [t \in Types |-> "idle"]]
     /\ open = [s \in Servers |-> [t \in Types |-> <<>>]]
     /\ sub = [s \in Servers |-> Nobody]
     /\ known = [s \in Servers |-> Nothing]
@@ -247,7 +249,7 @@ CatchUp(s, r) ==
     /\ r <= revision
     /\ loaded' = [loaded EXCEPT ![s] = r]
     /\ LET k == serving[s]
-           subscribed == k # 0 /\ stream[<<k, "labels">>] # "idle"
+           subscribed == k # 0 /\ stream[k]["labels"] # "idle"
            body == IF subscribed THEN Body(sub[s], known[s], content[r], {}, FALSE) ELSE Nothing
            labels == Frames(body)
            caught == rollout[s] = "ahead" /\ acked[s] <= r
@@ -259,26 +261,29 @@ CatchUp(s, r) ==
         /\ acked' = [acked EXCEPT ![s] = turn.acked]
         /\ target' = [target EXCEPT ![s] = turn.target]
         /\ open' = [open EXCEPT ![s] = [t \in Types |-> @[t] \o Nonces(of[t])]]
-        /\ stream' = [key \in DOMAIN stream |->
-             IF key[1] = k THEN AfterSends(stream[key], Len(of[key[2]])) ELSE stream[key]]
-        /\ fired' = UNION {SendRows(stream[<<k, t>>], Len(of[t])) : t \in IF k = 0 THEN {} ELSE Types}
+        /\ stream' = IF k = 0 THEN stream ELSE
+             [stream EXCEPT ![k]["cut"] = AfterSends(@, Len(of["cut"])),
+                            ![k]["labels"] = AfterSends(@, Len(of["labels"]))]
+        /\ fired' = UNION {SendRows(stream[k][t], Len(of[t])) : t \in IF k = 0 THEN {} ELSE Types}
         /\ Deliver(k, turn.frames \o labels)
     /\ UNCHANGED <<revision, content, serving, sub, up, opened, agent, faults, asks>>
 
-Waits(s) == serving[s] # 0 /\ up[serving[s]] # <<>>
-Next_(s) == Head(up[serving[s]])
-Due(s) == open[s][Next_(s).type]
-Hit(s) == \E i \in DOMAIN Due(s) : Due(s)[i] = Next_(s).nonce
-
-\* What the request that is next means: an event of models/stream.toml.
-Event(s) ==
-    LET m == Next_(s) IN
-    IF stream[<<serving[s], m.type>>] = "idle" THEN "subscribe"
-    ELSE IF m.kind = "ask" THEN "resubscribe"
-    ELSE IF ~Hit(s) THEN (IF m.kind = "ack" THEN "stale_ack" ELSE "stale_nack")
-    ELSE IF m.kind = "nack" THEN "nack"
-    ELSE IF Len(Due(s)) = 1 THEN "ack_last"
+\* What a request means in a state of its type in which `due` are the nonces that are not answered:
+\* an event of models/stream.toml.
+Meaning(state, due, kind, nonce) ==
+    LET hit == \E i \in DOMAIN due : due[i] = nonce IN
+    IF state = "idle" THEN "subscribe"
+    ELSE IF kind = "ask" THEN "resubscribe"
+    ELSE IF ~hit THEN (IF kind = "ack" THEN "stale_ack" ELSE "stale_nack")
+    ELSE IF kind = "nack" THEN "nack"
+    ELSE IF Len(due) = 1 THEN "ack_last"
     ELSE "ack"
+
+Waits(s) == serving[s] # 0 /\ up[serving[s]] # <<>>
+Request_(s) == Head(up[serving[s]])
+Event(s) ==
+    LET m == Request_(s)
+    IN Meaning(stream[serving[s]][m.type], open[s][m.type], m.kind, m.nonce)
 
 To(state, event) ==
     IF event = "subscribe" THEN "subscribed"
@@ -298,7 +303,7 @@ Handle(s, event) ==
     /\ Waits(s)
     /\ Event(s) = event
     /\ LET k == serving[s]
-           m == Next_(s)
+           m == Request_(s)
            t == m.type
            labels == t = "labels"
            first == event = "subscribe"
@@ -322,7 +327,7 @@ Handle(s, event) ==
              ELSE Advance("none", acked[s], target[s], loaded[s], FALSE)
            frames == IF labels THEN apart \o Frames(body) ELSE turn.frames
            left == IF answered THEN Without(open[s][t], m.nonce) ELSE open[s][t]
-           was == stream[<<k, t>>]
+           was == stream[k][t]
            is == To(was, event)
        IN
         /\ up' = [up EXCEPT ![k] = Tail(@)]
@@ -335,7 +340,7 @@ Handle(s, event) ==
         /\ acked' = [acked EXCEPT ![s] = turn.acked]
         /\ target' = [target EXCEPT ![s] = turn.target]
         /\ open' = [open EXCEPT ![s][t] = left \o Nonces(frames)]
-        /\ stream' = [stream EXCEPT ![<<k, t>>] = AfterSends(is, Len(frames))]
+        /\ stream' = [stream EXCEPT ![k][t] = AfterSends(is, Len(frames))]
         /\ fired' = {Row("stream", event, was, is)} \union SendRows(is, Len(frames))
              \union (IF changes /\ event # "resubscribe" /\ ~first
                      THEN {Row("stream", "resubscribe", is, is)} ELSE {})
@@ -352,11 +357,12 @@ StaleNack(s) == Handle(s, "stale_nack")
 
 \* The server's end of its stream is over: what was on its way to it is lost. What is on its way to
 \* the client may still be read.
-CloseRows(k) == {Row("stream", "close", stream[<<k, t>>], "closed") : t \in Types}
+CloseRows(k) == {Row("stream", "close", stream[k][t], "closed") : t \in Types}
 ServerEnd(s, next) ==
     LET k == serving[s] IN
     /\ serving' = [serving EXCEPT ![s] = next]
-    /\ stream' = [key \in DOMAIN stream |-> IF k # 0 /\ key[1] = k THEN "closed" ELSE stream[key]]
+    /\ stream' = IF k = 0 THEN stream ELSE
+         [stream EXCEPT ![k]["cut"] = "closed", ![k]["labels"] = "closed"]
     /\ open' = [open EXCEPT ![s] = [t \in Types |-> <<>>]]
     /\ sub' = [sub EXCEPT ![s] = Nobody]
     /\ known' = [known EXCEPT ![s] = Nothing]
@@ -431,6 +437,7 @@ Listed(w) == IF w.names = {} THEN {} ELSE w.names \union (IF w.wild THEN {Star} 
 \* What the client has is listed with the first request; what it was told not to exist is not.
 Initial(has) == [n \in Names |-> IF has[n] = Absent THEN Unknown ELSE has[n]]
 Report == Request("ask", "cut", NoFrame, {}, {}, Nothing, cut)
+Labels == Request("ask", "labels", NoFrame, Listed(want), {}, Initial(held), 0)
 
 \* A stream opens to one of the replicas. One that it still holds for this client ends with that.
 Connect(s) ==
@@ -440,12 +447,9 @@ Connect(s) ==
     /\ link' = opened'
     /\ ServerEnd(s, link')
     /\ asked' = Wanting(want)
-    /\ up' = [k \in Streams |->
-         IF k = link' THEN
-             IF asked' THEN <<Report, Request("ask", "labels", NoFrame, Listed(want), {},
-                                              Initial(held), 0)>>
-             ELSE <<Report>>
-         ELSE IF k = serving[s] THEN <<>> ELSE up[k]]
+    /\ LET first == IF asked' THEN <<Report, Labels>> ELSE <<Report>>
+           left == IF serving[s] = 0 THEN up ELSE [up EXCEPT ![serving[s]] = <<>>]
+       IN up' = [left EXCEPT ![link'] = first]
     /\ client' = "syncing"
     /\ fired' = {Row("client", "opened", client, "syncing")}
          \union (IF serving[s] = 0 THEN {} ELSE CloseRows(serving[s]))
@@ -652,7 +656,7 @@ KnownIsThere ==
     \A s \in Servers :
         LET k == serving[s] IN
         k # 0 /\ k = link /\ asked /\ ~Refusing(k) /\ ~Asking(k)
-            /\ stream[<<k, "labels">>] # "idle" =>
+            /\ stream[k]["labels"] # "idle" =>
             /\ sub[s] = want
             /\ \A n \in Names : Wants(want, n) =>
                 \/ known[s][n] = Coming(n)
@@ -663,7 +667,7 @@ KnownIsThere ==
 Reused == [][
     \A s \in Servers :
         LET k == serving[s] IN
-        k # 0 /\ k = link /\ serving'[s] = k /\ stream[<<k, "labels">>] = "idle"
+        k # 0 /\ k = link /\ serving'[s] = k /\ stream[k]["labels"] = "idle"
             /\ Len(down'[k]) > Len(down[k])
             /\ down'[k][Len(down'[k])].type = "labels" =>
                 \A n \in Names :
@@ -675,7 +679,7 @@ Reused == [][
 StatesAreTrue ==
     \A s \in Servers : serving[s] # 0 =>
         \A t \in Types :
-            LET state == stream[<<serving[s], t>>] IN
+            LET state == stream[serving[s]][t] IN
             /\ state \in {"idle", "subscribed", "acked"} => open[s][t] = <<>>
             /\ state = "awaiting-ack" => open[s][t] # <<>>
             /\ state # "closed"

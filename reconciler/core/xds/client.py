@@ -12,9 +12,9 @@ from typing import Final
 import msgspec
 
 from reconciler.core.machine import load
-from reconciler.core.resources.encode import commit_version
+from reconciler.core.resources.encode import commit_version, parse_commit_version
 from reconciler.core.resources.types import COMMIT, CUT_NAME, CUT_TYPES
-from reconciler.core.trace import Trace
+from reconciler.core.trace import Event, Trace, cut
 from reconciler.core.xds import codec
 from reconciler.core.xds.codec import Request, Response
 from reconciler.core.xds.subscription import WILDCARD
@@ -70,14 +70,17 @@ class Client:
         if self.retry_at is not None and now >= self.retry_at:
             self.retry_at = None
             MODEL.fire(self, "connect")
+            self._record("Dial")
         overdue = self._max_stale and now >= self.last_contact + self._max_stale
         if overdue and self.state in ("disconnected", "connecting"):
             MODEL.fire(self, "too_old")
+            self._record("Expire")
 
     def opened(self, report: Report, now: float) -> list[bytes]:
         """The stream is open: the first request of every type."""
         self._now = now
         MODEL.fire(self, "opened")
+        self._record("Connect", **cut(report.revision))
         self.subscribe_due = False
         requests: list[bytes] = []
         for type_url in CUT_TYPES:
@@ -100,7 +103,9 @@ class Client:
         if self.state in ("syncing", "in-sync"):
             self.last_contact = now  # a server was there until now, however little it had to say
         if self.state not in ("disconnected", "stale"):
+            action = "Fail" if self.state.endswith("connecting") else "Break"
             MODEL.fire(self, "lost")
+            self._record(action)
 
     def received(self, data: bytes, now: float) -> Response:
         """ProtocolError: the server sent what is no response; the stream is to be closed."""
@@ -108,17 +113,20 @@ class Client:
         response = codec.decode_response(data)
         if response.type_url in CUT_TYPES:  # no other says that a cut is on its way
             MODEL.fire(self, "response")
+            self._record_response(response)
         return response
 
     def committed(self, now: float) -> None:
         self._now = now
         if self.state == "syncing":
             MODEL.fire(self, "committed")
+            self._record("Flip")
 
     def refused(self, now: float) -> None:
         self._now = now
         if self.state == "syncing":
             MODEL.fire(self, "refused")
+            self._record("Refuse")
 
     @staticmethod
     def ack(type_url: str, nonce: str) -> bytes:
@@ -135,6 +143,19 @@ class Client:
         if self._max_stale and self.state in ("disconnected", "connecting"):
             times.append(self.last_contact + self._max_stale)
         return min(times, default=None)
+
+    def _record(self, action: str, **args: int | bool) -> None:
+        if self._trace is not None:
+            self._trace(Event("XdsStream", action, {"state": self.state, **args}))
+
+    def _record_response(self, response: Response) -> None:
+        """A commit says which cut it is of; what else belongs to the cut does not."""
+        if self._trace is None:
+            return
+        said = None
+        if response.type_url == COMMIT and len(response.resources) == 1:
+            said = parse_commit_version(response.resources[0].version)
+        self._record("Stage", commit=said is not None, **cut(said[0] if said else 0))
 
     # Effects of the model
 

@@ -17,7 +17,7 @@ from collections.abc import Collection
 import msgspec
 
 from reconciler.core.machine import load
-from reconciler.core.trace import Trace
+from reconciler.core.trace import Event, Trace
 from reconciler.core.xds import codec
 from reconciler.core.xds.codec import Frame, Request
 from reconciler.core.xds.subscription import WILDCARD, Subscription, Wanted
@@ -111,12 +111,14 @@ class DeltaStream:
         state = self._type(frame.type_url)
         state.step("send")
         state.open += (frame.nonce,)
+        self._record("Send", frame.type_url, nonce=frame.nonce)
         self._acks[codec.ack(frame.type_url, frame.nonce)] = frame.type_url
 
     def close(self) -> None:
         """The stream is over, whoever ended it."""
-        for state in self._types.values():
+        for type_url, state in self._types.items():
             state.step("close")
+            self._record("Close", type_url)
         self._acks.clear()
 
     def subscription(self, type_url: str) -> Subscription | None:
@@ -147,6 +149,7 @@ class DeltaStream:
         if state.state == MODEL.initial:
             wanted = state.subscription.begin(request.subscribe, request.unsubscribe)
             state.step("subscribe")
+            self._record("Subscribe", request.type_url, request)
             return (Subscribed(request.type_url, wanted, request.initial),)
         events: list[StreamEvent] = []
         if request.nonce or request.error is not None:
@@ -154,6 +157,7 @@ class DeltaStream:
         if request.subscribe or request.unsubscribe:
             wanted = state.subscription.change(request.subscribe, request.unsubscribe)
             state.step("resubscribe")
+            self._record("Resubscribe", request.type_url, request)
             events.append(Resubscribed(request.type_url, wanted))
         return tuple(events)
 
@@ -161,6 +165,8 @@ class DeltaStream:
         if request.nonce not in state.open:
             refused = request.error is not None
             state.step("stale_nack" if refused else "stale_ack")
+            action = "StaleNack" if refused else "StaleAck"
+            self._record(action, request.type_url, nonce=request.nonce)
             return Stale(request.type_url, request.nonce, refused)
         return self._answered(request.type_url, state, request.nonce, request)
 
@@ -174,10 +180,33 @@ class DeltaStream:
             self._acks.pop(codec.ack(type_url, nonce), None)
         if request is not None and request.error is not None:
             state.step("nack")
+            self._record("Nack", type_url, nonce=nonce)
             return Nacked(type_url, nonce, request.error, request.refusal)
         last = not state.open
         state.step("ack_last" if last else "ack")
+        self._record("AckLast" if last else "Ack", type_url, nonce=nonce)
         return Acked(type_url, nonce, last)
+
+    def _record(
+        self, action: str, type_url: str, request: Request | None = None, nonce: str = ""
+    ) -> None:
+        """After the step: what was asked for or answered, and what was seen."""
+        if self._trace is None:
+            return
+        state = self._types[type_url]
+        args: dict[str, object] = {"type": short(type_url), "state": state.state}
+        if request is not None:
+            args["add"], args["drop"] = sorted(request.subscribe), sorted(request.unsubscribe)
+            args["wild"] = state.subscription.wildcard
+            args["names"] = sorted(state.subscription.names)
+        if nonce:
+            args["nonce"] = nonce
+        self._trace(Event("XdsStream", action, args))
+
+
+def short(type_url: str) -> str:
+    """The type's own name, as it is recorded."""
+    return type_url.rpartition(".")[2]
 
 
 def _check_whole(request: Request, first: bool) -> None:

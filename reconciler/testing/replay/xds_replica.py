@@ -6,6 +6,8 @@ at once, which makes it one frame.
 
 from __future__ import annotations
 
+import io
+import pickle
 from collections.abc import Mapping
 from typing import Final, cast
 
@@ -77,6 +79,16 @@ class Source:
         }
 
 
+class _Pickler(pickle.Pickler):
+    def persistent_id(self, value: object) -> str | None:
+        return "encoder" if value is ENCODER else None
+
+
+class _Unpickler(pickle.Unpickler):
+    def persistent_load(self, _id: str) -> Encoder:
+        return ENCODER
+
+
 class Replica:
     def __init__(self) -> None:
         self.source = Source()
@@ -84,6 +96,14 @@ class Replica:
         self.stream = 0
         self.core: DeltaStream | None = None
         self.served: Served | None = None
+
+    def copied(self) -> Replica:
+        """An independent copy, that shares the encoder."""
+        data = io.BytesIO()
+        _Pickler(data, pickle.HIGHEST_PROTOCOL).dump(self)
+        data.seek(0)
+        copy: Replica = _Unpickler(data).load()
+        return copy
 
     def open(self, stream: int) -> None:
         self.stream = stream

@@ -57,12 +57,13 @@ class Adapter:
             cast(int, constants["MaxFaults"]),
             cast(int, constants["MaxAsks"]),
         )
-        self.streams = cast(int, constants["MaxFaults"]) + 1
+        self.streams = cast(int, constants["MaxStreams"])
         self.reader = Reader(order, self.star)
         self.contents: tuple[Mapping[str, int], ...] = (dict.fromkeys((*order, self.star), 1),)
         self.now = 0.0
         self.replicas: dict[str, Replica] = {}
         self.owned: set[str] = set()
+        self.heard: dict[str, str] = {}  # server → what its next request was found to be
         for name in sorted(cast(frozenset[str], constants["Servers"])):
             replica = Replica()
             replica.source.star = self.star
@@ -89,6 +90,7 @@ class Adapter:
         other = copy.copy(self)
         other.replicas = dict(self.replicas)
         other.owned = set()
+        other.heard = self.heard  # until it differs from this one
         other.down, other.up = dict(self.down), dict(self.up)
         self.owned = set()
         return other
@@ -98,6 +100,7 @@ class Adapter:
             self._serve(cast(str, args[0]), _EVENTS[action])
         else:
             getattr(self, f"_{action.lower()}")(*args)
+        self.heard = {}
 
     # ------------------------------------------------------------------------------ the server
 
@@ -120,6 +123,8 @@ class Adapter:
         stream = self.replicas[name].stream
         if not stream or not self.up[stream]:
             raise Disabled("no request has arrived")
+        if self.heard.get(name, wanted) != wanted:
+            raise Disabled(f"it is another event: {self.heard[name]}")
         message, *rest = self.up[stream]
         self.up[stream] = tuple(rest)
         replica = self._own(name)
@@ -129,7 +134,8 @@ class Adapter:
             said, sent = replica.receive(data, self.now)
             events += said
             frames += sent
-        if _event(events[-1] if len(message) > 1 else events[0]) != wanted:
+        self.heard[name] = _event(events[-1] if len(message) > 1 else events[0])
+        if self.heard[name] != wanted:
             raise Disabled(f"it is another event: {events}")
         self._deliver(stream, frames)
 
@@ -310,8 +316,7 @@ class Adapter:
     def _own(self, name: str) -> Replica:
         if name not in self.owned:
             self.owned.add(name)
-            shared = {id(ENCODER): ENCODER, id(self.contents): self.contents}
-            self.replicas[name] = copy.deepcopy(self.replicas[name], shared)
+            self.replicas[name] = self.replicas[name].copied()
         return self.replicas[name]
 
     def _own_client(self) -> Client:
@@ -379,7 +384,7 @@ class Adapter:
             "revision": len(self.contents),
             "loaded": self._each(lambda replica: replica.source.revision),
             "serving": self._each(lambda replica: replica.stream),
-            "stream": Record({(k, t): self._state(k, t) for k in streams for t in TYPES}),
+            "stream": function({k: Record({t: self._state(k, t) for t in TYPES}) for k in streams}),
             "open": self._each(self._open),
             "sub": self._each(lambda replica: _subscription(_labels(replica))),
             "known": self._each(self._known),

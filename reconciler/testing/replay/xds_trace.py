@@ -1,0 +1,49 @@
+"""What servers and agents recorded of streams, for specs/trace/Xds*Trace.tla."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from reconciler.core.trace import Event
+from reconciler.core.xds.subscription import WILDCARD
+from reconciler.formal.values import Record, Value
+from reconciler.testing.replay import Recorded, by
+
+MAX_INT: Final = 2**31 - 1
+"""TLC's largest: no bound."""
+
+_UNUSED: Final[Mapping[str, Value]] = {
+    "Servers": frozenset({"server"}),
+    "NameOrder": (),
+    "Star": WILDCARD,
+    "Edited": frozenset(),
+    "Versions": 1,
+    "MaxRevision": 1,
+    "MaxAsks": 0,
+    "Begins": frozenset({Record({"wild": False, "names": frozenset()})}),
+}
+
+
+def _server(events: Sequence[Event]) -> Mapping[str, Value]:
+    kinds = frozenset(event.args["type"] for event in events)
+    return {**_UNUSED, "MaxStreams": 1, "MaxFaults": 0, "Kinds": kinds, "Server": "server"}
+
+
+def _agent(events: Sequence[Event]) -> Mapping[str, Value]:
+    cuts = {(event.args["server"], event.args["cut"]) for event in events if "cut" in event.args}
+    streams = sum(event.action == "Connect" for event in events)
+    return {
+        **_UNUSED,
+        "MaxStreams": max(1, streams),
+        "MaxFaults": MAX_INT,
+        "Cuts": tuple(sorted(each for each in cuts if each[1])),
+    }
+
+
+TRACE: Final = (
+    Recorded(
+        module="XdsStreamTrace", process="server", constants=_server, split=by("node", "stream")
+    ),
+    Recorded(module="XdsClientTrace", process="agent", constants=_agent),
+)
