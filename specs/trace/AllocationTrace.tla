@@ -69,10 +69,12 @@ Explain(e) ==
                /\ newest.cut = Cut(e)
                /\ floor[e.args.node] = newest.cut \/ begun[e.args.node] = newest
                /\ UNCHANGED vars
-      [] e.action = "Acked" ->
-            \/ Acked(e.args.node)
-            \/ Same(e.args.node)
+      [] e.action = "Acked" -> Acked(e.args.node)
+      [] e.action = "Same" -> Same(e.args.node)
+      \* What it is taken to enforce after its report: that, or the newest cut if that is no different.
+      [] e.action = "Stands" ->
             \/ floor[e.args.node] = Cut(e) /\ UNCHANGED vars
+            \/ Same(e.args.node)
       [] e.action = "InSync" -> InSync(e.args.node)
       [] e.action = "Lag" -> Lag(e.args.node)
       [] e.action = "Break" -> Break(e.args.node)
@@ -91,7 +93,7 @@ Observe(e) ==
       [] e.action = "Written" -> journal'.revision = e.args.revision
       [] e.action = "Publish" -> newest' = [cut |-> Cut(e), uses |-> Range(e.args.uses)]
       [] e.action = "Begin" -> begun'[e.args.node].cut \in {Cut(e), 0}
-      [] e.action = "Acked" -> floor'[e.args.node] = Cut(e)
+      [] e.action \in {"Acked", "Same", "Stands"} -> floor'[e.args.node] = Cut(e)
       [] OTHER -> TRUE
 
 \* A node enforces what was begun for it before it says so.

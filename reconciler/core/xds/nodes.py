@@ -83,10 +83,12 @@ class Node:
         self._told = (rollout.reported, rollout.floor, target)
         if rollout.reported and not reported:
             self._trace(Event(SPEC, "Report", {"node": self.name}))
-        if begun and floor < begun < rollout.floor:  # and then it was at the next one, too
-            self._trace(Event(SPEC, "Acked", {"node": self.name, **cut(begun)}))
-        if rollout.reported and (not reported or rollout.floor != floor):
-            self._trace(Event(SPEC, "Acked", {"node": self.name, **cut(rollout.floor)}))
+            self._trace(Event(SPEC, "Stands", {"node": self.name, **cut(rollout.floor)}))
+        elif rollout.reported and rollout.floor != floor:
+            if floor < begun <= rollout.floor:
+                self._trace(Event(SPEC, "Acked", {"node": self.name, **cut(begun)}))
+            if begun != rollout.floor:
+                self._trace(Event(SPEC, "Same", {"node": self.name, **cut(rollout.floor)}))
         if target and target != begun:
             self._trace(Event(SPEC, "Begin", {"node": self.name, **cut(target)}))
 

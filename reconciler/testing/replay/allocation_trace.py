@@ -21,13 +21,13 @@ def _constants(events: Sequence[Event]) -> Mapping[str, Value]:
         label_sets |= {event.args["label_set"]} if "label_set" in event.args else set()
         label_sets |= {each["owner"] for each in event.args.get("entries", ())}
         nodes |= {event.args["node"]} if "node" in event.args else set()
-    lead = events[0].args
+    first, last = next((pool for event in events if (pool := _numbers(event))), (1, 1))
     unbounded = dict.fromkeys(("MaxRevision", "MaxEpoch", "MaxCut", "MaxLate"), MAX_INT)
     return {
         "LabelSets": frozenset(label_sets),
         "Nodes": frozenset(nodes),
-        "First": lead["first"],
-        "Last": lead["last"],
+        "First": first,
+        "Last": last,
         "Older": True,
         "Unchanged": True,
         **unbounded,
@@ -46,7 +46,13 @@ def _split(events: Sequence[Event]) -> Parts:
 
 
 def _pool(events: Sequence[Event]) -> Hashable:
-    return events[0].args["first"], events[0].args["last"]
+    return _numbers(events[0])
+
+
+def _numbers(event: Event) -> tuple[int, int] | None:
+    """First and last number of the pool; None if the event does not say."""
+    first, last = event.args.get("first"), event.args.get("last")
+    return (first, last) if isinstance(first, int) and isinstance(last, int) else None
 
 
 TRACE: Final = Recorded(
