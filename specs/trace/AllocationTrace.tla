@@ -41,6 +41,27 @@ Known(n) ==
     /\ UNCHANGED <<journal, late, flight, deposed, seen, cursor, life, number, birth, without,
                    cuts, newest, reported, shown, begun, strayed>>
 
+\* A node enforces what was begun for it before it says so: Flip, and then Acked or Report at once. As
+\* one step, so that the search has no choice; nothing that is recorded depends on the time of a flip.
+Flipped(n) ==
+    /\ begun[n].cut > shown[n].cut
+    /\ shown' = [shown EXCEPT ![n] = begun[n]]
+    /\ begun' = [begun EXCEPT ![n] = NoCut]
+    /\ strayed' = [strayed EXCEPT ![n] = @ /\ ~reported[n]]
+    /\ floor' = [floor EXCEPT ![n] = begun[n].cut]
+    /\ fired' = {}
+    /\ UNCHANGED <<journal, late, flight, deposed, seen, cursor, life, number, birth, without,
+                   cuts, newest, nodes>>
+
+FlippedAcked(n) == reported[n] /\ Flipped(n) /\ UNCHANGED <<reported, heard>>
+
+FlippedReport(n) ==
+    /\ nodes[n] \in Connected
+    /\ ~reported[n]
+    /\ Flipped(n)
+    /\ reported' = [reported EXCEPT ![n] = TRUE]
+    /\ heard' = [heard EXCEPT ![n] = TRUE]
+
 \* Another server has written to the journal: what it wrote is not in this trace. (In no
 \* run of the joined cluster: its journal has one server at a time.)
 Superseded ==
@@ -61,7 +82,9 @@ Explain(e) ==
       [] e.action = "Publish" -> Publish
       [] e.action = "Known" -> Known(e.args.node)
       [] e.action = "Connect" -> Connect(e.args.node)
-      [] e.action = "Report" -> \E c \in 0..shown[e.args.node].cut : Report(e.args.node, c)
+      [] e.action = "Report" ->
+            \/ \E c \in 0..shown[e.args.node].cut : Report(e.args.node, c)
+            \/ FlippedReport(e.args.node)
       [] e.action = "Begin" ->
             \/ Begin(e.args.node)
             \* Again what it enforces, after its report; or what it refused, with a part closed.
@@ -69,7 +92,7 @@ Explain(e) ==
                /\ newest.cut = Cut(e)
                /\ floor[e.args.node] = newest.cut \/ begun[e.args.node] = newest
                /\ UNCHANGED vars
-      [] e.action = "Acked" -> Acked(e.args.node)
+      [] e.action = "Acked" -> Acked(e.args.node) \/ FlippedAcked(e.args.node)
       [] e.action = "Same" -> Same(e.args.node)
       \* What it is taken to enforce after its report: that, or the newest cut if that is no different.
       [] e.action = "Stands" ->
@@ -96,6 +119,6 @@ Observe(e) ==
       [] e.action \in {"Acked", "Same", "Stands"} -> floor'[e.args.node] = Cut(e)
       [] OTHER -> TRUE
 
-\* A node enforces what was begun for it before it says so.
-Hidden == \E n \in Nodes : Flip(n)
+\* All other steps are recorded.
+Hidden == FALSE
 =============================================================================
