@@ -816,7 +816,8 @@ Next ==
 CanGoOn(n) ==
     \/ up[n] # <<>>
     \/ rollout[n] = "held"                                                \* GraceOver or Retry
-    \/ causes[n] # {} /\ (~due[n] \/ rollout[n] = "closed-fallback")      \* ReopenDue, Reopen
+    \/ causes[n] # {} /\ ~due[n] /\ "reopen" \in bounds.kinds            \* ReopenDue
+    \/ due[n] /\ rollout[n] = "closed-fallback"                           \* Reopen
     \/ link[n] = "down" /\ cutState[n] \in {"current", "committed", "cleaning"}
     \/ link[n] = "up" /\ down[n] # <<>>
     \/ cutState[n] \in {"staging", "flipping", "committed", "cleaning", "rolled-back"}

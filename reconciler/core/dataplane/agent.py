@@ -16,7 +16,7 @@ send everything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from reconciler.core.dataplane.adopt import Adopted, Finding, audit, recognise_cut
 from reconciler.core.dataplane.cut import (
@@ -25,6 +25,7 @@ from reconciler.core.dataplane.cut import (
     Cut,
     Enforced,
     Key,
+    Output,
     Refused,
     Save,
     Settled,
@@ -45,6 +46,7 @@ from reconciler.core.dataplane.effects import (
 )
 from reconciler.core.dataplane.endpoints import Link
 from reconciler.core.dataplane.layout import MapId
+from reconciler.core.dataplane.ops import Flip
 from reconciler.core.dataplane.records import CachedCut, Record, encode_record, whole_record
 from reconciler.core.dataplane.rows import agent_row, endpoint_rows
 from reconciler.core.dataplane.tables import Tables
@@ -54,7 +56,7 @@ from reconciler.core.resources.decode import decode
 from reconciler.core.resources.types import COMMIT, STAGED, Resource
 from reconciler.core.resources.values import Commit, IdentityLabels
 from reconciler.core.snapshots import AgentRow, EndpointRow
-from reconciler.core.trace import Trace
+from reconciler.core.trace import Event, Trace, cut
 from reconciler.core.xds.client import Client, Report
 from reconciler.core.xds.codec import Response
 from reconciler.errors import DatapathError, MapFull, ProtocolError, Refusal
@@ -85,6 +87,7 @@ class AgentCore:
         """
         self.node = node
         self._trace = trace
+        self._noted = (0, "")  # lines recorded, state of the cut in the last one
         self._options = options or Options()
         self._limits = limits
         self._effects: list[Effect] = []
@@ -373,7 +376,9 @@ class AgentCore:
                 self._effects.append(Send(frame))
 
     def _drain_cut(self, now: float) -> None:
-        for output in self._cut.take():
+        outputs = self._cut.take()
+        self._note(outputs)
+        for output in outputs:
             if isinstance(output, Write):
                 self._effects.append(Apply(output.token, output.ops))
             elif isinstance(output, Answer):
@@ -390,6 +395,22 @@ class AgentCore:
                 self._refused(output, now)
             elif isinstance(output, Settled):
                 self._compact()
+
+    def _note(self, outputs: Sequence[Output]) -> None:
+        """For a recorded trace: what is in force, and which flips the kernel is asked for."""
+        lines, state = self._noted
+        if self._trace is None or not (outputs or self._cut.state != state):
+            return
+        self._noted = (lines + 1, self._cut.state)
+        ops = [op for output in outputs if isinstance(output, Write) for op in output.ops]
+        flips = [op for op in ops if isinstance(op, Flip)]
+        args = {
+            "line": lines + 1,
+            "state": self._cut.state,
+            "force": {**cut(self._cut.revision), "root": self._cut.root[:8].hex()},
+            "flips": [{**cut(op.revision), "root": op.root[:8].hex()} for op in flips],
+        }
+        self._trace(Event("StageCommit", "Cut", args))
 
     def _answer(self, answer: Answer) -> None:
         if not self._connected or self._closing:

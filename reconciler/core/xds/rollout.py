@@ -34,7 +34,7 @@ from reconciler.core.resources.types import (
     RULE_SET,
     STAGED,
 )
-from reconciler.core.trace import Trace
+from reconciler.core.trace import Event, Trace, cut
 from reconciler.core.xds.codec import Encoder, Frame
 from reconciler.errors import Refusal
 from reconciler.wire import resources_pb2 as pb
@@ -71,6 +71,7 @@ class Rollout:
         "_encoder",
         "_grace",
         "_initial",
+        "_noted",
         "_now",
         "_out",
         "_sent",
@@ -103,6 +104,7 @@ class Rollout:
         trace: Trace | None = None,
     ) -> None:
         self._trace = trace
+        self._noted = 0  # lines recorded
         self.state = MODEL.initial
         self._view_of = view_of
         self._encoder = encoder
@@ -136,6 +138,7 @@ class Rollout:
         if not self.reported and all(each in self._initial for each in CUT_TYPES):
             self.reported = True
             self._report()
+            self._note("Report")
 
     def view_changed(self, revision: int, now: float) -> None:
         """There is a newer state. Costs nothing while a cut is under way."""
@@ -154,6 +157,7 @@ class Rollout:
             self._advance(reported=caught_up)
         else:
             MODEL.fire(self, "view_changed")
+        self._note("Hear")
 
     def acked_response(self, type_url: str, nonce: str, now: float) -> None:
         self._now = now
@@ -164,6 +168,7 @@ class Rollout:
             self._advance()
         else:
             MODEL.fire(self, "all_acked")
+        self._note("Commit" if type_url == COMMIT else "Acked")
 
     def nacked_response(
         self, type_url: str, nonce: str, reason: str, refusal: Refusal | None, now: float
@@ -178,6 +183,7 @@ class Rollout:
             if found is not None:
                 self.refusal = ((found.type_url, found.name), found.version)
         MODEL.fire(self, "nack")
+        self._note("Nacked")
 
     def tick(self, now: float) -> None:
         self._now = now
@@ -194,10 +200,12 @@ class Rollout:
             self._forget_refusals()
             MODEL.fire(self, "retry")
             self._begun()
+        self._note("Tick")
 
     def disconnected(self, now: float) -> None:
         self._now = now
         MODEL.fire(self, "disconnect")
+        self._note("Break")
 
     def take(self) -> list[Out]:
         out, self._out = self._out, []
@@ -252,8 +260,8 @@ class Rollout:
 
     def send_commit(self) -> None:
         assert self.target is not None
-        cut = commit(self.target.revision, self.target.root)
-        self._send(self._encoder.frames(COMMIT, [cut]))
+        resource = commit(self.target.revision, self.target.root)
+        self._send(self._encoder.frames(COMMIT, [resource]))
 
     def record_committed(self) -> None:
         assert self.target is not None
@@ -364,6 +372,19 @@ class Rollout:
         if self.state in ("staging", "closed-staging") and not self._waiting:
             MODEL.fire(self, "all_acked")
 
+    def _note(self, action: str) -> None:
+        """For a recorded trace: what happened, and what is believed and under way after it."""
+        if self._trace is not None:
+            self._noted += 1
+            args = {
+                "line": self._noted,
+                "state": self.state,
+                "newest": cut(self.newest),
+                "acked": _named_cut(self.acked),
+                "target": _named_cut(self.target),
+            }
+            self._trace(Event("StageCommit", action, args))
+
     def _send(self, frames: tuple[Frame, ...]) -> None:
         for frame in frames:
             self._out.append(frame)
@@ -403,6 +424,12 @@ class Rollout:
         elif type_url == POLICY:
             names = rule_sets_of(view, name)
         return frozenset(names) - self.refused - CLOSED_RULES.keys()
+
+
+def _named_cut(held: Enforced | NodeView | None) -> dict[str, int | str]:
+    if held is None:
+        return {**cut(0), "root": ""}
+    return {**cut(held.revision), "root": held.root[:8].hex()}
 
 
 def rule_sets_naming(view: NodeView, selector: str) -> set[str]:

@@ -1,0 +1,22 @@
+"""Code → spec for specs/StageCommit.tla: what rollouts and cut machines record.
+
+A trace of the server is one node's, one of an agent is one process's. Contents are roots there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from reconciler.core.trace import Event
+from reconciler.formal.values import Value
+from reconciler.testing.replay import Recorded, by
+
+
+def _none(events: Sequence[Event]) -> Mapping[str, Value]:
+    return {}
+
+
+TRACE = (
+    Recorded("StageCommitServerTrace", "server", _none, split=by("node")),
+    Recorded("StageCommitAgentTrace", "agent", _none),
+)
