@@ -99,8 +99,8 @@ Explain(e) ==
          [] e.action = "Report" -> Report \/ (First(e) /\ rollout = "absent")
          [] e.action = "Acked" -> Acked
          [] e.action = "Commit" -> Commit
-         [] e.action \in {"Nacked"} -> Nacked
-         [] e.action \in {"Tick"} -> Tick
+         [] e.action = "Nacked" -> Nacked
+         [] e.action = "Tick" -> Tick
          [] e.action = "Break" -> Break \/ (First(e) /\ rollout' = "absent" /\ Same)
          [] OTHER -> FALSE
 
