@@ -49,7 +49,7 @@ def lint(suite: Suite, spec: Spec) -> tuple[Finding, ...]:
 
 
 def _next(suite: Suite, spec: Spec) -> Iterator[tuple[str, str]]:
-    for run in spec.of(Kind.SAFETY, Kind.GRAPH, Kind.DEEP):  # liveness may need one of its own
+    for run in spec.of(Kind.SAFETY, Kind.GRAPH):  # liveness may need one of its own
         try:
             family = modules.family(run.module, suite.libraries)
             modules.actions(family, configs.read(run.config).behaviour(family)[1])
