@@ -113,6 +113,9 @@ def _ask_apalache(
 ) -> Iterator[Report]:
     from reconciler.formal import checking, symbolic
 
+    version = symbolic.version()
+    if version:
+        print(version, file=sys.stderr)
     cancel = threading.Event()
     found = symbolic.jobs(suite, specs, cancel)
     progress.expect(len(found))

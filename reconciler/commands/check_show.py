@@ -101,8 +101,10 @@ def tell(lines: Sequence[Line], traces: Sequence[Trace], saved: Mapping[str, Pat
 
     from reconciler.formal import story
 
+    for reason in dict.fromkeys(line.detail for line in lines if line.verdict == "skipped"):
+        print(f"\nskipped: {reason}")
     for line in lines:
-        if line.detail and line.verdict != "violated":
+        if line.detail and line.verdict not in ("violated", "skipped"):
             print(f"\n{line.spec}: {line.run or line.kind}: {line.check}: {line.verdict}")
             print("\n".join(f"  {text}" for text in line.detail.splitlines()))
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)

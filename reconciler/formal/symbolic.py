@@ -40,10 +40,23 @@ def jobs(suite: Suite, specs: Sequence[Spec], cancel: threading.Event | None = N
     return found
 
 
+def version() -> str:
+    """The tool that is used: its version and path, or why it has none; "" where it is absent."""
+    try:
+        tool = Apalache.find()
+    except UnavailableError:
+        return ""
+    answer = tool.version()
+    return f"Apalache {answer.version or f'without a version: {answer.reason}'} ({tool.path})"
+
+
 def _skipped(spec: Spec, reason: str) -> Job:
     def work(on_progress: Callable[[Progress], None]) -> Report:
-        names = ["types", *(name for entry in spec.symbolic for name in _checks(entry))]
-        lines = [_line(spec, "types", name, 0.0, SKIPPED, reason) for name in names]
+        asked = [(entry.module.stem, name) for entry in spec.symbolic for name in _checks(entry)]
+        lines = [
+            _line(spec, run, name, 0.0, SKIPPED, reason)
+            for run, name in [("types", "types"), *asked]
+        ]
         return Report(tuple(lines))
 
     return Job(f"{spec.name} types", 0.0, work)

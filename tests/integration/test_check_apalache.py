@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.formal.checking import Job, Report, run_jobs
-from tests.apalache_runs import INPUT, player
+from tests.apalache_runs import INPUT, player, write_program
 
 SUITE = """
 [[spec]]
@@ -74,6 +74,7 @@ def test_verdicts(
 def test_violation_is_told_and_kept(specs: Path, tmp_path: Path) -> None:
     tool = player(tmp_path / "apalache-mc", "labels", types="typecheck_ok")
     done = run(specs, tool, "--specs", ".")
+    assert f"Apalache 0.62.1-2-g4943c45f1 ({tool})" in done.stderr
     assert "Labels: Inv.below is violated" in done.stdout
     assert "x: 2 → 3" in done.stdout
     (kept,) = (specs / "reconciler-traces").glob("*.itf.json")
@@ -90,6 +91,31 @@ def test_no_answer_says_why(specs: Path, tmp_path: Path) -> None:
     done = run(specs, tool, "--specs", ".")
     assert "the solver gave up on a query" in done.stdout
     assert "TypeError.tla:7:14: An operator with the signature" in done.stdout
+
+
+def test_absent_is_said_once(specs: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "reconciler.cli", "check", "--engine", "apalache", "--specs", "."],
+        capture_output=True,
+        text=True,
+        cwd=specs,
+        env={**os.environ, "APALACHE_MC": "", "PATH": str(tmp_path), "COLUMNS": "200"},
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert done.stdout.count("Install Java 21 or newer") == 1
+    rows = [line.split() for line in done.stdout.splitlines() if line.endswith("skipped")]
+    assert [row[1] for row in rows] == ["types", "MCLabels"]
+    assert "passed" not in done.stdout
+
+
+def test_without_java(specs: Path, tmp_path: Path) -> None:
+    source = "sys.stderr.write('exec: java: not found\\n'); sys.exit(127)"
+    done = run(specs, write_program(tmp_path / "apalache-mc", source), "--specs", ".")
+    assert "Apalache without a version: exec: java: not found; install Java 21" in done.stderr
+    assert "passed" not in done.stdout
+    assert done.returncode == 1
 
 
 def test_a_name_that_is_no_program(specs: Path, tmp_path: Path) -> None:
