@@ -45,8 +45,6 @@ OPTIONS: Final = (
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.server_max_unrequested_time_in_server", 60),
-    # Buffers of a TLS connection are as large as its records; 16 KiB would cost 23 KiB a stream.
-    ("grpc.tsi.max_frame_size", 2048),
 )
 
 
