@@ -4,12 +4,13 @@
 EXTENDS StageCommit
 
 \* A client pod of group g1 with address a1 (and a2 of g3), and a pod of this node, group g2, address d.
-MCKeys == {"peers:s", "peers:t", "rules:r", "rules:q", "rules:closed", "policy:2", "bindings:ns",
-           "address:g1", "address:g3", "address:g2"}
+MCKeys == {"peers:s", "peers:t", "rules:r", "rules:q", "rules:closed", "egress:e", "egress:closed",
+           "policy:2", "bindings:ns", "address:g1", "address:g3", "address:g2", "endpoint:g2"}
 
 MCTypeOf == [k \in MCKeys |->
     CASE k \in {"peers:s", "peers:t"} -> "peers"
-      [] k \in {"rules:r", "rules:q", "rules:closed"} -> "rules"
+      [] k \in {"rules:r", "rules:q", "rules:closed", "egress:e", "egress:closed"} -> "rules"
+      [] k = "endpoint:g2" -> "endpoints"
       [] k = "policy:2" -> "policies"
       [] k = "bindings:ns" -> "bindings"
       [] OTHER -> "addresses"]
@@ -17,7 +18,8 @@ MCTypeOf == [k \in MCKeys |->
 Blank == [names |-> {}, numbers |-> {}, bound |-> {}, number |-> 0, birth |-> 0, group |-> ""]
 OfNumbers(numbers) == [Blank EXCEPT !.numbers = numbers]
 Naming(names) == [Blank EXCEPT !.names = names]
-PolicyOf(birth, rule) == [Blank EXCEPT !.number = 2, !.birth = birth, !.names = {rule}]
+PolicyOf(birth, ingress, egress) ==
+    [Blank EXCEPT !.number = 2, !.birth = birth, !.names = {ingress, egress}]
 Bindings(bound) == [Blank EXCEPT !.bound = bound]
 Bound(group, number, birth) == [group |-> group, number |-> number, birth |-> birth]
 Addresses(group, names) == [Blank EXCEPT !.group = group, !.names = names]
@@ -28,22 +30,31 @@ MCSays == [k \in MCKeys |->
       [] k = "rules:r" -> <<Naming({"peers:s"})>>
       [] k = "rules:q" -> <<Naming({"peers:t"})>>
       [] k = "rules:closed" -> <<Naming({})>>
-      [] k = "policy:2" -> <<PolicyOf(1, "rules:r"), PolicyOf(1, "rules:q"), PolicyOf(3, "rules:r"),
-                             PolicyOf(1, "rules:closed"), PolicyOf(3, "rules:closed")>>
+      [] k \in {"egress:e", "egress:closed"} -> <<Naming({})>>
+      [] k = "policy:2" -> <<
+             PolicyOf(1, "rules:r", "egress:e"), PolicyOf(1, "rules:q", "egress:e"),
+             PolicyOf(3, "rules:r", "egress:e"),
+             PolicyOf(1, "rules:closed", "egress:e"), PolicyOf(3, "rules:closed", "egress:e"),
+             PolicyOf(1, "rules:r", "egress:closed"), PolicyOf(1, "rules:q", "egress:closed"),
+             PolicyOf(3, "rules:r", "egress:closed"),
+             PolicyOf(1, "rules:closed", "egress:closed"), PolicyOf(3, "rules:closed", "egress:closed")>>
       [] k = "bindings:ns" -> <<
              Bindings({Bound("g1", 1, 1), Bound("g2", 2, 1)}),
              Bindings({Bound("g1", 3, 2), Bound("g2", 2, 1)}),
              Bindings({Bound("g1", 3, 2), Bound("g3", 1, 3), Bound("g2", 2, 3)})>>
       [] k = "address:g1" -> <<Addresses("g1", {"a1"}), Addresses("g1", {"a2"})>>
       [] k = "address:g3" -> <<Addresses("g3", {"a1"})>>
-      [] k = "address:g2" -> <<Addresses("g2", {"d"})>>]
+      [] k \in {"address:g2", "endpoint:g2"} -> <<Addresses("g2", {"d"})>>]
 
-MCClosedBy == [k \in {"rules:r", "rules:q", "rules:closed"} |-> "rules:closed"]
+MCClosedBy == [k \in {r \in MCKeys : MCTypeOf[r] = "rules"} |->
+    IF k \in {"egress:e", "egress:closed"} THEN "egress:closed" ELSE "rules:closed"]
 
 Has(s, t, r, q, policy, bindings, g1, g3) ==
     [k \in MCKeys |->
         CASE k = "peers:s" -> s [] k = "peers:t" -> t [] k = "rules:r" -> r [] k = "rules:q" -> q
-          [] k = "rules:closed" -> 0 [] k = "policy:2" -> policy [] k = "bindings:ns" -> bindings
+          [] k \in {"rules:closed", "egress:closed"} -> 0
+          [] k \in {"egress:e", "endpoint:g2"} -> 1
+          [] k = "policy:2" -> policy [] k = "bindings:ns" -> bindings
           [] k = "address:g1" -> g1 [] k = "address:g3" -> g3 [] k = "address:g2" -> 1]
 
 \* plain:   g1 is number 1, which the rule set r lets in
