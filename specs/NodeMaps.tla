@@ -121,33 +121,35 @@ World == 2
 -----------------------------------------------------------------------------
 (* What a cut means *)
 
+\* TLC works out a definition without arguments once, and what stands for a constant each time.
+Means == Meaning
 Last(keys) == CHOOSE k \in keys : \A j \in keys : j <= k
-Owner(n, k) == Meaning[n].owner[k]
+Owner(n, k) == Means[n].owner[k]
 \* Tables of what follows from a cut, so that it is worked out once: the owner of what is around a
 \* key, groups that are used, their peers, and the rule sets of these.
 Arounds == [n \in 0..Cuts |-> [k \in 1..Keys |->
     LET named == {j \in 1..Keys : j <= k /\ Owner(n, j) # 0} IN
     IF named = {} THEN 0 ELSE Owner(n, Last(named))]]
 Useds == [n \in 0..Cuts |->
-    (1..Fixed \union {Owner(n, k) : k \in 1..Keys} \union {Meaning[n].pod}) \ {0}]
+    (1..Fixed \union {Owner(n, k) : k \in 1..Keys} \union {Means[n].pod}) \ {0}]
 Around(n, k) == Arounds[n][k]
 Used(n) == Useds[n]
-PeersOfs == [n \in 0..Cuts |-> {Meaning[n].peer[g] : g \in Used(n)}]
+PeersOfs == [n \in 0..Cuts |-> {Means[n].peer[g] : g \in Used(n)}]
 PeersOf(n) == PeersOfs[n]
-RulesOfs == [n \in 0..Cuts |-> {Meaning[n].policy[p] : p \in PeersOf(n)} \ {0}]
+RulesOfs == [n \in 0..Cuts |-> {Means[n].policy[p] : p \in PeersOf(n)} \ {0}]
 RulesOf(n) == RulesOfs[n]
 
 \* Whether the cut lets a packet from an address of key k reach the pod.
 Allowed == [n \in 0..Cuts |-> [k \in 1..Keys |->
-    LET m == Meaning[n]
+    LET m == Means[n]
         r == IF m.pod = 0 THEN 0 ELSE m.policy[m.peer[m.pod]]
     IN r # 0 /\ m.peer[Around(n, k)] \in m.allows[IF r = 0 THEN 1 ELSE r]]]
 Allows(n, k) == Allowed[n][k]
 
 ASSUME \A n \in 0..Cuts : Owner(n, 1) # 0  \* everywhere is always known: world
 ASSUME \A n, m \in 0..Cuts, r \in 1..RuleSets :  \* rule sets are immutable, membership is not
-    Meaning[n].allows[r] \intersect 1..Fixed = Meaning[m].allows[r] \intersect 1..Fixed
-ASSUME \A n \in 0..Cuts, g \in 1..Fixed : Meaning[n].peer[g] = g /\ Meaning[n].policy[g] = 0
+    Means[n].allows[r] \intersect 1..Fixed = Means[m].allows[r] \intersect 1..Fixed
+ASSUME \A n \in 0..Cuts, g \in 1..Fixed : Means[n].peer[g] = g /\ Means[n].policy[g] = 0
 
 -----------------------------------------------------------------------------
 (* What the maps say at this instant *)
@@ -198,7 +200,7 @@ Fits(t, n) ==
 
 \* The tables `t`, which began from `b`, after resources that make the next cut n.
 Staged(t, b, n) ==
-    LET m == Meaning[n]
+    LET m == Means[n]
         clean == IF t.begun THEN t.policies ELSE t.policies \ Leftover(t)
         newG == {g \in Used(n) : t.gi[g] = 0}
         newR == {r \in RulesOf(n) : t.rn[r] = 0 /\ b.rn[r] = 0}
@@ -299,10 +301,10 @@ Recognised ==
             LET at == {k \in 1..Keys : Owner(n, k) = g} IN
             CASE g <= Fixed -> g
               [] g > Fixed /\ at # {} -> addresses[CHOOSE k \in at : TRUE][active]
-              [] g > Fixed /\ at = {} /\ g = Meaning[n].pod -> endpoint.group[active]
+              [] g > Fixed /\ at = {} /\ g = Means[n].pod -> endpoint.group[active]
               [] OTHER -> 0]
-        of(p) == {g \in Used(n) : Meaning[n].peer[g] = p}
-        under(r) == {g \in Used(n) : Meaning[n].policy[Meaning[n].peer[g]] = r}
+        of(p) == {g \in Used(n) : Means[n].peer[g] = p}
+        under(r) == {g \in Used(n) : Means[n].policy[Means[n].peer[g]] = r}
     IN [Loaded EXCEPT
         !.gi = gi,
         !.pi = [p \in 1..Peers |->
@@ -601,7 +603,7 @@ NeverDropped ==
 \* R2: what a packet has read still means what it meant: no entry that it can meet is of an earlier
 \* (or later) meaning of its index.
 OneMeaning ==
-    LET m == Meaning[packet.cut]
+    LET m == Means[packet.cut]
         peer == m.peer[Around(packet.cut, packet.address)]
         rule == m.policy[m.peer[m.pod]]
     IN /\ packet.at = "own" /\ packet.own # 0 =>
@@ -611,7 +613,7 @@ OneMeaning ==
 
 \* A packet has to be let through by what names the pod: else its interface is closed.
 ClosedUnlessNamed ==
-    Meaning[enforced].pod = 0 => endpoint.closed \/ Row(active, endpoint.group[active]).rule = 0
+    Means[enforced].pod = 0 => endpoint.closed \/ Row(active, endpoint.group[active]).rule = 0
 
 \* When all is done, nothing is left of anything but the cut in force.
 NothingLeft ==
@@ -622,9 +624,9 @@ NothingLeft ==
             /\ groups[i][1] = groups[i][2]
             /\ groups[i] # Both(NoRow) => i \in {now.gi[g] : g \in Used(enforced)}
         /\ endpoint.group[1] = endpoint.group[2]
-        /\ endpoint.closed = (Meaning[enforced].pod = 0)
+        /\ endpoint.closed = (Means[enforced].pod = 0)
         /\ Cardinality(policies) = Cardinality(
-            {e \in RulesOf(enforced) \X PeersOf(enforced) : e[2] \in Meaning[enforced].allows[e[1]]})
+            {e \in RulesOf(enforced) \X PeersOf(enforced) : e[2] \in Means[enforced].allows[e[1]]})
 
 \* Indices stand for one thing each.
 IndicesApart ==

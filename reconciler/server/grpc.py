@@ -45,8 +45,6 @@ OPTIONS: Final = (
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.server_max_unrequested_time_in_server", 60),
-    # Not "grpc.tsi.max_frame_size": TLS records of 2 KiB would take 20 KiB off a stream, but with
-    # grpcio 1.85 peers fail to decrypt them when 200 nodes are sent half a megabyte each.
 )
 
 

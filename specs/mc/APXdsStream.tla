@@ -12,7 +12,6 @@ ConstInit ==
     /\ Star = "Star_OF_NAME"
     /\ Versions = 2
     /\ MaxRevision = 3
-    /\ MaxStreams = 2
     /\ MaxFaults = 1
     /\ MaxAsks = 1
     /\ Edited = {"a_OF_NAME", "Star_OF_NAME"}

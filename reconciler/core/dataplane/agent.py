@@ -31,6 +31,7 @@ from reconciler.core.dataplane.cut import (
     Settled,
     Staging,
     Write,
+    refusal_of,
 )
 from reconciler.core.dataplane.effects import (
     Alarm,
@@ -47,6 +48,7 @@ from reconciler.core.dataplane.effects import (
 from reconciler.core.dataplane.endpoints import Link
 from reconciler.core.dataplane.layout import MapId
 from reconciler.core.dataplane.ops import Flip
+from reconciler.core.dataplane.recorded import MapTrace
 from reconciler.core.dataplane.records import CachedCut, Record, encode_record, whole_record
 from reconciler.core.dataplane.rows import agent_row, endpoint_rows
 from reconciler.core.dataplane.tables import Tables
@@ -59,7 +61,7 @@ from reconciler.core.snapshots import AgentRow, EndpointRow
 from reconciler.core.trace import Event, Trace, cut
 from reconciler.core.xds.client import Client, Report
 from reconciler.core.xds.codec import Response
-from reconciler.errors import DatapathError, MapFull, ProtocolError, Refusal
+from reconciler.errors import DatapathError, ProtocolError, Refusal
 
 RETRY_SECONDS = 1.0
 """Between attempts to attach to, or to write or remove the entry of, an interface."""
@@ -105,6 +107,8 @@ class AgentCore:
         self._tables = Tables(node, limits, self._options.services, next_id, trace)
         self._cut = Cut(node, self._tables, trace)
         self._cut.revision, self._cut.root = kernel.revision, kernel.root
+        self._maps = MapTrace(trace, node, self._options.services)
+        self._maps.found(kernel)
         self._adopting = False
         self._start(kernel, cache, now)
         self._after(now)
@@ -165,13 +169,15 @@ class AgentCore:
     # --- the kernel ------------------------------------------------------------------------
 
     def applied(self, token: int, now: float) -> None:
+        self._maps.done(token)
         if not self._cut.done(token, now):
             for ifindex in self._link_writes.pop(token, ()):
                 self._tables.endpoints.answered(ifindex, "removed")
         self._after(now)
 
     def apply_failed(self, token: int, error: DatapathError | Refusal, now: float) -> None:
-        refusal = error if isinstance(error, Refusal) else _refusal(error)
+        self._maps.failed(token)
+        refusal = error if isinstance(error, Refusal) else refusal_of(error)
         self._effects.append(Alarm("datapath", refusal.name, refusal.reason))
         if not self._cut.failed(token, refusal, now):
             for ifindex in self._link_writes.pop(token, ()):
@@ -190,6 +196,7 @@ class AgentCore:
             return None
         found = audit(self._tables, kernel)
         if found:
+            self._maps.found(kernel)
             text = f"{len(found)} entries differ, the first {found[0].kind} in {found[0].map}"
             self._effects.append(Alarm("audit", self.node, text))
             resources = tuple(self._cut.held.now.values())
@@ -209,6 +216,7 @@ class AgentCore:
 
     def link_added(self, link: Link, now: float) -> None:
         """A new interface of a pod, or news about a known one."""
+        self._maps.link(link.ifindex, link.pod)
         self._tables.endpoints.add(link)
         self._after(now)
 
@@ -223,6 +231,7 @@ class AgentCore:
         for ifindex in [each for each in self._tables.endpoints.ports if each not in listed]:
             self._tables.endpoints.remove(ifindex)
         for link in listed.values():
+            self._maps.link(link.ifindex, link.pod)
             self._tables.endpoints.add(link)
         self._after(now)
 
@@ -380,6 +389,7 @@ class AgentCore:
         self._note(outputs)
         for output in outputs:
             if isinstance(output, Write):
+                self._maps.asked(output.token, output.ops)
                 self._effects.append(Apply(output.token, output.ops))
             elif isinstance(output, Answer):
                 self._answer(output)
@@ -394,6 +404,7 @@ class AgentCore:
             elif isinstance(output, Refused):
                 self._refused(output, now)
             elif isinstance(output, Settled):
+                self._maps.settled()
                 self._compact()
 
     def _note(self, outputs: Sequence[Output]) -> None:
@@ -482,10 +493,5 @@ class AgentCore:
         if ops or removed:
             token = self._cut.next_token()
             self._link_writes[token] = tuple(removed)
+            self._maps.asked(token, ops)
             self._effects.append(Apply(token, tuple(ops)))
-
-
-def _refusal(error: DatapathError) -> Refusal:
-    if isinstance(error, MapFull):
-        return Refusal("", error.object, str(error), error.needed, error.limit)
-    return Refusal("", error.object, str(error))

@@ -18,6 +18,7 @@ import msgspec
 
 from reconciler.core.dataplane.ops import Op
 from reconciler.core.dataplane.overlay import Overlay
+from reconciler.core.dataplane.recorded import held, undone
 from reconciler.core.dataplane.records import FORMAT, Record
 from reconciler.core.dataplane.tables import Tables
 from reconciler.core.dataplane.values import Change
@@ -25,7 +26,7 @@ from reconciler.core.machine import load
 from reconciler.core.resources import root as roots
 from reconciler.core.resources.types import COMMIT, CUT_NAME, Resource
 from reconciler.core.trace import Trace
-from reconciler.errors import Refusal
+from reconciler.errors import DatapathError, MapFull, Refusal
 
 MODEL: Final = load("cut")
 RETRY_SECONDS: Final = 1.0
@@ -366,6 +367,7 @@ class Cut:
         if not self._again:
             self._again = tuple(self.tables.rollback())
             self.held.undo()
+            undone(self._trace)
             self._root = self._root_before
             self._preparing = {}
             if self.unconfirmed is not None:
@@ -419,6 +421,7 @@ class Cut:
             self._handle(head)
 
     def _hold(self, key: Key, resource: Resource | None) -> None:
+        held(self._trace, key, resource)
         old = self.held.get(key)
         if old is not None:
             self._root -= roots.contribution(*key, old.version)
@@ -448,3 +451,9 @@ def _named(refusal: Refusal, staging: Staging) -> Refusal:
     first = staging.changes[0]
     name = first.name if len(staging.changes) == 1 else ""
     return msgspec.structs.replace(refusal, type_url=first.type_url, name=name)
+
+
+def refusal_of(error: DatapathError) -> Refusal:
+    if isinstance(error, MapFull):
+        return Refusal("", error.object, str(error), error.needed, error.limit)
+    return Refusal("", error.object, str(error))

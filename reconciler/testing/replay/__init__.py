@@ -55,6 +55,8 @@ class Recorded(msgspec.Struct, frozen=True):
     split:     one process's events into traces of the spec, each with a name
     group:     of a trace; those of the same group are checked together, so they have the same
                constants (the bounds of a pool, say; sets of names can be united)
+    exact:     a line that is missing, changed or out of place is refused as such; else a trace is
+               judged by what its lines lead to, and a wrong one that leads to nothing passes
     """
 
     module: str
@@ -63,6 +65,7 @@ class Recorded(msgspec.Struct, frozen=True):
     spec: str = ""
     split: Callable[[Sequence[Event]], Parts] = whole
     group: Callable[[Sequence[Event]], Hashable] = one
+    exact: bool = True
 
 
 def adapter(name: str) -> Callable[[], Adapter]:
