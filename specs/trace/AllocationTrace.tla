@@ -31,9 +31,9 @@ TraceInit(e) ==
     /\ strayed = [n \in Nodes |-> FALSE]
     /\ fired = {}
 
-\* The first thing heard of a node, or of one that is gone: it begins as one that is unknown.
-Known(n) ==
-    IF nodes[n] # "gone" THEN UNCHANGED vars ELSE
+\* A node that is gone begins anew, before it connects or when there is an object of it. (Rare.)
+Begins(n) ==
+    /\ nodes[n] = "gone"
     /\ nodes' = [nodes EXCEPT ![n] = "unknown"]
     /\ heard' = [heard EXCEPT ![n] = FALSE]
     /\ floor' = [floor EXCEPT ![n] = 0]
@@ -80,7 +80,7 @@ Explain(e) ==
       [] e.action = "Refused" -> Refused
       [] e.action \in {"Conflict"} -> Superseded
       [] e.action = "Publish" -> Publish
-      [] e.action = "Known" -> Known(e.args.node)
+      [] e.action \in {"Anew"} -> Begins(e.args.node)
       [] e.action = "Connect" -> Connect(e.args.node)
       [] e.action = "Report" ->
             \/ \E c \in 0..shown[e.args.node].cut : Report(e.args.node, c)

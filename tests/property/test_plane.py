@@ -85,8 +85,7 @@ def check_indices(nodes: Nodes, now: float) -> None:
     oldest = min((node.floor for node in nodes if node.counts), default=None)
     late = now + 2 * ABSENT_GRACE  # nobody that was never heard of is waited for then
     assert nodes.clear_before(late) == oldest
-    heard = [node.heard for node in nodes]
-    assert nodes.clear_before(-1.0) == (oldest if heard and all(heard) else 0)
+    assert nodes.clear_before(-1.0) == 0, "whoever the server before has served may be away"
 
 
 class Cluster:

@@ -79,14 +79,25 @@ def test_it_is_the_oldest_of_what_each_node_committed() -> None:
     fleet.connect("a", 1.0)
     fleet.ack("a", 1.0)
     fleet.connect("b", 1.0)
-    assert fleet.nodes.clear_before(1.0) == 0, "b has committed nothing"
+    assert fleet.nodes.clear_before(GRACE) == 0, "b has committed nothing"
     fleet.ack("b", 1.0)
-    assert fleet.nodes.clear_before(1.0) == fleet.revision
+    assert fleet.nodes.clear_before(GRACE) == fleet.revision
     old, new = fleet.revision, fleet.change(2.0)
     fleet.ack("a", 2.0)
-    assert fleet.nodes.clear_before(2.0) == old, "what is sent is not what is enforced"
+    assert fleet.nodes.clear_before(GRACE) == old, "what is sent is not what is enforced"
     fleet.ack("b", 2.0)
-    assert fleet.nodes.clear_before(2.0) == new
+    assert fleet.nodes.clear_before(GRACE) == new
+
+
+def test_a_node_without_an_object_may_still_enforce_what_the_server_before_served_it() -> None:
+    fleet = Fleet()
+    fleet.nodes.known(["a"], 0.0)
+    fleet.connect("a", 1.0)
+    fleet.ack("a", 1.0)
+    assert fleet.nodes.clear_before(GRACE - 1) == 0, (
+        "that all known nodes are heard says nothing of it"
+    )
+    assert fleet.nodes.clear_before(GRACE) == fleet.revision
 
 
 def test_a_node_not_heard_of_since_the_start_may_use_anything() -> None:

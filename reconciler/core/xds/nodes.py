@@ -2,8 +2,9 @@
 
 A number may be used again only when no node can enforce a cut that has it. `clear_before` is the
 revision of which that can be said: the oldest of what every node that counts may enforce. A node
-counts while it is connected and, after that, for the grace of absent nodes; a node that exists and
-was not heard of since this server started counts as enforcing anything. Absence is never an ACK.
+counts while it is connected and, after that, for the grace of absent nodes; one that was not heard
+of since this server started counts as enforcing anything, also one of which there is no object
+any more: for the grace after its start a server takes no number back. Absence is never an ACK.
 
 Neither that revision nor the next deadline is found by a walk over all nodes: whoever has done
 anything to a node or to its rollout says so by `noted`, which costs O(log n).
@@ -33,6 +34,10 @@ ACTIONS: Final = {
 
 LAG_SECONDS: Final = 30.0
 """After this long behind a newer view a node is shown as lagging."""
+
+
+STRANGERS: Final = "*"
+"""Name, in what is recorded, of all nodes that were not heard of since the start."""
 
 
 class Node:
@@ -152,9 +157,9 @@ class Nodes:
         self._nodes: dict[str, Node] = {}
         self._deadlines = Least()
         self._floors = Least()  # of nodes that count
-        self._unheard: set[str] = set()
         # Whoever may have been served by the server before this one, and may never be heard of.
         self._strangers_until = started + absent_grace
+        self._strangers_over = False  # as recorded
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self._nodes.values())
@@ -167,10 +172,10 @@ class Nodes:
         node = self._nodes.get(name)
         if node is None or node.state == "gone":
             exists = node is not None and node.exists
+            if self._trace is not None and node is not None:
+                self._trace(Event(SPEC, "Anew", {"node": name}))
             rollout = self._rollout_of(name)
             node = Node(name, rollout, now, self._absent_grace, self._trace)
-            if self._trace is not None:
-                self._trace(Event(SPEC, "Known", {"node": name}))
             node.exists = exists
             self._nodes[name] = node
             self.noted(node)
@@ -182,10 +187,6 @@ class Nodes:
             return  # it is over
         self._deadlines.set(node.name, node.deadline)
         self._floors.set(node.name, node.floor if node.counts else None)
-        if node.heard:
-            self._unheard.discard(node.name)
-        else:
-            self._unheard.add(node.name)
 
     def known(self, names: Iterable[str], now: float) -> None:
         """These Node objects are there."""
@@ -213,18 +214,16 @@ class Nodes:
 
     def clear_before(self, now: float) -> int | None:
         """Every node uses only cuts of this revision or newer; None: there is no node at all."""
-        if now < self._strangers_until and not self._all_known_heard():
+        if now < self._strangers_until:
             return 0
+        if self._trace is not None and not self._strangers_over:
+            self._strangers_over = True
+            self._trace(Event(SPEC, "LetGo", {"node": STRANGERS}))
         least = self._floors.least()
         return None if least is None else int(least)
-
-    def _all_known_heard(self) -> bool:
-        """Every node of which there is an object has reported; others may still be away."""
-        return bool(self._nodes) and not self._unheard
 
     def _drop_if_over(self, node: Node) -> None:
         if node.state == "gone" and not node.exists:
             del self._nodes[node.name]
             self._deadlines.set(node.name, None)
             self._floors.set(node.name, None)
-            self._unheard.discard(node.name)

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Final
 
 from reconciler.core.trace import Event
+from reconciler.core.xds.nodes import STRANGERS
 from reconciler.formal.values import Value
 from reconciler.testing.replay import Parts, Recorded
 
@@ -16,7 +17,7 @@ MAX_INT: Final = 2**31 - 1
 def _constants(events: Sequence[Event]) -> Mapping[str, Value]:
     """No bounds but the pool; all label sets and nodes of which there is a word."""
     label_sets: set[str] = set()
-    nodes: set[str] = set()
+    nodes = {STRANGERS}
     for event in events:
         label_sets |= {event.args["label_set"]} if "label_set" in event.args else set()
         label_sets |= {each["owner"] for each in event.args.get("entries", ())}
