@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -107,7 +108,9 @@ def invoke(
 
         def watch() -> None:
             while not over.wait(_LOOK):
-                if _overdue(process.pid, time.monotonic() - started, timeout):
+                if process.returncode is None and _overdue(
+                    process.pid, time.monotonic() - started, timeout
+                ):
                     late.set()
                     process.kill()
                     return
@@ -128,14 +131,20 @@ def invoke(
             raise
         finally:
             over.set()
-    return Ran(TIMED_OUT if late.is_set() else code, "".join(lines), time.monotonic() - started)
+    if late.is_set() and code == -signal.SIGKILL:  # not one that ended by itself meanwhile
+        code = TIMED_OUT
+    return Ran(code, "".join(lines), time.monotonic() - started)
 
 
 def _overdue(pid: int, waited: float, timeout: float) -> bool:
     if waited < timeout:
         return False
+    if waited >= timeout * PATIENCE:
+        return True
     used = _processor_seconds(pid)
-    return used is None or used >= timeout or waited >= timeout * PATIENCE
+    if used is None:  # it has just ended, or nobody's time can be read
+        return _processor_seconds(os.getpid()) is None
+    return used >= timeout
 
 
 def _processor_seconds(pid: int) -> float | None:

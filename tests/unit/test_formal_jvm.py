@@ -26,8 +26,15 @@ from reconciler.formal import jvm
 def test_overdue(
     monkeypatch: pytest.MonkeyPatch, waited: float, used: float | None, overdue: bool
 ) -> None:
-    monkeypatch.setattr(jvm, "_processor_seconds", lambda pid: used)
+    monkeypatch.setattr(jvm, "_processor_seconds", {1: used, os.getpid(): used}.get)
     assert jvm._overdue(1, waited, 10.0) is overdue
+
+
+def test_a_process_that_has_just_ended_is_not_overdue() -> None:
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    assert not jvm._overdue(done.pid, 11.0, 10.0)
+    assert jvm._overdue(done.pid, 80.0, 10.0)
 
 
 def test_processor_seconds() -> None:
