@@ -17,11 +17,14 @@ KINDS = ("dropped", "swapped", "changed")
 def broken(
     events: Sequence[Event], kind: Kind, chance: random.Random
 ) -> tuple[int, list[Event]] | None:
-    """(the first line that is not as it was, the trace); None where nothing can be broken so."""
-    if len(events) < 3:
+    """(the first line that is not as it was, the trace); None where nothing can be broken so.
+
+    The first line stays: it says where a process starts, and another start is no broken trace.
+    """
+    if len(events) < 4:
         return None
     lines = list(events)
-    at = chance.randrange(len(lines) - 1)
+    at = chance.randrange(1, len(lines) - 1)
     match kind:
         case "dropped":
             del lines[at]
