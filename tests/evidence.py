@@ -23,7 +23,7 @@ from reconciler.formal.suite import Kind
 from reconciler.formal.trace import Trace
 from reconciler.testing.replay import adapter
 from reconciler.testing.replay.evidence import judge, play
-from tests.golden_traces import SPECS
+from tests.golden_traces import PATIENCE, SPECS
 from tests.property.joined_runs import record
 
 SEEDS: Final = range(120)
@@ -38,7 +38,7 @@ def prepare(file: Path) -> None:
         if not spec.adapter:
             continue
         for run in spec.of(Kind.GRAPH):
-            graph = explore(run.module, run.config, known.libraries, run.seconds)
+            graph = explore(run.module, run.config, known.libraries, run.seconds * PATIENCE)
             found.append((spec.name, run.name, graph))
         for run in spec.of(Kind.SAFETY):
             behaviours = sample(
