@@ -1,6 +1,6 @@
 """The evidence between specs and code, for code that may be broken: the first thing that falls.
 
-    python -m tests.evidence traces          recorded runs of joined clusters against the specs
+    python -m tests.evidence traces [SPEC]   recorded runs of joined clusters against the specs
     python -m tests.evidence replay FILE     state graphs and behaviours, as `prepare` wrote them
 
 Exit code 1 and one line if something falls; the tools' own errors are tracebacks, and exit code 2.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import pickle
 import sys
 import traceback
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -75,10 +76,12 @@ def _replayed(known: suite.Suite, spec: str, content: Graph | tuple[Trace, ...])
     return ""
 
 
-def traces() -> str:
+def traces(names: Collection[str] = ()) -> str:
     known = suite.load(SPECS)
     lives = {name: life for seed in SEEDS for name, life in record(seed, Exception).items()}
     for spec in known.specs:
+        if names and spec.name not in names:
+            continue
         refused = [
             each.verdict
             for each in judge(known, lives, specs=[spec.name], show=0)
@@ -92,7 +95,7 @@ def traces() -> str:
 
 def main(arguments: list[str]) -> int:
     try:
-        fell = traces() if arguments[0] == "traces" else replay(Path(arguments[1]))
+        fell = traces(arguments[1:]) if arguments[0] == "traces" else replay(Path(arguments[1]))
     except Exception:
         traceback.print_exc()
         return 2
