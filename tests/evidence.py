@@ -25,7 +25,7 @@ from reconciler.formal.trace import Trace
 from reconciler.testing.replay import adapter
 from reconciler.testing.replay.evidence import judge, play
 from tests.golden_traces import PATIENCE, SPECS
-from tests.property.joined_runs import record
+from tests.property.joined_runs import STORIES, record, record_story
 
 SEEDS: Final = range(120)
 Prepared = list[tuple[str, str, Graph | tuple[Trace, ...]]]
@@ -79,6 +79,8 @@ def _replayed(known: suite.Suite, spec: str, content: Graph | tuple[Trace, ...])
 def traces(names: Collection[str] = ()) -> str:
     known = suite.load(SPECS)
     lives = {name: life for seed in SEEDS for name, life in record(seed, Exception).items()}
+    for path in STORIES:
+        lives |= record_story(path, Exception)
     for spec in known.specs:
         if names and spec.name not in names:
             continue

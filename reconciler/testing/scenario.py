@@ -168,7 +168,7 @@ _FORMS: Final[dict[str, tuple[int, int, str]]] = {
 class Player:
     """A cluster that does what lines say. Names of nodes are n1, n2, ..."""
 
-    def __init__(self, head: Line) -> None:
+    def __init__(self, head: Line, *, record: bool = False) -> None:
         options = dict(head.labels)
         try:
             nodes = int(options.pop("nodes", "2"))
@@ -180,7 +180,8 @@ class Player:
         if options or scope not in ("all", "selected"):
             raise ConfigError(f"line {head.number}: as: {_FORMS['cluster'][2]}")
         names = tuple(f"n{number}" for number in range(1, nodes + 1))
-        self.joined = Joined(names, pool=range(256, 256 + pool), limits=limits, scope=scope)
+        numbers = range(256, 256 + pool)
+        self.joined = Joined(names, pool=numbers, limits=limits, scope=scope, record=record)
         self.rules = Rules(self.joined)
 
     def take(self, line: Line) -> None:

@@ -26,7 +26,7 @@ from reconciler.tracefile import Life
 from tests.broken_traces import KINDS, broken
 from tests.golden_traces import SPECS
 from tests.integration.test_processes import SHOP, Processes
-from tests.property.joined_runs import record
+from tests.property.joined_runs import STORIES, record, record_story
 
 SUITE = suite.load(SPECS)
 READ = [spec for spec in SUITE.specs if spec.trace]
@@ -40,6 +40,8 @@ def lives() -> Mapping[str, Life]:
     found: dict[str, Life] = {}
     for seed in range(RUNS):
         found |= record(seed)
+    for path in STORIES:
+        found |= record_story(path)
     return found
 
 
@@ -52,8 +54,8 @@ def explained(judged: list[Judged]) -> None:
 def test_recorded_runs_are_explained(spec: Spec, lives: Mapping[str, Life]) -> None:
     judged = judge(SUITE, lives, specs=[spec.name])
     explained(judged)
-    seeds = {each.life.partition(",")[0] for each in judged}
-    assert len(seeds) == RUNS, "every run has traces of every spec"
+    runs = {each.life.partition(",")[0] for each in judged}
+    assert len(runs) == RUNS + len(STORIES), "every run has traces of every spec"
     events = Counter(event.action for each in judged for event in each.verdict.events)
     print(f"{spec.name}: {len(judged)} traces, {events.total()} events: {dict(events)}")
     assert set(events) == actions_read(spec), "every event that is read is recorded somewhere"

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from reconciler.testing.joined import Joined
-from reconciler.testing.scenario import parse, play
+from reconciler.testing.scenario import Player, parse, play
 from reconciler.tracefile import Life
 from tests.property.joined_rules import ACTIONS, SCENARIOS, Rules, Step, settle, take
 from tests.property.test_joined import cluster
@@ -65,6 +65,17 @@ def record(seed: int, *failures: type[Exception]) -> Mapping[str, Life]:
         with contextlib.suppress(AssertionError):
             settle(joined, blind)
     return lives(f"seed {seed}", joined)
+
+
+def record_story(path: Path, *failures: type[Exception]) -> Mapping[str, Life]:
+    """The same of a story."""
+    head, *lines = parse(path.read_text(), path.name)
+    player = Player(head, record=True)
+    player.rules = Blind(player.joined)
+    with contextlib.suppress(*failures):
+        for line in lines:
+            player.take(line)
+    return lives(path.stem, player.joined)
 
 
 def lives(name: str, joined: Joined) -> Mapping[str, Life]:
