@@ -50,30 +50,35 @@ BUGS = (
         "reconciler/core/dataplane/cut.py",
         "        if self.held_root != item.root:\n",
         "        if False:\n",
+        unseen=("traces", "replay"),
     ),
     Bug(
         "staging-that-a-packet-sees",
         "reconciler/core/dataplane/indices.py",
         "    def idle(self) -> int:\n        return 1 - self.active\n",
         "    def idle(self) -> int:\n        return self.active\n",
+        unseen=("traces",),
     ),
     Bug(
         "halves-not-made-equal",
         "reconciler/core/dataplane/tables.py",
         "        self._equalise()\n",
         "",
+        unseen=("traces",),
     ),
     Bug(
         "a-birth-ignored",
         "reconciler/core/resources/decode.py",
         '(f"{namespace}/{each.group.hex()}", each.number, each.birth)',
         '(f"{namespace}/{each.group.hex()}", each.number, 1)',
+        unseen=("traces", "replay"),
     ),
     Bug(
         "lost-removal",
         "reconciler/core/dataplane/agent.py",
         "            changes.append(Change(type_url, name, None))\n",
         "",
+        unseen=("traces", "replay"),
     ),
     Bug(
         "number-back-at-once",
@@ -106,6 +111,7 @@ BUGS = (
         "reconciler/core/resources/build.py",
         "if group in local or number in named:",
         "if group in local:",
+        unseen=("traces", "replay"),
     ),
 )
 

@@ -47,7 +47,9 @@ def _split(events: Sequence[Event]) -> Parts:
 
 
 def _pool(events: Sequence[Event]) -> Hashable:
-    return _numbers(events[0])
+    """One that nobody has heard of holds numbers back too, so traces have the same nodes."""
+    nodes = frozenset(event.args["node"] for event in events if "node" in event.args)
+    return _numbers(events[0]), nodes
 
 
 def _numbers(event: Event) -> tuple[int, int] | None:
