@@ -27,7 +27,7 @@ CONSTANTS
 (*
   @typeAlias: entry = {number: Int, birth: Int, owner: Str, phase: Str};
   @typeAlias: object = {number: Int, birth: Int, owner: Str, uid: Int};
-  @typeAlias: call = {kind: Str, number: Int, birth: Int, owner: Str, uid: Int};
+  @typeAlias: call = {kind: Str, number: Int, birth: Int, owner: Str, uid: Int, by: Int};
   @typeAlias: pair = {number: Int, birth: Int, owner: Str};
 *)
 AllocationObjectsAliases == TRUE
@@ -126,7 +126,8 @@ Ask(kind, k, birth, owner, uid) ==
     /\ adopted
     /\ Cardinality(pending) < MaxPending
     /\ pending' = pending \cup
-        {[kind |-> kind, number |-> k, birth |-> birth, owner |-> owner, uid |-> uid]}
+        {[kind |-> kind, number |-> k, birth |-> birth, owner |-> owner, uid |-> uid,
+          by |-> takeovers]}
     /\ UNCHANGED <<entries, revision, objects, uids, adopted, given, takeovers>>
 
 AskCreate(k) ==
@@ -142,11 +143,15 @@ AskMark(k) ==
 AskDelete(k) ==
     \E o \in objects : o.number = k /\ ~Stands(o) /\ Ask("delete", k, o.birth, o.owner, o.uid)
 
-\* A name is taken once; a change or a deletion is of the very object that was read.
+\* Its resourceVersion: nobody has marked it meanwhile.
+\* @type: ($object, $call) => Bool;
+Unchanged(o, w) == o.birth = (IF w.kind = "mark" THEN 0 ELSE w.birth)
+
+\* A name is taken once; a change or a deletion is of the very object that was read, as it was read.
 Arrive(w) ==
     /\ pending' = pending \ {w}
     /\ LET same == {o \in objects : o.number = w.number}
-           read == {o \in same : o.uid = w.uid}
+           read == {o \in same : o.uid = w.uid /\ Unchanged(o, w)}
            made == [number |-> w.number, birth |-> w.birth, owner |-> w.owner, uid |-> uids + 1]
        IN CASE w.kind = "create" /\ same = {} /\ uids < MaxUid ->
                   objects' = objects \cup {made} /\ uids' = uids + 1
