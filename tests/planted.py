@@ -50,14 +50,13 @@ BUGS = (
         "reconciler/core/dataplane/cut.py",
         "        if self.held_root != item.root:\n",
         "        if False:\n",
-        unseen=("traces", "replay"),
+        unseen=("replay",),
     ),
     Bug(
         "staging-that-a-packet-sees",
         "reconciler/core/dataplane/indices.py",
         "    def idle(self) -> int:\n        return 1 - self.active\n",
         "    def idle(self) -> int:\n        return self.active\n",
-        unseen=("traces",),
     ),
     Bug(
         "halves-not-made-equal",

@@ -49,7 +49,8 @@ def _split(events: Sequence[Event]) -> Parts:
 def _pool(events: Sequence[Event]) -> Hashable:
     """One that nobody has heard of holds numbers back too, so traces have the same nodes."""
     nodes = frozenset(event.args["node"] for event in events if "node" in event.args)
-    return _numbers(events[0]), nodes
+    frees = any(event.args.get("free") for event in events)
+    return _numbers(events[0]), nodes if frees else None
 
 
 def _numbers(event: Event) -> tuple[int, int] | None:
