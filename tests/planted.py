@@ -63,7 +63,6 @@ BUGS = (
         "reconciler/core/dataplane/tables.py",
         "        self._equalise()\n",
         "",
-        unseen=("traces",),
     ),
     Bug(
         "a-birth-ignored",
@@ -77,7 +76,7 @@ BUGS = (
         "reconciler/core/dataplane/agent.py",
         "            changes.append(Change(type_url, name, None))\n",
         "",
-        unseen=("traces", "replay"),
+        unseen=("replay",),
     ),
     Bug(
         "number-back-at-once",
