@@ -46,7 +46,7 @@ def _check(
         bool, typer.Option("--deep", help="Larger bounds too, and long random behaviours.")
     ] = False,
     minutes: Annotated[
-        float, typer.Option("--minutes", min=0, help="For the random behaviours of --deep.")
+        float, typer.Option("--minutes", min=0, help="Of --deep: searches, then random behaviours.")
     ] = 10,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Of the random behaviours; drawn and printed.")
@@ -79,23 +79,29 @@ def _check(
         if engine == "apalache":
             reports += _ask_apalache(suite, chosen, progress)
         else:
-            reports += _ask_tlc(suite, chosen, progress, deep)
+            # Half of the time for searching larger bounds, two at a time, half for behaviours.
+            searches = minutes * 60 if deep else None
+            reports += _ask_tlc(suite, chosen, progress, deep, searches)
             if deep and minutes:
                 first = random.SystemRandom().randrange(2**31) if seed is None else seed
                 print(f"seed {first}, {minutes:g} minutes", file=sys.stderr)
-                reports += _random(suite, chosen, progress, first, minutes * 60)
+                reports += _random(suite, chosen, progress, first, minutes * 30)
     _tell(suite, reports, output, traces)
 
 
 def _ask_tlc(
-    suite: Suite, specs: Sequence[Spec], progress: check_show.Progress, deep: bool
+    suite: Suite,
+    specs: Sequence[Spec],
+    progress: check_show.Progress,
+    deep: bool,
+    deep_seconds: float | None,
 ) -> Iterator[Report]:
     from reconciler.formal import checking
     from reconciler.formal.suite import Kind
 
     kinds = [kind for kind in Kind if deep or kind is not Kind.DEEP]
     yield checking.Report(tuple(checking.lint_line(suite, spec) for spec in specs))
-    found = checking.jobs(suite, specs, kinds, hooks())
+    found = checking.jobs(suite, specs, kinds, hooks(), deep_seconds=deep_seconds)
     progress.expect(len(found))
     reports = []
     for report in checking.run_jobs(found, watch=progress.watch):

@@ -98,21 +98,33 @@ def jobs(
     hooks: Hooks,
     *,
     at_random: bool = True,
+    deep_seconds: float | None = None,
 ) -> list[Job]:
     """What to do for these specs and kinds of run, longest first.
 
     at_random: replay random behaviours too, the same ones every time
+    deep_seconds: of processor time for all deep runs together; None: as long as each may take
     """
     graphs = _Graphs(suite)
+    runs = [(spec, run) for spec in specs for run in spec.of(*kinds)]
+    deep = sum(run.seconds for _, run in runs if run.kind is Kind.DEEP)
+    if deep_seconds is not None and deep > deep_seconds:
+        runs = [(spec, _shorter(run, deep_seconds / deep)) for spec, run in runs]
     found = [
         Job(f"{spec.name} {run.name}", run.seconds, _work(suite, spec, run, hooks, graphs))
-        for spec in specs
-        for run in spec.of(*kinds)
+        for spec, run in runs
     ]
     found += [
         behaviours(suite, spec, hooks, seed=1) for spec in specs if spec.adapter and at_random
     ]
     return sorted(found, key=lambda job: -job.seconds)
+
+
+def _shorter(run: Run, share: float) -> Run:
+    """A deep search with a share of its time: what it has not decided by then stays open."""
+    if run.kind is not Kind.DEEP:
+        return run
+    return msgspec.structs.replace(run, seconds=max(1.0, round(run.seconds * share)))
 
 
 def behaviours(
