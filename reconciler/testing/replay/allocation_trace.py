@@ -14,6 +14,10 @@ MAX_INT: Final = 2**31 - 1
 """TLC's largest: no bound."""
 
 
+WHOLE: Final = 1000
+"""Numbers of a pool that is taken whole."""
+
+
 def _constants(events: Sequence[Event]) -> Mapping[str, Value]:
     """No bounds but the pool; all label sets and nodes of which there is a word."""
     label_sets: set[str] = set()
@@ -23,6 +27,13 @@ def _constants(events: Sequence[Event]) -> Mapping[str, Value]:
         label_sets |= {each["owner"] for each in event.args.get("entries", ())}
         nodes |= {event.args["node"]} if "node" in event.args else set()
     first, last = next((pool for event in events if (pool := _numbers(event))), (1, 1))
+    if last - first > WHOLE:  # far from full: what nobody came near need not be counted
+        seen = [first]
+        for event in events:
+            seen += event.args.get("numbers", ())
+            seen += [each["number"] for each in event.args.get("entries", ())]
+            seen += [event.args["cursor"]] if "cursor" in event.args else []
+        last = min(last, max(seen) + 16)
     unbounded = dict.fromkeys(("MaxRevision", "MaxEpoch", "MaxCut", "MaxLate"), MAX_INT)
     return {
         "LabelSets": frozenset(label_sets),
