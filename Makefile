@@ -8,6 +8,10 @@ STAMPS := build/stamps
 BPF_ARCH := $(shell uname -m | sed 's/x86_64/x86/; s/aarch64/arm64/')
 TRIPLET := $(shell gcc -dumpmachine 2>/dev/null || echo $(shell uname -m)-linux-gnu)
 
+# Tests that keep a model checker or one processor busy: they run two at a time.
+SPEC_TESTS := $(addprefix tests/integration/test_,specs.py traces.py check.py check_apalache.py \
+  specs_apalache.py formal_tlc.py formal_docs.py tracecheck.py xds_traces.py evidence.py fuzz.py)
+
 .PHONY: setup system build check test demo bench clean help
 .DEFAULT_GOAL := help
 
@@ -55,8 +59,10 @@ check: setup ## format, lint, types, import contracts, file length
 test: setup ## everything: unit, property, specs, integration with real packets
 	@echo "== unit and property tests"
 	@$(BIN)/pytest -q -n 2 tests/unit tests/property
-	@echo "== integration tests: processes, packets in network namespaces, specs"
-	@$(BIN)/pytest -q tests/integration
+	@echo "== specs, machines and code against each other"
+	@$(BIN)/pytest -q -n 2 --dist loadfile $(SPEC_TESTS)
+	@echo "== integration tests: processes, packets in network namespaces"
+	@$(BIN)/pytest -q tests/integration $(addprefix --ignore=,$(SPEC_TESTS))
 
 demo: setup ## the main job: a cluster on this machine, policies enforced on real packets
 	@$(BIN)/reconciler demo

@@ -13,6 +13,7 @@ ConstInit ==
     /\ Versions = 2
     /\ MaxRevision = 3
     /\ MaxFaults = 1
+    /\ MaxStreams = 2
     /\ MaxAsks = 1
     /\ Edited = {"a_OF_NAME", "Star_OF_NAME"}
     /\ Begins = {[wild |-> FALSE, names |-> {"a_OF_NAME"}]}

@@ -80,7 +80,7 @@ Explain(e) ==
       [] e.action = "Refused" -> Refused
       [] e.action \in {"Conflict"} -> Superseded
       [] e.action = "Publish" -> Publish
-      [] e.action \in {"Anew"} -> Begins(e.args.node)
+      [] e.action = "Anew" -> Begins(e.args.node)
       [] e.action = "Connect" -> Connect(e.args.node)
       [] e.action = "Report" ->
             \/ \E c \in 0..shown[e.args.node].cut : Report(e.args.node, c)
