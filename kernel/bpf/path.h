@@ -58,8 +58,7 @@ SUBPROGRAM int judge_neighbour(struct __sk_buff *skb, const struct context *c)
 	union address target = {};
 	__u8 icmp[2];
 
-	if (p->family != FAMILY_V6 || p->protocol != PROTOCOL_ICMPV6 || p->fragment != WHOLE ||
-	    p->end - p->l4 < 8 || bpf_skb_load_bytes(skb, p->l4, icmp, 2))
+	if (p->end - p->l4 < 8 || bpf_skb_load_bytes(skb, p->l4, icmp, 2))
 		return REASON_NONE;
 	if (icmp[0] == 130 || icmp[0] == 131 || icmp[0] == 132 || icmp[0] == 143) {
 		if (p->hop_limit == 1 && p->destination.bytes[0] == 0xff &&
@@ -270,9 +269,11 @@ INLINE int judge(struct __sk_buff *skb, __u32 ifindex, struct context *c)
 	reason = parse(skb, p, ethertype);
 	if (reason)
 		return reason;
-	reason = judge_neighbour(skb, c);
-	if (reason != REASON_NONE)
-		return reason;
+	if (p->protocol == PROTOCOL_ICMPV6 && p->family == FAMILY_V6 && p->fragment == WHOLE) {
+		reason = judge_neighbour(skb, c);
+		if (reason != REASON_NONE)
+			return reason;
+	}
 	if (!owns(&c->endpoint, p->family,
 		  c->direction == DIRECTION_EGRESS ? &p->source : &p->destination))
 		return REASON_BAD_SOURCE;
