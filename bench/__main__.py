@@ -52,7 +52,7 @@ def main() -> int:
     with progress.status("") as status:
         context = Context(
             quick=options.quick,
-            streams=options.streams,
+            streams=tuple(options.streams),
             profile=options.profile or "",
             say=lambda text: status.update(text),
         )
@@ -86,7 +86,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--only", nargs="+", choices=tuple(GROUPS), metavar="NAME", default=[])
     parser.add_argument("--quick", action="store_true", help="once each, a tenth of the cluster")
-    parser.add_argument("--streams", type=int, default=10_000, help="for the group streams")
+    parser.add_argument(
+        "--streams", type=int, nargs="+", default=[1_000, 10_000], metavar="N",
+        help="how many, for the group streams; one run for each (default: 1000 10000)",
+    )  # fmt: skip
     parser.add_argument(
         "--profile", choices=tuple(PROFILES), metavar="NAME",
         help=f"write a profile of one hot part to bench/out/: {', '.join(PROFILES)}",

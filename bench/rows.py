@@ -88,7 +88,7 @@ class Context:
         self,
         *,
         quick: bool,
-        streams: int,
+        streams: tuple[int, ...],
         profile: str,
         say: Callable[[str], None],
     ) -> None:

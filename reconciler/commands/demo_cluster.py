@@ -31,7 +31,7 @@ from reconciler.server.manifests import load
 from reconciler.testing.topology import NodeSpec, PodSpec, Spec, Topology
 
 PREFIX: Final = "reconciler-demo-"
-PINS: Final = Path("/sys/fs/bpf/reconciler-demo")
+BPFFS: Final = Path("/sys/fs/bpf")
 SERVER_ADDRESSES: Final = ("172.18.0.254", "fd18::fe")
 PORT: Final = 18000
 WORLD: Final = (
@@ -55,17 +55,17 @@ class DemoFailed(ReconcilerError):
 
 def clean_up_after_others() -> None:
     """Files and pins of demos whose process is gone."""
-    for directory, prefix in ((Path(tempfile.gettempdir()), PREFIX), (PINS, "")):
+    for directory in (Path(tempfile.gettempdir()), BPFFS):
         if not directory.is_dir():
             continue
-        for path in directory.iterdir():
-            owner = path.name.removeprefix(prefix)
-            if (
-                path.name.startswith(prefix)
-                and owner.isdigit()
-                and not Path("/proc", owner).exists()
-            ):
-                _remove_pins(path) if directory == PINS else shutil.rmtree(path, ignore_errors=True)
+        for path in directory.glob(f"{PREFIX}*"):
+            owner = path.name.removeprefix(PREFIX)
+            if not owner.isdigit() or Path("/proc", owner).exists():
+                continue
+            if directory == BPFFS:
+                _remove_pins(path)
+            else:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove_pins(path: Path) -> None:
@@ -118,7 +118,7 @@ class DemoCluster:
         self.server_status = f"unix:{self.directory}/server.sock"
         self.topology: Topology | None = None
         self._source = source
-        self._pins = PINS / str(os.getpid())
+        self._pins = BPFFS / f"{PREFIX}{os.getpid()}"
         self._processes: dict[str, subprocess.Popen[Any]] = {}
         self._stack = ExitStack()
 

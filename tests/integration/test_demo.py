@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from reconciler.commands.demo_cluster import PINS, PREFIX
+from reconciler.commands.demo_cluster import BPFFS, PREFIX
 
 COMMAND = [sys.executable, "-m", "reconciler.cli", "demo"]
 
 
 def _left(pid: int) -> list[str]:
-    paths = [Path(tempfile.gettempdir(), f"{PREFIX}{pid}"), PINS / str(pid)]
+    paths = [place / f"{PREFIX}{pid}" for place in (Path(tempfile.gettempdir()), BPFFS)]
     return [str(path) for path in paths if path.exists()]
 
 
