@@ -1,0 +1,1 @@
+"""The server and the agent against a real Kubernetes API server."""
