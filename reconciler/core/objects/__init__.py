@@ -1,6 +1,6 @@
 """Kubernetes objects as this project sees them: types, decoding, validation."""
 
-from reconciler.core.objects.decode import Decoded, decode
+from reconciler.core.objects.decode import Decoded, Misfit, decode, decode_as
 from reconciler.core.objects.net import Prefix, format_address, parse_address, parse_prefix
 from reconciler.core.objects.types import (
     Change,
@@ -52,6 +52,7 @@ __all__ = [
     "KubeObject",
     "LabelSelector",
     "LabelSelectorRequirement",
+    "Misfit",
     "Namespace",
     "NetworkPolicy",
     "NetworkPolicyEgressRule",
@@ -75,6 +76,7 @@ __all__ = [
     "Upsert",
     "Workload",
     "decode",
+    "decode_as",
     "format_address",
     "key_of",
     "parse_address",

@@ -11,7 +11,7 @@ account "default" (not for mirror pods), the label kubernetes.io/metadata.name o
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -29,6 +29,15 @@ from reconciler.core.objects.types import (
 from reconciler.core.objects.validate import validate
 from reconciler.core.objects.yamlload import Plain, YamlError, load_documents
 from reconciler.errors import Rejected
+
+_T = TypeVar("_T")
+
+
+class Misfit(msgspec.Struct, frozen=True):
+    """Why one JSON object is not of a type: the field as kubectl writes it, and the reason."""
+
+    path: str
+    reason: str
 
 
 class Decoded(msgspec.Struct, frozen=True):
@@ -109,6 +118,22 @@ def decode(data: bytes, source: str, *, fill: bool = True) -> Decoded:
     decoder = _Decoder(source, fill)
     decoder.read(data)
     return decoder.result()
+
+
+def decode_as(data: bytes, wanted: type[_T]) -> _T | Misfit:
+    """One JSON object as a type of any kind; fields that are null count as missing.
+
+    msgspec.DecodeError: it isn't JSON.
+    """
+    try:
+        return msgspec.json.decode(data, type=wanted)
+    except msgspec.ValidationError:
+        pass
+    value = _prune(msgspec.json.decode(data), {})
+    try:
+        return msgspec.convert(value, wanted)
+    except msgspec.ValidationError as error:
+        return Misfit(*_explain(str(error), value))
 
 
 class _Decoder:

@@ -1,0 +1,231 @@
+"""The cluster's objects from the API server: batches of changes, as `manifests` gives of files.
+
+    source = Source(client, random=random.random)
+    async for batch in source.batches(): ...      # the first is the whole initial state
+
+Every kind has a reflector of its own. What they tell is collected until the reader takes it, one
+change an object, so a reader that is slow gets larger batches and never a queue without a bound.
+
+Across kinds the API has no order; a batch says by `positions` what it is of. Only the first lists
+are made one after the other, in the order of the kinds: each is of a state not older than those
+before it. So a journal that comes before the objects that were written after it is never ahead of
+what it is compared with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from reconciler.core.objects import (
+    Change,
+    Delete,
+    Namespace,
+    NetworkPolicy,
+    Node,
+    ObjectKey,
+    ObjectMeta,
+    Pod,
+    Upsert,
+    validate,
+)
+from reconciler.errors import Rejected
+from reconciler.server.kubernetes.client import ApiClient
+from reconciler.server.kubernetes.kinds import Kind
+from reconciler.server.kubernetes.mirror import Delta
+from reconciler.server.kubernetes.reflector import Reflector, Timing
+
+NAMESPACES: Final = Kind(
+    "Namespace", "namespaces", "/api/v1/namespaces", Namespace, check=validate, exact=False
+)
+NODES: Final = Kind("Node", "nodes", "/api/v1/nodes", Node, check=validate, exact=False)
+PODS: Final = Kind("Pod", "pods", "/api/v1/pods", Pod, check=validate, exact=False)
+NETWORK_POLICIES: Final = Kind(
+    "NetworkPolicy",
+    "networkpolicies",
+    "/apis/networking.k8s.io/v1/networkpolicies",
+    NetworkPolicy,
+    check=validate,
+    exact=False,
+)
+
+CORE: Final[tuple[Kind[Any], ...]] = (NAMESPACES, NODES, NETWORK_POLICIES, PODS)
+"""Kinds whose changes are `Change`s of the core."""
+
+
+class Conditions(msgspec.Struct, frozen=True, rename="camel"):
+    """ready: None is unknown, which the API says to read as ready."""
+
+    ready: bool | None = None
+
+
+class Endpoint(msgspec.Struct, frozen=True, rename="camel"):
+    addresses: tuple[str, ...] = ()
+    conditions: Conditions = Conditions()
+
+
+class EndpointPort(msgspec.Struct, frozen=True, rename="camel"):
+    name: str = ""
+    protocol: str = "TCP"
+    port: int | None = None
+
+
+class EndpointSlice(msgspec.Struct, frozen=True, rename="camel"):
+    """Of discovery.k8s.io/v1. address_type: IPv4, IPv6 or FQDN."""
+
+    metadata: ObjectMeta
+    address_type: str = ""
+    endpoints: tuple[Endpoint, ...] = ()
+    ports: tuple[EndpointPort, ...] = ()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Of endpoints that are ready, sorted."""
+        ready = (e for e in self.endpoints if e.conditions.ready is not False)
+        return tuple(sorted({address for endpoint in ready for address in endpoint.addresses}))
+
+
+API_SERVER: Final = Kind(
+    "EndpointSlice",
+    "endpointslices",
+    "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
+    EndpointSlice,
+    params={"labelSelector": "kubernetes.io/service-name=kubernetes"},
+    exact=False,
+)
+"""Where the API server itself is, as it says: the addresses of identity kube-apiserver."""
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """What differs from all batches before it.
+
+    changes:   of the kinds of `CORE`, one an object
+    others:    of every other kind, by resource: objects that are new or changed, and keys of those
+               that are gone; a resource without changes is not in it
+    problems:  all that stand now, not only new ones
+    positions: resource → resourceVersion up to which it is applied. They never go back but where
+               the API server's own do (etcd restored from a backup)
+    """
+
+    changes: tuple[Change, ...] = ()
+    others: Mapping[str, tuple[Any, ...]] = {}
+    problems: tuple[Rejected, ...] = ()
+    positions: Mapping[str, int] = {}
+
+
+class WatchStatus(msgspec.Struct, frozen=True):
+    """One kind's watch, for those who look. failure: of the last request, "" while all is well."""
+
+    resource: str
+    position: int
+    objects: int
+    lists: int
+    events: int
+    failure: str
+
+
+class Source:
+    """Watches `kinds`; read `batches` once, by one reader.
+
+    random: gives numbers of [0, 1), for the jitter of waits
+    """
+
+    def __init__(
+        self,
+        client: ApiClient,
+        kinds: Sequence[Kind[Any]] = (*CORE, API_SERVER),
+        *,
+        random: Callable[[], float],
+        timing: Timing = Timing(),  # noqa: B008 - a frozen value
+    ) -> None:
+        self._reflectors = tuple(
+            Reflector(client, kind, self._told, random=random, timing=timing) for kind in kinds
+        )
+        self._core = frozenset(kind.resource for kind in kinds if kind in CORE)
+        self._pending: dict[str, dict[ObjectKey, Any]] = {}
+        self._problems: dict[str, tuple[Rejected, ...]] = {}
+        self._news = asyncio.Event()
+
+    def status(self) -> tuple[WatchStatus, ...]:
+        return tuple(
+            WatchStatus(
+                reflector.kind.resource,
+                reflector.position,
+                len(reflector.mirror),
+                reflector.lists,
+                reflector.events,
+                reflector.failure,
+            )
+            for reflector in self._reflectors
+        )
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        """Until it is closed. What can't be read for a while changes nothing meanwhile."""
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            for reflector in self._reflectors:
+                await reflector.first_list()
+            tasks = [
+                asyncio.create_task(reflector.run(), name=f"watch {reflector.kind.resource}")
+                for reflector in self._reflectors
+            ]
+            for task in tasks:
+                task.add_done_callback(lambda _: self._news.set())
+            while True:
+                yield self._take()
+                await self._news.wait()
+                for task in tasks:
+                    if task.done():
+                        task.result()  # a bug; it ends the reader too
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _told(self, reflector: Reflector[Any], delta: Delta[Any]) -> None:
+        kind = reflector.kind
+        if delta.changed or delta.gone:
+            pending = self._pending.setdefault(kind.resource, {})
+            core = kind.resource in self._core
+            for key in delta.gone:
+                pending[key] = Delete(key) if core else key
+            for object in delta.changed:
+                meta = object.metadata
+                key = ObjectKey(kind.name, meta.namespace, meta.name)
+                pending[key] = Upsert(object, kind.resource) if core else object
+        if delta.problems:
+            self._problems[kind.resource] = reflector.mirror.problems
+        self._news.set()
+
+    def _take(self) -> Batch:
+        self._news.clear()
+        pending, self._pending = self._pending, {}
+        return Batch(
+            tuple(_flat(changes for name, changes in pending.items() if name in self._core)),
+            {
+                name: tuple(changes.values())
+                for name, changes in pending.items()
+                if name not in self._core
+            },
+            tuple(problem for problems in self._problems.values() for problem in problems),
+            {reflector.kind.resource: reflector.position for reflector in self._reflectors},
+        )
+
+
+def _flat(maps: Iterable[Mapping[ObjectKey, Change]]) -> Iterable[Change]:
+    for changes in maps:
+        yield from changes.values()
+
+
+def watch(
+    client: ApiClient,
+    kinds: Sequence[Kind[Any]] = (*CORE, API_SERVER),
+    *,
+    random: Callable[[], float],
+    timing: Timing = Timing(),  # noqa: B008 - a frozen value
+) -> AsyncIterator[Batch]:
+    """`Source(...).batches()`, for who doesn't ask for its status."""
+    return Source(client, kinds, random=random, timing=timing).batches()
