@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice, takewhile
+from itertools import accumulate, islice, takewhile
 from types import MappingProxyType
 from typing import Final
 
@@ -37,8 +37,14 @@ ALARM_PERCENT: Final = (90, 80)
 """Use of the pool, in percent, that somebody should be told of; 100 when it is used up."""
 
 MAX_BATCH: Final = 5000
-"""Label sets given a number in one write (and numbers retired, revived, freed): with label sets
-of 300 bytes such a write is 1.5 MB, the most that one object in the Kubernetes API may have."""
+"""Label sets given a number in one write (and numbers retired, revived, freed)."""
+
+MAX_BATCH_BYTES: Final = 600_000
+"""Of label sets given a number in one write: an object of the Kubernetes API has at most 1.5 MB, of
+which digests and bitmaps take up to 0.7. A larger label set is written alone."""
+
+ENTRY_BYTES: Final = 64
+"""What an entry takes besides its label set, where it is written as text."""
 
 QUEUED: Final = ("waiting", "recalled", "draining")
 
@@ -74,6 +80,8 @@ class Allocator:
         self._pool, self._drain_seconds, self._max_batch = pool, drain_seconds, max_batch
         self._cursor = state.cursor if state.cursor in pool else pool.start
         self._free = BitMap(pool)
+        self._held_back: frozenset[int] = frozenset()
+        self._set_aside = BitMap()  # those of them that would be free
         self._registry = Registry()
         self._entries: dict[str, IdentityEntry] = {}
         self._queues: dict[str, OrderedDict[str, IdentityEntry]] = {
@@ -122,6 +130,16 @@ class Allocator:
                 if self._trace is not None:
                     self._trace(Event(SPEC, "Release", {"label_set": label_set}))
 
+    def hold_back(self, numbers: Iterable[int]) -> None:
+        """From now these numbers, and no others, are neither given nor taken back.
+
+        A write under way is not called back. One whose label set has it goes on being live.
+        """
+        self._held_back = frozenset(numbers)
+        self._free |= self._set_aside
+        self._set_aside = self._free & BitMap(self._held_back)
+        self._free -= self._set_aside
+
     # The journal
 
     def next_batch(self, now: float) -> JournalBatch | None:
@@ -132,7 +150,8 @@ class Allocator:
         retire = tuple(islice(self._drained(now), self._max_batch))
         revive = tuple(islice(self._queues["recalled"].values(), self._max_batch))
         waiting = self._queues["waiting"]
-        allocate = tuple(zip(waiting.values(), self._next_numbers(len(waiting)), strict=False))
+        numbers = self._next_numbers(self._fitting())
+        allocate = tuple(zip(waiting.values(), numbers, strict=False))
         if not (allocate or retire or revive or free):
             return None
         for entry, number in allocate:
@@ -167,12 +186,14 @@ class Allocator:
         self._revision, self._cursor = revision, flight.batch.cursor
         for number, label_set in flight.batch.allocate:
             self._free.discard(number)
+            self._set_aside.discard(number)
             self._entries[label_set].birth = revision
         for entry in flight.entries:
             self._fire(entry, "written")
         registry = self._registry
         self._free.update(number for number in registry.returned if number in self._pool)
         registry.returned.clear()
+        self.hold_back(self._held_back)
         changes = Changes(
             activated=tuple(registry.activated),
             revived=tuple(registry.revived),
@@ -293,7 +314,8 @@ class Allocator:
         if next(self._clear(), None) is not None:
             return now
         for entry in self._queues["draining"].values():
-            return max(entry.deadline, now)
+            if entry.number not in self._held_back:
+                return max(entry.deadline, now)
         return None
 
     # Inside
@@ -320,15 +342,22 @@ class Allocator:
 
     def _drained(self, now: float) -> Iterator[IdentityEntry]:
         """Entries whose drain time is over. The queue is in the order of deadlines."""
-        return takewhile(lambda entry: entry.deadline <= now, self._queues["draining"].values())
+        over = takewhile(lambda entry: entry.deadline <= now, self._queues["draining"].values())
+        return (entry for entry in over if entry.number not in self._held_back)
 
     def _clear(self) -> Iterator[IdentityEntry]:
         """Entries that no node may use any more. Those that are wanted again are passed over."""
         for entry in self._registry.leaving.values():
             if entry.without > self._clear_before:
                 return
-            if entry.state == "retiring":
+            if entry.state == "retiring" and entry.number not in self._held_back:
                 yield entry
+
+    def _fitting(self) -> int:
+        """How many of those that wait fit in one write; one of any size does."""
+        waiting = self._queues["waiting"]
+        sizes = accumulate(len(label_set) + ENTRY_BYTES for label_set in waiting)
+        return max(sum(1 for _ in takewhile(MAX_BATCH_BYTES.__ge__, sizes)), min(1, len(waiting)))
 
     def _next_numbers(self, wanted: int) -> list[int]:
         """Free numbers from the cursor on, once around the pool."""
