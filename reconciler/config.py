@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 import ipaddress
+import re
 import tomllib
 import typing
 from collections.abc import Callable, Mapping
@@ -23,6 +24,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from reconciler.address import Address as Address
+from reconciler.address import parse_address as parse_address
 from reconciler.errors import ConfigError
 
 ENV_PREFIX = "RECONCILER_"
@@ -57,6 +60,21 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     tls_cert: Annotated[str, _say("PEM certificate (chain) of the server.")] = ""
     tls_key: Annotated[str, _say("PEM private key of the server.")] = ""
     tls_ca: Annotated[str, _say("PEM certificates of the CA that signs node certificates.")] = ""
+    node_auth: Annotated[
+        Literal["certificate", "token"],
+        _say("How a node proves who it is on `--listen`: client certificate or its pod's token."),
+    ] = "certificate"
+    token_listen: Annotated[
+        str, _say("Second address of the xDS service, for tokens where `--listen` is for others.")
+    ] = ""
+    token_audience: Annotated[str, _say("Audience that a node's token must be for.")] = "reconciler"
+    agent_service_account: Annotated[
+        str, _say("Whose tokens count: `namespace/name` of the agent's ServiceAccount.")
+    ] = ""
+    max_stream_age: Annotated[
+        Seconds,
+        _say("After this long, a tenth more or less, a stream is ended and proven anew; 0: never."),
+    ] = 3600.0
     insecure: Annotated[
         bool,
         _say(
@@ -123,6 +141,9 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     tls_cert: Annotated[str, _say("PEM certificate (chain) of this node.")] = ""
     tls_key: Annotated[str, _say("PEM private key of this node.")] = ""
     tls_ca: Annotated[str, _say("PEM certificates of the CA that signs the server's.")] = ""
+    token_file: Annotated[
+        str, _say("File with the pod's token (projected), instead of a certificate and key.")
+    ] = ""
     tls_server_name: Annotated[
         str, _say("Name to expect in the server's certificate, if not that of the address.")
     ] = ""
@@ -311,72 +332,52 @@ def _check(loaded: Loaded[Any]) -> None:
         except ValueError as error:
             refuse(field, str(error))
 
+    unused: tuple[str, ...]
     peer_field = "listen" if isinstance(config, ServerConfig) else "server"
     peer = checked(peer_field, getattr(config, peer_field))
     if not checked("status", config.status).local:
         refuse("status", f"{config.status}: only a Unix socket or a loopback address")
-    tls = {name: getattr(config, name) for name in ("tls_cert", "tls_key", "tls_ca")}
-    if config.insecure:
-        if any(tls.values()):
-            refuse("insecure", "can't be combined with TLS files")
-        if not peer.local:
-            refuse(
-                "insecure",
-                f"{getattr(config, peer_field)}: plaintext is for loopback addresses "
-                "and Unix sockets only",
-            )
-    else:
-        for name, value in tls.items():
-            if not value:
-                refuse(name, "is needed (or --insecure, on loopback or a Unix socket)")
     for field in ("cluster_cidr", "service_cidr"):
         for value in getattr(config, field, ()):
             try:
                 ipaddress.ip_network(value)
             except ValueError as error:
                 refuse(field, str(error))
+    if isinstance(config, ServerConfig):
+        _check_tokens(config, refuse)
+        tokens, unused = config.node_auth == "token", ("tls_ca",)
+        if config.token_listen:
+            checked("token_listen", config.token_listen)
+    else:
+        tokens, unused = bool(config.token_file), ("tls_cert", "tls_key")
+    files = {name: getattr(config, name) for name in ("tls_cert", "tls_key", "tls_ca")}
+    if config.insecure:
+        if any(files.values()) or tokens:
+            refuse("insecure", "can't be combined with TLS files or tokens")
+        if not peer.local:
+            refuse(
+                "insecure",
+                f"{getattr(config, peer_field)}: plaintext is for loopback addresses "
+                "and Unix sockets only",
+            )
+        return
+    for name, value in files.items():
+        if tokens and name in unused:
+            if value:
+                refuse(name, "has no use where nodes prove themselves by token")
+        elif not value:
+            refuse(name, "is needed (or --insecure, on loopback or a Unix socket)")
 
 
-class Address(msgspec.Struct, frozen=True):
-    """`unix:PATH` or a host with a port. local: no other machine can reach it."""
-
-    host: str = ""
-    port: int = 0
-    path: str = ""
-
-    @property
-    def local(self) -> bool:
-        if self.path or self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-    @property
-    def target(self) -> str:
-        """The form that gRPC takes."""
-        if self.path:
-            return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_address(text: str) -> Address:
-    """`unix:PATH`, `host:port` or `[v6]:port`; ValueError says what is wrong."""
-    if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
-        if not path.startswith("/"):
-            raise ValueError(f"{text}: the socket's path must be absolute")
-        if len(path.encode()) > 107:
-            raise ValueError(f"{text}: a socket's path has at most 107 bytes")
-        return Address(path=path)
-    host, colon, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or not host or (":" in host and not bracketed):
-        raise ValueError(f"{text}: expected host:port, [v6]:port or unix:PATH")
-    if not port.isdecimal() or not 0 <= int(port) <= 65535:
-        raise ValueError(f"{text}: {port!r} is not a port")
-    return Address(host=host.strip("[]"), port=int(port))
+def _check_tokens(config: ServerConfig, refuse: Callable[[str, str], typing.NoReturn]) -> None:
+    if config.token_listen and (config.node_auth == "token" or config.insecure):
+        refuse("token_listen", "is for a server whose --listen takes certificates")
+    if config.node_auth == "certificate" and not config.token_listen:
+        return
+    if not re.fullmatch(r"[^/\s]+/[^/\s]+", config.agent_service_account):
+        refuse("agent_service_account", "is needed, as namespace/name: only its tokens count")
+    if not config.token_audience:
+        refuse("token_audience", "is needed: a token for anyone would be one for no one")
 
 
 def typer_parameters(cls: type[Config]) -> list[inspect.Parameter]:

@@ -80,7 +80,8 @@ async def run(config: AgentConfig) -> None:
         client = XdsClient(
             driver,
             parse_address(config.server),
-            lambda: _keys(config),
+            lambda: _usable_keys(config),
+            token=(lambda: tls.load_token(config.token_file)) if config.token_file else None,
             server_name=config.tls_server_name,
         )
         stack.push_async_callback(client.stop)
@@ -130,13 +131,18 @@ def _cached(cache: CacheFile, node: str, kernel: Adopted, log: Any) -> CachedCut
 
 
 def node_name(config: AgentConfig) -> str:
-    """Of the flag, else of the certificate, else the host's. ConfigError for none that fits."""
+    """Of the flag, else of the certificate or token, else the host's. ConfigError for none that
+    fits: what the server serves is the proof's node, whatever name is claimed."""
     keys = _keys(config)
-    certified = tls.node_of(keys.certificate) if keys is not None else ""
-    if keys is not None and not certified:
-        raise ConfigError(f"--tls-cert: {config.tls_cert} is not a node's certificate")
+    certified = ""
+    if config.token_file:
+        where, certified = "token", tls.token_node(tls.load_token(config.token_file))
+    elif keys is not None:
+        where, certified = "certificate", tls.node_of(keys.certificate)
+        if not certified:
+            raise ConfigError(f"--tls-cert: {config.tls_cert} is not a node's certificate")
     if config.node and certified and config.node != certified:
-        raise ConfigError(f"--node: {config.node}, but the certificate is for {certified}")
+        raise ConfigError(f"--node: {config.node}, but the {where} is for {certified}")
     name = config.node or certified or socket.gethostname().lower()
     if not tls.is_node_name(name):
         raise ConfigError(f"--node: {name!r} is not a node name")
@@ -170,6 +176,14 @@ def _keys(config: AgentConfig) -> tls.KeyPair | None:
     if config.insecure:
         return None
     return tls.load(config.tls_cert, config.tls_key, config.tls_ca)
+
+
+def _usable_keys(config: AgentConfig) -> tls.KeyPair | None:
+    """For a connection now; ConfigError when the certificate has expired, or the like."""
+    keys = _keys(config)
+    if keys is not None:
+        tls.check(keys, (config.tls_cert, config.tls_key, config.tls_ca), time.time())
+    return keys
 
 
 def _prefix(text: str) -> Prefix:

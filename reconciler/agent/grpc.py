@@ -2,7 +2,9 @@
 
 It connects when it is told to and says how that went; when to try again is the core's decision.
 Every attempt gets a channel of its own, so that gRPC's own reconnecting (and its back-off) never
-mixes with the core's, and a new certificate on disk is used with the next stream.
+mixes with the core's, and a new certificate or token on disk is used with the next stream: the
+server ends a stream whose proof expires. A certificate that has expired is said here, as a server
+that refuses it in the handshake can't say why.
 """
 
 from __future__ import annotations
@@ -50,12 +52,15 @@ class XdsClient:
         server: Address,
         tls: Callable[[], KeyPair | None],
         *,
+        token: Callable[[], str] | None = None,
         server_name: str = "",
         connect_seconds: float = CONNECT_SECONDS,
     ) -> None:
+        """tls, token: asked at each attempt; ConfigError ends it with that reason."""
         self._listener = listener
         self._server = server
         self._tls = tls
+        self._token = token
         self._server_name = server_name
         self._connect_seconds = connect_seconds
         self._task: asyncio.Task[None] | None = None
@@ -93,9 +98,10 @@ class XdsClient:
     async def _run(self) -> None:
         reason = "the server ended the stream"
         try:
+            metadata = self._metadata()
             async with self._channel() as channel:
                 await self._ready(channel)
-                call: Any = channel.stream_stream(METHOD)()
+                call: Any = channel.stream_stream(METHOD)(metadata=metadata)
                 self._call = call
                 self._listener.connected()
                 try:
@@ -123,6 +129,11 @@ class XdsClient:
         self._task = None
         self._listener.disconnected(reason)
 
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        if self._token is None:
+            return ()
+        return (("authorization", f"Bearer {self._token()}"),)
+
     def _channel(self) -> grpc.aio.Channel:
         tls = self._tls()
         if tls is None:
@@ -130,16 +141,17 @@ class XdsClient:
         options: list[tuple[str, Any]] = list(OPTIONS)
         if self._server_name:
             options.append(("grpc.ssl_target_name_override", self._server_name))
-        credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
+        credentials = grpc.ssl_channel_credentials(tls.ca, tls.key or None, tls.certificate or None)
         return grpc.aio.secure_channel(self._server.target, credentials, options=options)
 
     async def _ready(self, channel: grpc.aio.Channel) -> None:
-        """Until connected; OSError when that fails (its reason is told by no API of gRPC)."""
+        """Until connected; OSError when that fails, AioRpcError where gRPC can tell why."""
         try:
             async with asyncio.timeout(self._connect_seconds):
                 state = channel.get_state(try_to_connect=True)
                 while state is not grpc.ChannelConnectivity.READY:
                     if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                        await _ask_why(channel)
                         raise ConnectionError(f"{self._server.target}: can't be reached")
                     await channel.wait_for_state_change(state)
                     state = channel.get_state(try_to_connect=True)
@@ -159,3 +171,18 @@ class XdsClient:
             pass  # the stream broke under the write: the reader has the reason and tells it
         finally:
             self._writer = None
+
+
+async def _ask_why(channel: grpc.aio.Channel) -> None:
+    """AioRpcError with what stopped the connection: gRPC tells only calls, and one fails at once.
+
+    Of no method that a server has, so that it opens no stream where the connection comes up yet.
+    """
+    call: Any = channel.stream_stream("/reconciler.None/None")(wait_for_ready=False)
+    try:
+        await call.read()
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+            raise
+    finally:
+        call.cancel()

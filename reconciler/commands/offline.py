@@ -272,6 +272,9 @@ def _issue(
         typer.Option("--san", help="For the server: a DNS name or address it is reached by."),
     ] = None,
     name: Annotated[str, typer.Option("--name", help="Stem of the files' names.")] = "",
+    cluster: Annotated[
+        str, typer.Option("--cluster-name", help="Add the node's SPIFFE ID in this cluster.")
+    ] = "",
     days: Days = 365,
 ) -> None:
     from reconciler.server import certs
@@ -279,7 +282,9 @@ def _issue(
     if bool(node) == bool(san):
         raise ConfigError("give either --node (an agent's) or --san (a server's)")
     if node:
-        issued = certs.issue_node(directory, node, now=_now(), days=days, stem=name)
+        issued = certs.issue_node(
+            directory, node, now=_now(), days=days, stem=name, cluster=cluster
+        )
     else:
         names = tuple(san or ())
         stem = name or "server"

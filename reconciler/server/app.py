@@ -29,9 +29,10 @@ from reconciler.core.plane import ControlPlane, PlaneConfig
 from reconciler.core.reading import Reader
 from reconciler.errors import ConfigError, Rejected
 from reconciler.server.driver import Driver
-from reconciler.server.grpc import XdsServer
+from reconciler.server.grpc import Tokens, XdsServer
 from reconciler.server.journal import SqliteJournal
 from reconciler.server.manifests import watch
+from reconciler.server.rotation import watch_certificate
 from reconciler.server.status import Status
 from reconciler.tracefile import Head, recorder
 
@@ -73,7 +74,20 @@ async def run(config: ServerConfig, *, ready: Callable[[int], None] | None = Non
         )
         await _first(loaded, objects)
 
-        service = XdsServer(driver, parse_address(config.listen), keys)
+        if keys is not None:
+            tasks.create_task(watch_certificate(keys, driver.alarm, log, stop), name="certificate")
+        service = XdsServer(
+            driver,
+            parse_address(config.listen),
+            keys,
+            cluster=config.cluster_name,
+            tokens=await _tokens(config, stack, log),
+            token_listen=parse_address(config.token_listen) if config.token_listen else None,
+            max_stream_age=config.max_stream_age,
+            refused=lambda peer, status, reason: log.warning(
+                "stream refused", peer=peer, status=status, reason=reason
+            ),
+        )
         driver.serve(service)
         await service.start()
         stack.push_async_callback(service.stop, _GRACE_SECONDS)
@@ -134,10 +148,28 @@ def prefix(text: str) -> Prefix:
     return Prefix(network.network_address.packed, network.prefixlen)
 
 
-def _keys(config: ServerConfig) -> tls.KeyPair | None:
+def _keys(config: ServerConfig) -> tls.KeyFiles | None:
     if config.insecure:
         return None
-    return tls.load(config.tls_cert, config.tls_key, config.tls_ca)
+    return tls.KeyFiles(config.tls_cert, config.tls_key, config.tls_ca)
+
+
+async def _tokens(config: ServerConfig, stack: AsyncExitStack, log: Any) -> Tokens | None:
+    if config.node_auth == "certificate" and not config.token_listen:
+        return None
+    from reconciler.server.kubernetes.auth import TokenReviewer
+    from reconciler.server.kubernetes.client import ApiClient
+
+    client = await ApiClient.connect()
+    stack.push_async_callback(client.close)
+    reviewer = TokenReviewer(
+        client,
+        audience=config.token_audience,
+        service_account=config.agent_service_account,
+        log=log,
+    )
+    stack.push_async_callback(reviewer.close)
+    return reviewer
 
 
 def _journal_path(config: ServerConfig) -> Path:

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from reconciler.errors import ConfigError
-from reconciler.tls import NODE_ORGANIZATION, NODE_PREFIX, is_node_name
+from reconciler.tls import NODE_ORGANIZATION, NODE_PREFIX, is_node_name, node_uri
 
 CA_CERTIFICATE: Final = "ca.crt"
 CA_KEY: Final = "ca.key"
@@ -70,23 +70,34 @@ def issue_server(
 
 
 def issue_node(
-    directory: Path, node: str, *, now: datetime.datetime, days: int = LEAF_DAYS, stem: str = ""
+    directory: Path,
+    node: str,
+    *,
+    now: datetime.datetime,
+    days: int = LEAF_DAYS,
+    stem: str = "",
+    cluster: str = "",
 ) -> Issued:
-    """A node's client certificate, CN `system:node:<node>`, O `system:nodes`."""
+    """A node's client certificate, CN `system:node:<node>`, O `system:nodes`.
+
+    cluster: add the SPIFFE ID of the node in it, which alone holds a name too long for a CN.
+    """
     if not is_node_name(node):
         raise ConfigError(f"{node!r}: not a node name (lowercase letters, digits, '-' and '.')")
-    if len(node) > MAX_NODE_NAME:
+    fits = len(node) <= MAX_NODE_NAME
+    if not fits and not cluster:
         raise ConfigError(
-            f"{node!r}: a common name has room for at most {MAX_NODE_NAME} characters"
+            f"{node!r}: a common name has room for at most {MAX_NODE_NAME} characters; "
+            "a URI of the node (--cluster-name) has more"
         )
-    subject = x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, NODE_ORGANIZATION),
-            x509.NameAttribute(NameOID.COMMON_NAME, NODE_PREFIX + node),
-        ]
-    )
+    parts = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, NODE_ORGANIZATION)]
+    if fits:
+        parts.append(x509.NameAttribute(NameOID.COMMON_NAME, NODE_PREFIX + node))
+    subject = x509.Name(parts)
+    uri = x509.UniformResourceIdentifier(node_uri(cluster, node))
+    names = x509.SubjectAlternativeName([uri]) if cluster else None
     eku = ExtendedKeyUsageOID.CLIENT_AUTH
-    return _issue(directory, stem or f"node-{node}", subject, eku, None, now, days)
+    return _issue(directory, stem or f"node-{node}", subject, eku, names, now, days)
 
 
 def _issue(

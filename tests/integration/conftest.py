@@ -1,8 +1,9 @@
-"""Fixtures of the tests that drive a kernel."""
+"""Fixtures of the tests that drive a kernel, or speak TLS."""
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import functools
 import os
 import shutil
@@ -119,3 +120,13 @@ def kernel_pod(emptied: KernelDatapath) -> Callable[..., Endpoint]:
         return Endpoint(datapath)
 
     return made
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Path:
+    """Directory of a new CA."""
+    from reconciler.server import certs
+
+    now = datetime.datetime.now(datetime.UTC)
+    certs.init(tmp_path / "pki", cluster="test", now=now)
+    return tmp_path / "pki"

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import datetime
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,120 +9,17 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from envoy.service.discovery.v3 import discovery_pb2
 
 from reconciler import tls
 from reconciler.agent import grpc as client_side
-from reconciler.agent.grpc import XdsClient
 from reconciler.config import Address
-from reconciler.errors import ProtocolError
 from reconciler.server import certs
 from reconciler.server import grpc as server_side
-from reconciler.server.grpc import METHOD, XdsServer
+from reconciler.server.grpc import METHOD
+from tests.integration.grpc_rig import NOW, client_of, keys_of, request, serving
 
 SERVER_OPTIONS = server_side.OPTIONS
 CLIENT_OPTIONS = client_side.OPTIONS
-NOW = datetime.datetime.now(datetime.UTC)
-
-
-class Changed:
-    """Wakes whoever waits for a condition on a recorder."""
-
-    def __init__(self) -> None:
-        self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
-
-    def changed(self) -> None:
-        for condition, future in self._waiting:
-            if not future.done() and condition():
-                future.set_result(None)
-
-    async def wait(self, condition: Callable[[], bool]) -> None:
-        if not condition():
-            future = asyncio.get_running_loop().create_future()
-            self._waiting.append((condition, future))
-            async with asyncio.timeout(10):
-                await future
-
-
-class Hub(Changed):
-    def __init__(self) -> None:
-        super().__init__()
-        self.nodes: dict[int, str] = {}
-        self.frames: list[tuple[int, bytes]] = []
-        self.closed: list[int] = []
-
-    def stream_opened(self, stream: int, node: str) -> None:
-        self.nodes[stream] = node
-        self.changed()
-
-    def received(self, stream: int, frame: bytes) -> None:
-        if frame == b"\xff":
-            raise ProtocolError("INVALID_ARGUMENT", "not a request")
-        self.frames.append((stream, frame))
-        self.changed()
-
-    def stream_closed(self, stream: int) -> None:
-        self.closed.append(stream)
-        self.changed()
-
-
-class Listener(Changed):
-    def __init__(self) -> None:
-        super().__init__()
-        self.up = 0
-        self.frames: list[bytes] = []
-        self.reasons: list[str] = []
-
-    def connected(self) -> None:
-        self.up += 1
-        self.changed()
-
-    def received(self, frame: bytes) -> None:
-        self.frames.append(frame)
-        self.changed()
-
-    def disconnected(self, reason: str) -> None:
-        self.reasons.append(reason)
-        self.changed()
-
-
-def request(node: str, type_url: str = "t") -> bytes:
-    message = discovery_pb2.DeltaDiscoveryRequest(type_url=type_url)
-    message.node.id = node
-    return bytes(message.SerializeToString())
-
-
-@asynccontextmanager
-async def serving(address: Address, keys: tls.KeyPair | None, **options: Any) -> AsyncIterator[Any]:
-    hub = Hub()
-    server = XdsServer(hub, address, keys, **options)
-    await server.start()
-    try:
-        yield hub, server
-    finally:
-        await server.stop(1.0)
-
-
-@asynccontextmanager
-async def client_of(
-    address: Address, keys: tls.KeyPair | None, **options: Any
-) -> AsyncIterator[tuple[XdsClient, Listener]]:
-    listener = Listener()
-    client = XdsClient(listener, address, lambda: keys, **options)
-    try:
-        yield client, listener
-    finally:
-        await client.stop()
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> Path:
-    certs.init(tmp_path / "pki", cluster="test", now=NOW)
-    return tmp_path / "pki"
-
-
-def keys_of(authority: Path, issued: certs.Issued) -> tls.KeyPair:
-    return tls.load(str(issued.certificate), str(issued.key), str(authority / "ca.crt"))
 
 
 @pytest.mark.parametrize("name", [name for name, _ in (*SERVER_OPTIONS, *CLIENT_OPTIONS)])

@@ -34,6 +34,13 @@ def test_a_name_too_long_for_a_common_name_is_refused(authority: Path) -> None:
         certs.issue_node(authority, "a" * 53, now=NOW)
 
 
+def test_a_spiffe_id_holds_long_names(authority: Path) -> None:
+    for name in ("node-1", "a" * 53):
+        pem = certs.issue_node(authority, name, now=NOW, cluster="blue").certificate.read_bytes()
+        assert node_of(pem, "blue") == node_of(pem) == name
+        assert node_of(pem, "red") == ""
+
+
 def test_a_server_certificate_is_for_no_node(authority: Path) -> None:
     issued = certs.issue_server(authority, names=("xds.example", "192.0.2.1", "::1"), now=NOW)
     assert node_of(issued.certificate.read_bytes()) == ""

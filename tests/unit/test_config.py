@@ -137,3 +137,44 @@ def test_addresses_in_grpc_form() -> None:
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(ValueError, match=r"\S"):
         parse_address(text)
+
+
+TOKENS = {
+    "node_auth": "token",
+    "agent_service_account": "ns/agent",
+    "tls_cert": "a",
+    "tls_key": "b",
+}
+
+
+def test_tokens_need_no_ca_of_nodes() -> None:
+    assert load(ServerConfig, flags={**TOKENS, "listen": "0.0.0.0:1"}, environ={})
+    agent = {"token_file": "t", "tls_ca": "c", "server": "xds.example:1"}
+    assert load(AgentConfig, flags=agent, environ={})
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        ({"agent_service_account": ""}, "--agent-service-account: is needed"),
+        ({"agent_service_account": "agent"}, "--agent-service-account: is needed"),
+        ({"token_audience": ""}, "--token-audience: is needed"),
+        ({"tls_ca": "c"}, "--tls-ca: has no use"),
+        ({"tls_cert": ""}, "--tls-cert: is needed"),
+        ({"tls_cert": "", "tls_key": "", "insecure": True}, "--insecure: can't be combined"),
+        ({"token_listen": "0.0.0.0:2"}, "--token-listen: is for a server whose"),
+        ({"node_auth": "certificate", "token_listen": "x", "tls_ca": "c"}, "--token-listen: x: "),
+    ],
+)
+def test_half_a_setup_of_tokens_is_refused(flags: dict[str, object], text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(ServerConfig, flags={**TOKENS, **flags}, environ={})
+    assert text in str(caught.value)
+
+
+def test_an_agent_has_one_proof() -> None:
+    flags: dict[str, object] = {"token_file": "t", "tls_ca": "c"}
+    with pytest.raises(ConfigError, match="--tls-cert: has no use"):
+        load(AgentConfig, flags={**flags, "tls_cert": "a", "tls_key": "b"}, environ={})
+    with pytest.raises(ConfigError, match="--insecure: can't be combined"):
+        load(AgentConfig, flags={"token_file": "t", "insecure": True}, environ={})
