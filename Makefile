@@ -56,13 +56,20 @@ check: setup ## format, lint, types, import contracts, file length
 	@$(BIN)/lint-imports
 	@sh tests/file_length.sh
 
-test: setup ## everything: unit, property, specs, integration with real packets
+# Builds a Kubernetes API server once, into a cache outside of this folder, while other tests run.
+KUBERNETES_BUILD := $(BIN)/python -m reconciler.testing.kubernetes.build
+
+test: setup ## everything: unit, property, specs, real packets, a real Kubernetes API server
+	@mkdir -p build && { nice -n 10 $(KUBERNETES_BUILD) >build/kubernetes-build.log 2>&1 </dev/null & }
 	@echo "== unit and property tests"
 	@$(BIN)/pytest -q -n 2 tests/unit tests/property
 	@echo "== specs, machines and code against each other"
 	@$(BIN)/pytest -q -n 2 --dist loadfile $(SPEC_TESTS)
 	@echo "== integration tests: processes, packets in network namespaces"
 	@$(BIN)/pytest -q tests/integration $(addprefix --ignore=,$(SPEC_TESTS))
+	@echo "== Kubernetes: a real API server"
+	@$(KUBERNETES_BUILD)
+	@$(BIN)/pytest -q -n 2 --dist loadfile tests/kubernetes
 
 demo: setup ## the main job: a cluster on this machine, policies enforced on real packets
 	@$(BIN)/reconciler demo

@@ -1,0 +1,73 @@
+"""A child process that ends with its parent, however the parent ends.
+
+The kernel kills it (PR_SET_PDEATHSIG) when the thread that started it ends, so `Process` is for
+threads that live as long as it. Its output goes to a file, for the error that says why it ended.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from signal import SIGCONT, SIGTERM, Signals
+from typing import Final
+
+from reconciler.errors import UnavailableError
+
+END_SECONDS: Final = 10.0
+
+_BOUND: Final = """\
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+if os.getppid() != int(sys.argv[1]):  # it ended before the call above
+    sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Becomes the command. Not a `preexec_fn`: that runs Python in a fork of a process with threads."""
+
+
+class Process:
+    """One run of `command`; everything that it prints is appended to `log`."""
+
+    def __init__(self, command: Sequence[str], log: Path) -> None:
+        self.name, self.log = Path(command[0]).name, log
+        bound = [sys.executable, "-ISc", _BOUND, str(os.getpid())]
+        with open(log, "ab") as output:
+            self._popen = subprocess.Popen(
+                [*bound, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=log.parent,
+                start_new_session=True,  # a Ctrl-C is for the test, which then ends this in order
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def check(self) -> None:
+        """UnavailableError, with the end of its log, when it runs no more."""
+        code = self._popen.poll()
+        if code is not None:
+            raise UnavailableError(f"{self.name} ended with {code}:\n{self.tail()}")
+
+    def tail(self, lines: int = 15) -> str:
+        text = self.log.read_text(errors="replace")
+        return "\n".join(text.splitlines()[-lines:])
+
+    def signal(self, number: Signals) -> None:
+        self._popen.send_signal(number)
+
+    def end(self, number: Signals = SIGTERM) -> None:
+        """Ask it to end and wait; kill it when it takes too long. One that has ended is fine."""
+        if self._popen.poll() is None:
+            self._popen.send_signal(number)
+            self._popen.send_signal(SIGCONT)  # a stopped one takes no other signal
+        try:
+            self._popen.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            self._popen.wait(END_SECONDS)
