@@ -73,10 +73,9 @@ class Leader:
             mirror.identity_changed(identity.metadata.name, identity)
         mirror.journal_changed(server.journal)
         mirror.recall(recall)
-        self.lost_journal = server.journal is None
         if server.journal is None:
-            first = first_revision(mirror.objects)
-            mirror.ledger = msgspec.structs.replace(EMPTY, revision=first)
+            first = first_revision(mirror.objects.values())
+            mirror.ledger = msgspec.structs.replace(EMPTY, revision=first, origin=first)
         self.version = server.journal.metadata.resource_version if server.journal else None
         self.unresolved = set(mirror.unresolved)
         held = world.truth.get(self.version or "", JournalState(0, 0, 256)).entries
@@ -88,7 +87,7 @@ class Leader:
         state = world.truth[self.version]
         entries = sorted((*state.entries, *self.lost), key=lambda e: (e.birth, e.number))
         world.truth[self.version] = msgspec.structs.replace(state, entries=tuple(entries))
-        self.adoption = adopt(mirror, lost_journal=self.lost_journal)
+        self.adoption = adopt(mirror)
         if self.adoption.entries:
             self.write(self.register.adoption(self.adoption.entries))
 

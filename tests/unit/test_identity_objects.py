@@ -275,11 +275,12 @@ def test_object_that_can_not_be_read_is_left_alone_and_its_number_not_given() ->
 
 def test_lost_journal_adopts_marked_objects_with_births_above_all_that_were() -> None:
     objects = {300: identity(300, "web", birth="41"), 301: identity(301, "db")}
-    assert first_revision({}) == 0
-    assert first_revision(objects) == 41 + REVISION_GAP
+    assert first_revision([]) == 0
+    assert first_revision(objects.values()) == 41 + REVISION_GAP
     found = mirror(EMPTY, *objects.values())
-    found.ledger = msgspec.structs.replace(EMPTY, revision=first_revision(objects))
-    entries = adopt(found, lost_journal=True).entries
+    first = first_revision(objects.values())
+    found.ledger = msgspec.structs.replace(EMPTY, revision=first, origin=first)
+    entries = adopt(found).entries
     assert [(each.number, each.phase) for each in entries] == [(300, "active"), (301, "active")]
     assert {each.birth for each in entries} == {42 + REVISION_GAP}
 

@@ -114,8 +114,10 @@ class JournalSpec(msgspec.Struct, frozen=True, rename="camel"):
     """in_use, retiring: bitmaps, number n is bit n % 8 of byte n // 8, base64
     digests:    of the numbers in use in rising order, 8 bytes each, big endian, base64
     adoptions:  revisions that adopted objects, some of which may not have their birth yet
+    origin:     the revision at which this object began; births up to it are another journal's
     """
 
+    origin: int
     epoch: int
     revision: int
     cursor: int
@@ -145,6 +147,7 @@ class Ledger(msgspec.Struct, frozen=True):
     retiring: frozenset[int] = frozenset()
     pending: Mapping[int, Pending] = {}
     adoptions: tuple[int, ...] = ()
+    origin: int = 0
 
 
 # ------------------------------------------------------------------------------------- meaning
@@ -180,6 +183,7 @@ def encode(ledger: Ledger, writer: Writer) -> JournalSpec:
     digests = struct.pack(f">{len(numbers)}Q", *(ledger.digests[number] for number in numbers))
     pending = tuple(ledger.pending[number] for number in sorted(ledger.pending))
     return JournalSpec(
+        origin=ledger.origin,
         epoch=ledger.epoch,
         revision=ledger.revision,
         cursor=ledger.cursor,
@@ -217,7 +221,14 @@ def decode(spec: JournalSpec) -> Ledger:
     if len(pending) != len(spec.pending):
         raise JournalCorrupt("a number is pending twice")
     return Ledger(
-        spec.epoch, spec.revision, spec.cursor, digests, retiring, pending, spec.adoptions
+        spec.epoch,
+        spec.revision,
+        spec.cursor,
+        digests,
+        retiring,
+        pending,
+        spec.adoptions,
+        spec.origin,
     )
 
 

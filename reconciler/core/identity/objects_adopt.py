@@ -10,13 +10,14 @@ Where a label set has a number in the journal already, found objects are surplus
 use whose labels are lost (its object was deleted or edited while no server led) becomes nobody's:
 its label set gets another one.
 
-If there is no journal – a new cluster, or somebody deleted it – whatever there is is found, marked
-or not, and revisions begin far above any birth that is written on an object.
+A journal that begins – in a new cluster, or because somebody deleted the last one – begins far
+above any birth that is written on an object (`first_revision`, its origin): objects with births of
+before count as found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -38,17 +39,14 @@ class Adoption(msgspec.Struct, frozen=True):
     problems: tuple[Rejected, ...]
 
 
-def first_revision(objects: Mapping[int, CiliumIdentity]) -> int:
+def first_revision(identities: Iterable[CiliumIdentity]) -> int:
     """Where a journal begins that finds these objects and no journal."""
-    newest = max((identity.birth for identity in objects.values()), default=0)
+    newest = max((identity.birth for identity in identities), default=0)
     return newest + REVISION_GAP if newest else 0
 
 
-def adopt(mirror: Mirror, *, lost_journal: bool = False) -> Adoption:
-    """What the first write of a leader adds. The mirror has all objects, read after its journal.
-
-    lost_journal: there was none, so that marks on objects mean nothing
-    """
+def adopt(mirror: Mirror) -> Adoption:
+    """What the first write of a leader adds. The mirror has all objects, read after its journal."""
     ledger = mirror.ledger
     birth = ledger.revision + 1
     owners = {entry.label_set: entry.number for entry in mirror.entries.values()}
@@ -57,7 +55,7 @@ def adopt(mirror: Mirror, *, lost_journal: bool = False) -> Adoption:
     found = [
         (number, identity, identity.label_set)
         for number, identity in mirror.objects.items()
-        if number not in ledger.digests and (lost_journal or not identity.birth or identity.pinned)
+        if number not in ledger.digests and (identity.birth <= ledger.origin or identity.pinned)
     ]
     found.sort(key=lambda each: (not each[1].pinned, each[1].metadata.creation_timestamp, each[0]))
     for number, identity, label_set in found:

@@ -169,6 +169,7 @@ class Register:
             frozenset(retiring),
             change.pending,
             change.adoptions,
+            ledger.origin,
         )
 
     def take(self, change: Change, after: Ledger) -> None:
