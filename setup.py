@@ -11,6 +11,7 @@ setup(
             *("*.toml", "*.tla", "mutants/*.toml", "mc/*.tla", "mc/*.cfg", "trace/*.tla"),
             "golden/*/*.json",
         ],
+        "reconciler.server.kubernetes": ["crds/*.yaml"],
         "reconciler.testing": ["profiles/*.toml"],
         "reconciler.datapath": ["datapath.bpf.o", "_libbpf*.so"],
     },

@@ -38,6 +38,13 @@ def test_everything_is_there(built: Path, folder: str) -> None:
     assert not wanted - found
 
 
+def test_kinds_for_kubernetes_are_there(built: Path) -> None:
+    folder = Path("reconciler", "server", "kubernetes", "crds")
+    wanted = {path.name for path in (TOP / folder).iterdir()}
+    assert wanted
+    assert {path.name for path in (built / folder).iterdir()} == wanted
+
+
 def test_specs_are_found_there(built: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from reconciler.commands.specs import folder; print(folder())"],
