@@ -42,10 +42,8 @@ TraceInit(e) ==
     /\ asks = 0
     /\ fired = {}
 
-\* A response that is a part of a cut, which is not there as a whole yet: a server sends nothing of
-\* the next one while a commit is without its answer.
+\* A response that is a part of a cut, which is not there as a whole yet.
 Part ==
-    /\ inbox = NoFrame
     /\ client \in {"syncing", "in-sync"}
     /\ client' = "syncing"
     /\ UNCHANGED <<revision, content, server, net, link, asked, want, held, cut, inbox, refused,

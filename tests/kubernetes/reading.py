@@ -46,11 +46,12 @@ class Reading:
             self._take(change)
         for resource, changed in batch.others.items():
             held = self.others.setdefault(resource, {})
-            for key, object in changed.items():
-                if object is None:
-                    del held[key]
+            for each in changed:
+                if isinstance(each, ObjectKey):
+                    del held[each]
                 else:
-                    held[key] = object
+                    key = ObjectKey(resource, each.metadata.namespace, each.metadata.name)
+                    held[key] = each
         self.problems = batch.problems
         for resource, position in batch.positions.items():
             assert position >= self.positions.get(resource, -1), "a position went back"

@@ -11,22 +11,10 @@ import sys
 
 import pytest
 
-from reconciler.core.identity import Entry, JournalBatch, JournalState
+from reconciler.core.identity import Entry, JournalState
 from reconciler.errors import JournalConflict, JournalCorrupt, JournalError, JournalLocked
 from reconciler.server.journal import SqliteJournal, holder, read
-
-WEB, DB, DNS = "k8s:app=web;", "k8s:app=db;", "k8s:app=dns;"
-
-
-def batch(
-    expected: int,
-    *allocate: tuple[int, str],
-    epoch: int = 1,
-    retire: tuple[int, ...] = (),
-    revive: tuple[int, ...] = (),
-    free: tuple[int, ...] = (),
-) -> JournalBatch:
-    return JournalBatch(epoch, expected, allocate, retire, revive, free, 300 + expected)
+from tests.journal_contract import WEB, JournalContract, batch
 
 
 @pytest.fixture
@@ -34,73 +22,33 @@ def path(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path / "journal.db"
 
 
-def test_new_journal_then_writes_then_all_of_it_again(path: pathlib.Path) -> None:
-    journal = SqliteJournal(path)
-    assert journal.open() == JournalState(epoch=1, revision=0, cursor=256)
-    assert journal.append(batch(0, (256, WEB), (257, DB))) == 1
-    assert journal.append(batch(1, (258, DNS), retire=(256, 257))) == 2
-    assert journal.append(batch(2, revive=(256,), free=(257,))) == 3
-    assert read(path) == JournalState(
-        epoch=1,
-        revision=3,
-        cursor=302,
-        entries=(Entry(256, 1, WEB, "active"), Entry(258, 2, DNS, "active")),
-    )
-    journal.close()
-    journal.close()
-    again = SqliteJournal(path)
-    assert again.open() == JournalState(
-        epoch=2,
-        revision=3,
-        cursor=302,
-        entries=(Entry(256, 1, WEB, "active"), Entry(258, 2, DNS, "active")),
-    )
-    assert again.append(batch(3, (257, DB), epoch=2)) == 4
-    again.close()
-    assert read(path).entries[-1] == Entry(257, 4, DB, "active")
+class Journals:
+    """One file; whoever takes over has got the lock of who had it, by whatever mistake."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+
+    def handle(self) -> SqliteJournal:
+        return _Usurper(self.path)
+
+    def read(self) -> JournalState:
+        return read(self.path)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "reason"),
-    [
-        (batch(2, (257, DB)), "is at epoch 1, revision 1; the write was made for epoch 1, rev"),
-        (batch(1, (257, DB), epoch=0), "the write was made for epoch 0, revision 1"),
-    ],
-)
-def test_compare_and_swap(path: pathlib.Path, wrong: JournalBatch, reason: str) -> None:
-    journal = SqliteJournal(path)
-    journal.open()
-    journal.append(batch(0, (256, WEB)))
-    before = read(path)
-    with pytest.raises(JournalConflict, match=reason):
-        journal.append(wrong)
-    assert read(path) == before
-    journal.close()
+class _Usurper(SqliteJournal):
+    def open(self) -> JournalState:
+        if self._connection is None:
+            self.path.with_name(self.path.name + ".lock").unlink(missing_ok=True)
+        return super().open()
 
 
-@pytest.mark.parametrize(
-    ("wrong", "reason"),
-    [
-        (batch(1, (256, DB)), "UNIQUE constraint failed: entries.number"),
-        (batch(1, (257, DB), (258, WEB)), "UNIQUE constraint failed: entries.label_set"),
-        (batch(1, (257, DB), retire=(999,)), "number 999 is not active"),
-        (batch(1, revive=(256,)), "number 256 is not retiring"),
-        (batch(1, free=(256,)), "number 256 is not retiring"),
-        (batch(1, retire=(256, 256)), "number 256 is not active"),
-    ],
-)
-def test_contradiction_leaves_nothing_behind(
-    path: pathlib.Path, wrong: JournalBatch, reason: str
-) -> None:
-    journal = SqliteJournal(path)
-    journal.open()
-    journal.append(batch(0, (256, WEB)))
-    before = read(path)
-    with pytest.raises(JournalError, match=f"nothing was written: .*{reason}"):
-        journal.append(wrong)
-    assert read(path) == before
-    assert journal.append(batch(1, (257, DB))) == 2
-    journal.close()
+@pytest.fixture
+def journals(path: pathlib.Path) -> Journals:
+    return Journals(path)
+
+
+class TestSqliteJournal(JournalContract):
+    pass
 
 
 def test_second_server_is_refused_and_told_who_holds_it(path: pathlib.Path) -> None:
@@ -269,12 +217,3 @@ def test_path_that_can_not_be(tmp_path: pathlib.Path) -> None:
     with pytest.raises(JournalError, match="there is no such file"):
         read(nowhere)
     assert holder(nowhere) is None
-
-
-def test_opening_twice_is_refused(path: pathlib.Path) -> None:
-    journal = SqliteJournal(path)
-    journal.open()
-    with pytest.raises(JournalError, match="is open already"):
-        journal.open()
-    assert journal.append(batch(0, (256, WEB))) == 1
-    journal.close()
