@@ -72,12 +72,13 @@ class Script:
 
 
 class Played:
-    """A run to the end of its script: the reflector, every delta that says something, and the
-    seconds that it waited between tries (no time passes)."""
+    """A run to the end of its script: the reflector, every delta that says something, each change
+    of its failure, and the seconds that it waited between tries (no time passes)."""
 
     def __init__(self, script: Script) -> None:
         self.told: list[Delta[Any]] = []
         self.waits: list[float] = []
+        self.noted: list[str] = []
         self.reflector = Reflector(
             cast(ApiClient, script),
             THINGS,
@@ -85,6 +86,7 @@ class Played:
             random=lambda: 0.0,
             timing=Timing(first=1.0, limit=8.0),
             sleep=self._sleep,
+            note=lambda reflector: self.noted.append(reflector.failure),
         )
 
     def _deliver(self, reflector: Reflector[Any], delta: Delta[Any]) -> None:
@@ -197,6 +199,8 @@ async def test_the_server_says_how_long_to_wait() -> None:
     script = Script(busy, page(9), busy, [bookmark(10)])
     played = await play(script)
     assert script.verbs == ["list", "list", "watch", "watch"], "429 ends no history"
+    refusal = "the API server answers 429 TooManyRequests: later"
+    assert played.noted == [refusal, "", refusal, ""]
     assert played.waits == [7.5, 8.0]
 
 

@@ -66,6 +66,7 @@ class Reflector(Generic[T]):
 
     deliver: called after each list and event, on the event loop, also when only the position moved
     failure: why the last request failed, "" while all is well
+    note:    called whenever `failure` has changed
     lists, events: how many lists were made whole, and how many events read
     """
 
@@ -78,6 +79,7 @@ class Reflector(Generic[T]):
         random: Callable[[], float],
         timing: Timing = Timing(),  # noqa: B008 - a frozen value
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        note: Callable[[Reflector[Any]], None] = lambda _: None,
     ) -> None:
         self.kind, self.mirror = kind, Mirror(kind)
         self.failure = ""
@@ -85,6 +87,7 @@ class Reflector(Generic[T]):
         self._client, self._deliver = client, deliver
         self._random, self._timing, self._sleep = random, timing, sleep
         self._backoff = Backoff(timing.first, timing.limit, random)
+        self._note = note
         self._listed = False  # the watch may go on from the position
         self._fresh = True  # nothing was told since the last list
 
@@ -115,7 +118,7 @@ class Reflector(Generic[T]):
                 await self._failed(error)
 
     async def _failed(self, error: Exception, asked: float = 0.0) -> None:
-        self.failure = str(error)
+        self._set_failure(str(error))
         await self._sleep(self._backoff.failed(asked))
 
     # --------------------------------------------------------------------------------------- list
@@ -135,7 +138,7 @@ class Reflector(Generic[T]):
             params["continue"] = page.next
         self.lists += 1
         self._listed = self._fresh = True
-        self.failure = ""  # the back-off stays until a watch works: lists are what costs
+        self._set_failure("")  # the back-off stays until a watch works: lists are what costs
         self._deliver(self, self.mirror.replace(page.version, items))
 
     # -------------------------------------------------------------------------------------- watch
@@ -179,5 +182,10 @@ class Reflector(Generic[T]):
 
     def _worked(self) -> None:
         self._fresh = False
-        self.failure = ""
+        self._set_failure("")
         self._backoff.worked()
+
+    def _set_failure(self, failure: str) -> None:
+        if failure != self.failure:
+            self.failure = failure
+            self._note(self)

@@ -131,6 +131,7 @@ class Source:
     """Watches `kinds`; read `batches` once, by one reader.
 
     random: gives numbers of [0, 1), for the jitter of waits
+    log:    a structlog logger; told when a kind can't be read, and when it can again
     """
 
     def __init__(
@@ -140,10 +141,13 @@ class Source:
         *,
         random: Callable[[], float],
         timing: Timing = Timing(),  # noqa: B008 - a frozen value
+        log: Any = None,
     ) -> None:
         self._reflectors = tuple(
-            Reflector(client, kind, self._told, random=random, timing=timing) for kind in kinds
+            Reflector(client, kind, self._told, random=random, timing=timing, note=self._noted)
+            for kind in kinds
         )
+        self._log = log
         self._core = frozenset(kind.resource for kind in kinds if kind in CORE)
         self._pending: dict[str, dict[ObjectKey, Any]] = {}
         self._problems: dict[str, tuple[Rejected, ...]] = {}
@@ -199,6 +203,15 @@ class Source:
         if delta.problems:
             self._problems[kind.resource] = reflector.mirror.problems
         self._news.set()
+
+    def _noted(self, reflector: Reflector[Any]) -> None:
+        if self._log is None:
+            return
+        resource, failure = reflector.kind.resource, reflector.failure
+        if failure:
+            self._log.warning("watch fails", resource=resource, reason=failure)
+        else:
+            self._log.info("watch works", resource=resource)
 
     def _take(self) -> Batch:
         self._news.clear()
