@@ -36,6 +36,10 @@ MapSize = Annotated[int, Meta(ge=16, le=1 << 24)]
 
 
 _RECORD = "File that every step is appended to, for `reconciler check trace`; empty: none."
+_METRICS = (
+    "Address for Prometheus and kubelet, which other machines may reach: `/metrics`, `/healthz`, "
+    "`/readyz` and nothing else; empty: none."
+)
 
 
 def _say(text: str) -> Meta:
@@ -85,6 +89,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     status: Annotated[
         str, _say("Address of the status API: `unix:PATH` or a loopback `host:port`.")
     ] = "unix:/run/reconciler/server.sock"
+    metrics: Annotated[str, _say(_METRICS)] = ""
     label: Annotated[
         tuple[str, ...],
         _say("Label filter rule, `[!][source:]pattern`; may be given more than once."),
@@ -161,6 +166,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     status: Annotated[
         str, _say("Address of the status API: `unix:PATH` or a loopback `host:port`.")
     ] = "unix:/run/reconciler/agent.sock"
+    metrics: Annotated[str, _say(_METRICS)] = ""
     cni_socket: Annotated[str, _say("Unix socket that the CNI plugin asks; empty: none.")] = (
         "/run/reconciler/cni.sock"
     )
@@ -335,6 +341,8 @@ def _check(loaded: Loaded[Any]) -> None:
     unused: tuple[str, ...]
     peer_field = "listen" if isinstance(config, ServerConfig) else "server"
     peer = checked(peer_field, getattr(config, peer_field))
+    if config.metrics:
+        checked("metrics", config.metrics)
     if not checked("status", config.status).local:
         refuse("status", f"{config.status}: only a Unix socket or a loopback address")
     for field in ("cluster_cidr", "service_cidr"):

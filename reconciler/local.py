@@ -1,7 +1,8 @@
 """HTTP on this machine only: the status APIs of server and agent, and the client that asks them.
 
 JSON over a Unix socket (readable by its owner only) or a loopback port; `config` refuses anything
-else. An error is an object with one key, `error`: the line that the command line prints.
+else. An error is an object with one key, `error`: the line that the command line prints. Only what
+`public` gives is also served where other machines ask: kubelet and Prometheus.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import socket
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import aiohttp
 import msgspec
@@ -25,8 +26,29 @@ JSON_TYPE: Final = "application/json"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+class Text(Protocol):
+    async def text(self) -> bytes: ...
+
+
 def json(value: object, status: int = 200) -> web.Response:
     return web.Response(body=msgspec.json.encode(value), status=status, content_type=JSON_TYPE)
+
+
+def public(metrics: Text, content_type: str, ready: Callable[[], str]) -> dict[str, Handler]:
+    """/metrics, /healthz (this process answers) and /readyz (503 with what `ready` says)."""
+
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(body=await metrics.text(), headers={"Content-Type": content_type})
+
+    async def health(_: web.Request) -> web.Response:
+        return json({"status": "ok"})
+
+    async def readiness(_: web.Request) -> web.Response:
+        if reason := ready():
+            raise UnavailableError(reason)
+        return json({"status": "ok"})
+
+    return {"/metrics": page, "/healthz": health, "/readyz": readiness}
 
 
 @web.middleware

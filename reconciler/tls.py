@@ -131,6 +131,14 @@ def _by_uri(certificate: x509.Certificate, cluster: str | None) -> str | None:
     return name if fits else ""
 
 
+def expiry(certificate: bytes) -> float:
+    """Unix time at which the first certificate of a PEM chain ends; ConfigError: none is there."""
+    try:
+        return _life(certificate)[1]
+    except ValueError:
+        raise ConfigError("the certificate can't be read") from None
+
+
 def _life(certificate: bytes) -> tuple[float, float]:
     """Unix times between which the first certificate of a PEM chain is valid."""
     found = x509.load_pem_x509_certificate(certificate)

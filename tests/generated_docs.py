@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from reconciler import metrics
+from reconciler.agent import status as agent
 from reconciler.config import AgentConfig, ServerConfig, docs_table
 from reconciler.core.machine import diagram, load, names
+from reconciler.server import status as server
 
 DOCS = Path(__file__).parents[1] / "docs"
 
 
 def documents() -> Mapping[str, str]:
     """File name → text."""
-    return {"options.md": _options(), "machines.md": _machines()}
+    return {"options.md": _options(), "machines.md": _machines(), "metrics.md": _metrics()}
 
 
 def _options() -> str:
@@ -27,6 +30,51 @@ def _options() -> str:
         "variable, the file, the default. An unknown key is an error.\n\n"
         f"## reconciler server\n\n{docs_table(ServerConfig)}\n"
         f"## reconciler agent\n\n{docs_table(AgentConfig)}"
+    )
+
+
+ALERTS = (
+    (
+        "sum(reconciler_alarms_standing) > 0",
+        "an alarm stands at a server; `reconciler get status` says which",
+    ),
+    (
+        "reconciler_identities / reconciler_identity_capacity > 0.8",
+        "numbers run out; the server's alarm `identities` says so at 80 and 90 %",
+    ),
+    (
+        "reconciler_map_entries / reconciler_map_limit > 0.8",
+        "a node's map fills; its agent's alarm `map` says so at 80 and 90 %",
+    ),
+    ('reconciler_nodes{state="lagging"} > 0', "nodes that do not reach a newer cut"),
+    ("reconciler_in_sync == 0", "for minutes: a node enforces an older cut, or has no server"),
+    (
+        "0 < reconciler_certificate_expiry_seconds < time() + 86400",
+        "a certificate ends within a day: its renewal is late",
+    ),
+    (
+        "rate(reconciler_xds_streams_refused_total[5m]) > 0",
+        "somebody connects without a proof that counts",
+    ),
+    (
+        'rate(reconciler_token_reviews_total{result="unavailable"}[5m]) > 0',
+        "tokens can't be verified: agents that connect now have to wait",
+    ),
+)
+
+
+def _metrics() -> str:
+    alerts = "".join(f"| `{expression}` | {means} |\n" for expression, means in ALERTS)
+    return (
+        "# Metrics\n\n"
+        "`/metrics` is on the status socket and, with `--metrics ADDRESS`, on an address that\n"
+        "Prometheus and kubelet reach. With it are `/healthz` (the process answers) and\n"
+        "`/readyz` (server: there is something to serve; agent: a cut is enforced), and nothing\n"
+        f"else. A page is made once in {metrics.FRESH_SECONDS:g} s at most, however many ask.\n"
+        "Both processes also have `reconciler_build_info` and Prometheus' own `process_*`.\n\n"
+        f"## reconciler server\n\n{metrics.docs_table(server.METRICS)}\n"
+        f"## reconciler agent\n\n{metrics.docs_table(agent.METRICS)}\n"
+        f"## What to be woken by\n\n| expression | means |\n|---|---|\n{alerts}"
     )
 
 

@@ -107,8 +107,8 @@ BUGS = (
     Bug(
         "scope-leaves-out-a-named-peer",
         "reconciler/core/resources/build.py",
-        "if group in local or number in named:",
-        "if group in local:",
+        "            if number not in named and group not in local\n",
+        "            if group not in local\n",
         unseen=("traces", "replay"),
     ),
 )

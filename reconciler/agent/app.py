@@ -105,9 +105,12 @@ async def run(config: AgentConfig) -> None:
         if config.datapath == "memory":
             driver.settled = MemoryLinks(core, driver.link_added, driver.link_removed).settle
 
-        status = Status(driver, client)
+        status = Status(driver, client, lambda: client.certificate_expires)
         where = parse_address(config.status)
         await stack.enter_async_context(local.serve(status.routes(), where))
+        if config.metrics:
+            where = parse_address(config.metrics)
+            await stack.enter_async_context(local.serve(status.public(), where))
         if config.cni_socket:
             await stack.enter_async_context(cni.serve(config.cni_socket))
 

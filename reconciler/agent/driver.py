@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 from reconciler.agent import applier as done
 from reconciler.agent.applier import Applier
 from reconciler.agent.cache import CacheFile
+from reconciler.agent.capacity import Capacity
 from reconciler.core.dataplane import effects
 from reconciler.core.dataplane.agent import AgentCore
 from reconciler.core.dataplane.endpoints import Link
@@ -55,6 +56,7 @@ class Driver:
         self._stopped = False
         self.failed: asyncio.Future[None] = self._loop.create_future()
         self.alarms = 0
+        self.capacity = Capacity()
         self.settled: Callable[[], None] | None = None  # called after every event
 
     def start(self, stream: Stream) -> None:
@@ -143,6 +145,9 @@ class Driver:
         match outcome:
             case done.Applied(token):
                 self.core.applied(token, now)
+                row = self.core.row()
+                for name, text in self.capacity.look(row.usage, row.limits):
+                    self.alarm("map", name, text)
             case done.ApplyFailed(token, error):
                 self.core.apply_failed(token, error, now)
             case done.Attached(ifindex):

@@ -19,7 +19,7 @@ import grpc.aio
 
 from reconciler.config import Address
 from reconciler.errors import ReconcilerError
-from reconciler.tls import KeyPair
+from reconciler.tls import KeyPair, expiry
 
 METHOD: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 CONNECT_SECONDS: Final = 10.0
@@ -69,6 +69,7 @@ class XdsClient:
         self._queue: deque[bytes] = deque()
         self._writer: asyncio.Task[None] | None = None
         self.sent = self.sent_bytes = self.received = self.received_bytes = 0
+        self.certificate_expires = 0.0  # Unix time; of the newest attempt's certificate, 0: none
 
     def connect(self) -> None:
         """Begin an attempt; the one before must have ended."""
@@ -138,6 +139,7 @@ class XdsClient:
         tls = self._tls()
         if tls is None:
             return grpc.aio.insecure_channel(self._server.target, options=OPTIONS)
+        self.certificate_expires = expiry(tls.certificate) if tls.certificate else 0.0
         options: list[tuple[str, Any]] = list(OPTIONS)
         if self._server_name:
             options.append(("grpc.ssl_target_name_override", self._server_name))

@@ -6,7 +6,8 @@
     GET /metrics /healthz /readyz
 
 Read-only: a probe has no side effects, and events are taken from the ring only while somebody
-listens (what nobody reads, the kernel overwrites).
+listens (what nobody reads, the kernel overwrites). The last three paths alone are served on
+`--metrics`, which other machines may reach: no object of the cluster is named there.
 """
 
 from __future__ import annotations
@@ -14,13 +15,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from reconciler.agent.driver import Driver
 from reconciler.agent.grpc import XdsClient
@@ -28,8 +27,9 @@ from reconciler.core.dataplane.layout import Reason
 from reconciler.core.objects import format_address, parse_address
 from reconciler.core.policy.ir import Direction
 from reconciler.datapath.base import Event
-from reconciler.errors import ConfigError, UnavailableError
-from reconciler.local import Handler, json
+from reconciler.errors import ConfigError
+from reconciler.local import Handler, json, public
+from reconciler.metrics import CONTENT_TYPE, Family, Page, Values
 from reconciler.testing.packets import Flow
 
 _PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
@@ -37,10 +37,41 @@ _DRAIN_SECONDS: Final = 0.1
 _BACKLOG: Final = 4096  # events that one slow listener may have waiting; older ones are dropped
 
 
+METRICS: Final = (
+    Family(
+        "packets", "counter", "Packets judged, by the verdict's reason.", ("reason", "direction")
+    ),
+    Family("bytes", "counter", "Bytes of packets judged.", ("reason", "direction")),
+    Family("map_entries", "gauge", "Entries in use of each map that a cut fills.", ("map",)),
+    Family("map_limit", "gauge", "Most entries of each of these maps.", ("map",)),
+    Family("client_state", "gauge", "1 for the state (models/client.toml) it is in.", ("state",)),
+    Family("in_sync", "gauge", "1: the newest cut is enforced."),
+    Family("revision", "gauge", "Revision of the cut that is enforced; 0: none."),
+    Family("endpoints", "gauge", "Pods of this node."),
+    Family("alarms", "counter", "Alarms raised since the start."),
+    Family("xds_sent", "counter", "Requests sent."),
+    Family("xds_sent_bytes", "counter", "Bytes of requests sent."),
+    Family("xds_received", "counter", "Responses received."),
+    Family("xds_received_bytes", "counter", "Bytes of responses received."),
+    Family(
+        "certificate_expiry_seconds",
+        "gauge",
+        "Unix time at which the certificate of the newest connection ends; 0: none.",
+    ),
+)
+"""Of an agent; docs/metrics.md is made from it."""
+
+
 class Status:
-    def __init__(self, driver: Driver, client: XdsClient) -> None:
+    """certificate: Unix time at which the certificate that connections use ends, 0: none."""
+
+    def __init__(
+        self, driver: Driver, client: XdsClient, certificate: Callable[[], float] = lambda: 0.0
+    ) -> None:
         self._driver = driver
         self._client = client
+        self._certificate = certificate
+        self._page = Page(METRICS, self._values)
         self._listeners: set[asyncio.Queue[bytes]] = set()
         self._pump: asyncio.Task[None] | None = None
 
@@ -50,10 +81,10 @@ class Status:
             "/v1/endpoints": self._endpoints,
             "/v1/probe": self._probe,
             "/v1/events": self._events,
-            "/metrics": self._metrics,
-            "/healthz": self._health,
-            "/readyz": self._readiness,
-        }
+        } | self.public()
+
+    def public(self) -> dict[str, Handler]:
+        return public(self._page, CONTENT_TYPE, self._unready)
 
     async def _status(self, _: web.Request) -> web.Response:
         row = msgspec.structs.asdict(self._driver.core.row())
@@ -61,18 +92,14 @@ class Status:
             name: getattr(self._client, name)
             for name in ("sent", "sent_bytes", "received", "received_bytes")
         }
-        return json(row | {"datapath": self._driver.datapath.name} | traffic)
+        found = {"datapath": self._driver.datapath.name, "filling": self._driver.capacity.standing}
+        return json(row | found | traffic)
 
     async def _endpoints(self, _: web.Request) -> web.Response:
         return json(self._driver.core.endpoint_rows())
 
-    async def _health(self, _: web.Request) -> web.Response:
-        return json({"status": "ok"})
-
-    async def _readiness(self, _: web.Request) -> web.Response:
-        if not self._driver.core.enforced[0]:
-            raise UnavailableError("no cut is enforced yet")
-        return json({"status": "ok"})
+    def _unready(self) -> str:
+        return "" if self._driver.core.enforced[0] else "no cut is enforced yet"
 
     # -------------------------------------------------------------------------------- probe
 
@@ -177,51 +204,26 @@ class Status:
 
     # ------------------------------------------------------------------------------ metrics
 
-    async def _metrics(self, _: web.Request) -> web.Response:
+    async def _values(self) -> Values:
         counters = await self._driver.in_turn(self._driver.datapath.metrics)
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Metrics(self._driver, self._client, counters))
-        return web.Response(body=generate_latest(registry), content_type="text/plain")
-
-
-class _Metrics:
-    """One scrape: the datapath's counters were read on its own thread before."""
-
-    def __init__(
-        self,
-        driver: Driver,
-        client: XdsClient,
-        counters: Mapping[tuple[Reason, Direction], tuple[int, int]],
-    ) -> None:
-        self._driver = driver
-        self._client = client
-        self._counters = counters
-
-    def collect(self) -> Iterable[Metric]:
+        names = {key: (key[0].name.lower(), key[1].name.lower()) for key in counters}
         row = self._driver.core.row()
-        labels = ["reason", "direction"]
-        packets = CounterMetricFamily("reconciler_packets", "Packets judged.", labels=labels)
-        size = CounterMetricFamily("reconciler_bytes", "Bytes of packets judged.", labels=labels)
-        for (reason, direction), (count, total) in sorted(self._counters.items()):
-            values = [reason.name.lower(), direction.name.lower()]
-            packets.add_metric(values, count)
-            size.add_metric(values, total)
-        yield packets
-        yield size
-        usage = GaugeMetricFamily("reconciler_map_entries", "Entries in use.", labels=["map"])
-        limit = GaugeMetricFamily("reconciler_map_limit", "Most entries.", labels=["map"])
-        for name in row.usage:
-            usage.add_metric([name], row.usage[name])
-            limit.add_metric([name], row.limits.get(name, 0))
-        yield usage
-        yield limit
-        in_sync = float(row.client == "in-sync")
-        yield GaugeMetricFamily("reconciler_in_sync", "1: the newest cut is enforced.", in_sync)
-        yield GaugeMetricFamily("reconciler_endpoints", "Pods of this node.", row.endpoints)
-        yield CounterMetricFamily("reconciler_alarms", "Alarms raised.", self._driver.alarms)
-        for name in ("sent", "sent_bytes", "received", "received_bytes"):
-            help = f"xDS {name.replace('_', ', in ')}."
-            yield CounterMetricFamily(f"reconciler_xds_{name}", help, getattr(self._client, name))
+        return {
+            "packets": {names[key]: packets for key, (packets, _) in counters.items()},
+            "bytes": {names[key]: size for key, (_, size) in counters.items()},
+            "map_entries": {(name,): used for name, used in row.usage.items()},
+            "map_limit": {(name,): row.limits.get(name, 0) for name in row.usage},
+            "client_state": {(row.client,): 1},
+            "in_sync": float(row.client == "in-sync"),
+            "revision": row.committed,
+            "endpoints": row.endpoints,
+            "alarms": self._driver.alarms,
+            "xds_sent": self._client.sent,
+            "xds_sent_bytes": self._client.sent_bytes,
+            "xds_received": self._client.received,
+            "xds_received_bytes": self._client.received_bytes,
+            "certificate_expiry_seconds": self._certificate(),
+        }
 
 
 def reason_text(reason: Reason) -> str:

@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from reconciler.core.identity import JournalBatch, JournalState
+from reconciler.core.identity import ALARM_PERCENT, JournalBatch, JournalState
 from reconciler.core.intake import Intake, IntakeConfig, Publication
 from reconciler.core.objects import Change
 from reconciler.core.policy import origins
@@ -273,20 +273,28 @@ class ControlPlane:
         """Rule sets beyond the capacity are served closed to everybody, before any node refuses."""
         capacity = self.config.policy_capacity
         rule_sets = self.intake.compiler.rule_sets
-        large: dict[str, str] = {}
+        standing: dict[tuple[str, str], str] = {}
+        large = set()
         for name, rules in rule_sets.items():
             needed = self._sizes.entries(name, rules)
+            if needed * 100 < ALARM_PERCENT[-1] * capacity:
+                continue
+            of = ", ".join(sorted({each for rule in rules.rules for each in rule.origins}))
             if needed > capacity:
-                origins = sorted({each for rule in rules.rules for each in rule.origins})
-                error = CapacityError(", ".join(origins), needed, capacity, "policy entries")
-                large[name] = f"{error}; its pods are closed"
+                large.add(name)
+                error = CapacityError(of, needed, capacity, "policy entries")
+                standing["capacity", name] = f"{error}; its pods are closed"
+            else:
+                percent = next(each for each in ALARM_PERCENT if needed * 100 >= each * capacity)
+                text = f"{of}: {percent} % or more of the {capacity} policy entries of a node"
+                standing["filling", name] = text
         self._sizes.keep(rule_sets)
         self._too_large = frozenset(large)
-        for kind, name in [key for key in self._alarms if key[0] == "capacity"]:
-            if name not in large:
+        for kind, name in [key for key in self._alarms if key[0] in ("capacity", "filling")]:
+            if (kind, name) not in standing:
                 self._alarm(kind, name, "")
-        for name, text in large.items():
-            self._alarm("capacity", name, text)
+        for (kind, name), text in standing.items():
+            self._alarm(kind, name, text)
 
     def _handle(self, stream: int, held: _Stream, node: Node, event: object, now: float) -> None:
         match event:
@@ -372,8 +380,8 @@ class ControlPlane:
 
     def _watch_usage(self) -> None:
         level = self.intake.allocator.alarm()
-        used, capacity = self.intake.allocator.usage()
-        text = f"{used} of {capacity} identity numbers are in use" if level else ""
+        _, capacity = self.intake.allocator.usage()
+        text = f"{level} % of the {capacity} identity numbers are in use, or more" if level else ""
         self._alarm("identities", "cluster", text)
         exhausted = self.intake.allocator.exhausted()
         standing = {error.object: str(error) for error in exhausted}

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -29,12 +29,15 @@ from reconciler.core.plane import ControlPlane, PlaneConfig
 from reconciler.core.reading import Reader
 from reconciler.errors import ConfigError, Rejected
 from reconciler.server.driver import Driver
-from reconciler.server.grpc import Tokens, XdsServer
+from reconciler.server.grpc import XdsServer
 from reconciler.server.journal import SqliteJournal
 from reconciler.server.manifests import watch
 from reconciler.server.rotation import watch_certificate
-from reconciler.server.status import Status
+from reconciler.server.status import Counted, Status
 from reconciler.tracefile import Head, recorder
+
+if TYPE_CHECKING:
+    from reconciler.server.kubernetes.auth import TokenReviewer
 
 _GRACE_SECONDS = 5.0  # for streams to end at a stop
 
@@ -76,12 +79,13 @@ async def run(config: ServerConfig, *, ready: Callable[[int], None] | None = Non
 
         if keys is not None:
             tasks.create_task(watch_certificate(keys, driver.alarm, log, stop), name="certificate")
+        tokens = await _tokens(config, stack, log)
         service = XdsServer(
             driver,
             parse_address(config.listen),
             keys,
             cluster=config.cluster_name,
-            tokens=await _tokens(config, stack, log),
+            tokens=tokens,
             token_listen=parse_address(config.token_listen) if config.token_listen else None,
             max_stream_age=config.max_stream_age,
             refused=lambda peer, status, reason: log.warning(
@@ -97,8 +101,19 @@ async def run(config: ServerConfig, *, ready: Callable[[int], None] | None = Non
         def unready() -> str:
             return plane.deposed or ("" if plane.revision else "nothing is published yet")
 
-        status = Status(reader, service.traffic, unready, lambda: driver.alarms)
+        counted = Counted(
+            traffic=service.traffic,
+            alarms=lambda: driver.alarms,
+            refused=service.refused,
+            certificate=keys.expires if keys is not None else lambda: 0.0,
+            reviews=tokens.results if tokens is not None else {},
+            requests=tokens.client.requests if tokens is not None else {},
+        )
+        status = Status(reader, counted, unready)
         await stack.enter_async_context(local.serve(status.routes(), parse_address(config.status)))
+        if config.metrics:
+            where = parse_address(config.metrics)
+            await stack.enter_async_context(local.serve(status.public(), where))
         log.info("serving", listen=config.listen, port=service.port, status=config.status)
         if ready is not None:
             ready(service.port)
@@ -154,7 +169,7 @@ def _keys(config: ServerConfig) -> tls.KeyFiles | None:
     return tls.KeyFiles(config.tls_cert, config.tls_key, config.tls_ca)
 
 
-async def _tokens(config: ServerConfig, stack: AsyncExitStack, log: Any) -> Tokens | None:
+async def _tokens(config: ServerConfig, stack: AsyncExitStack, log: Any) -> TokenReviewer | None:
     if config.node_auth == "certificate" and not config.token_listen:
         return None
     from reconciler.server.kubernetes.auth import TokenReviewer

@@ -5,17 +5,19 @@ Read-only by construction: it is given a `PlaneReader`, never the control plane 
     GET /v1/status /v1/identities /v1/groups /v1/policies /v1/endpoints /v1/nodes
     GET /v1/explain?from=NS/POD|ADDRESS&to=...&protocol=6&port=80
     GET /metrics /healthz /readyz
+
+The last three alone are served on `--metrics`, which other machines may reach: no object of the
+cluster is named there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Protocol
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from reconciler.core.snapshots import (
     EndpointRow,
@@ -26,11 +28,49 @@ from reconciler.core.snapshots import (
     PolicyRow,
     StatusRow,
 )
-from reconciler.errors import ConfigError, UnavailableError
-from reconciler.local import Handler, json
+from reconciler.errors import ConfigError
+from reconciler.local import Handler, json, public
+from reconciler.metrics import CONTENT_TYPE, Family, Page, Values
 from reconciler.server.grpc import Traffic
 
-METRICS_TYPE: Final = "text/plain"
+METRICS = (
+    Family("identities", "gauge", "Identity numbers in use; those on their way out are too."),
+    Family("identity_capacity", "gauge", "Identity numbers that there are."),
+    Family("groups", "gauge", "Groups of pods."),
+    Family("pods", "gauge", "Pods that own an address."),
+    Family("policies", "gauge", "NetworkPolicies."),
+    Family("problems", "gauge", "Objects refused (`error`) or warned about.", ("severity",)),
+    Family("alarms_standing", "gauge", "Alarms that stand, by kind; no kind, no alarm.", ("kind",)),
+    Family("alarms", "counter", "Alarms raised since the start."),
+    Family("epoch", "gauge", "Epoch of this server's leadership."),
+    Family("revision", "gauge", "Newest revision that is served; 0: none."),
+    Family("nodes", "gauge", "Nodes by state (models/node.toml).", ("state",)),
+    Family("streams", "gauge", "Open xDS streams."),
+    Family("xds_streams_opened", "counter", "Streams of a proven node."),
+    Family("xds_streams_refused", "counter", "Streams without a proof, by gRPC status.", ("code",)),
+    Family("xds_sent", "counter", "Responses sent."),
+    Family("xds_sent_bytes", "counter", "Bytes of responses sent."),
+    Family("xds_received", "counter", "Requests received."),
+    Family("xds_received_bytes", "counter", "Bytes of requests received."),
+    Family(
+        "certificate_expiry_seconds",
+        "gauge",
+        "Unix time at which the server's certificate ends; 0: no TLS.",
+    ),
+    Family(
+        "token_reviews",
+        "counter",
+        "Tokens by outcome: `node`, `refused`, `unavailable`, or `kept`: no request was needed.",
+        ("result",),
+    ),
+    Family(
+        "kubernetes_requests",
+        "counter",
+        "Requests to the API server, in RBAC's words.",
+        ("verb", "resource"),
+    ),
+)
+"""Of the server; docs/metrics.md is made from it."""
 
 
 class PlaneReader(Protocol):
@@ -68,21 +108,29 @@ class PlaneReader(Protocol):
         ...
 
 
+class Counted(msgspec.Struct, frozen=True):
+    """Counters that others keep, read at each scrape.
+
+    refused: streams by gRPC status; reviews: `TokenReviewer.results`; requests:
+    `ApiClient.requests`; certificate: Unix time at which it ends
+    """
+
+    traffic: Mapping[str, Traffic]
+    alarms: Callable[[], int]
+    refused: Mapping[str, int] = {}
+    reviews: Mapping[str, int] = {}
+    requests: Mapping[tuple[str, str], int] = {}
+    certificate: Callable[[], float] = lambda: 0.0
+
+
 class Status:
     """The API's handlers. `ready` says why the server is not ready yet, "" when it is."""
 
-    def __init__(
-        self,
-        plane: PlaneReader,
-        traffic: Mapping[str, Traffic],
-        ready: Callable[[], str],
-        alarms: Callable[[], int],
-    ) -> None:
+    def __init__(self, plane: PlaneReader, counted: Counted, ready: Callable[[], str]) -> None:
         self._plane = plane
-        self._traffic = traffic
+        self._counted = counted
         self._ready = ready
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Metrics(plane, traffic, alarms))
+        self._page = Page(METRICS, self._values)
 
     def routes(self) -> dict[str, Handler]:
         plane = self._plane
@@ -95,18 +143,17 @@ class Status:
             "/v1/nodes": self._nodes,
         }
         found: dict[str, Handler] = {path: _answer(read) for path, read in lists.items()}
-        return found | {
-            "/v1/explain": self._explain,
-            "/metrics": self._metrics,
-            "/healthz": self._health,
-            "/readyz": self._readiness,
-        }
+        return found | {"/v1/explain": self._explain} | self.public()
+
+    def public(self) -> dict[str, Handler]:
+        return public(self._page, CONTENT_TYPE, self._ready)
 
     def _nodes(self) -> list[dict[str, Any]]:
         """Each node's row with what went over its streams, in messages and bytes."""
         idle = Traffic()
         return [
-            msgspec.structs.asdict(row) | msgspec.structs.asdict(self._traffic.get(row.name, idle))
+            msgspec.structs.asdict(row)
+            | msgspec.structs.asdict(self._counted.traffic.get(row.name, idle))
             for row in self._plane.snapshot_nodes()
         ]
 
@@ -118,16 +165,36 @@ class Status:
             raise ConfigError("needs from, to, protocol and port (numbers)") from None
         return json(self._plane.explain(*ends))
 
-    async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(self._registry), content_type=METRICS_TYPE)
-
-    async def _health(self, _: web.Request) -> web.Response:
-        return json({"status": "ok"})
-
-    async def _readiness(self, _: web.Request) -> web.Response:
-        if reason := self._ready():
-            raise UnavailableError(reason)
-        return json({"status": "ok"})
+    async def _values(self) -> Values:
+        row, counted = self._plane.snapshot_status(), self._counted
+        totals = Traffic()
+        for one in counted.traffic.values():
+            for field in Traffic.__struct_fields__:
+                setattr(totals, field, getattr(totals, field) + getattr(one, field))
+        problems = Counter(problem.severity for problem in row.problems)
+        return {
+            "identities": row.identities,
+            "identity_capacity": row.identity_capacity,
+            "groups": row.groups,
+            "pods": row.pods,
+            "policies": row.policies,
+            "problems": {(severity,): problems[severity] for severity in ("error", "warning")},
+            "alarms_standing": Counter((alarm.kind,) for alarm in row.alarms),
+            "alarms": counted.alarms(),
+            "epoch": row.epoch,
+            "revision": row.revision,
+            "nodes": {(state,): count for state, count in row.nodes.items()},
+            "streams": totals.streams,
+            "xds_streams_opened": totals.opened,
+            "xds_streams_refused": {(code,): n for code, n in counted.refused.items()},
+            "xds_sent": totals.sent,
+            "xds_sent_bytes": totals.sent_bytes,
+            "xds_received": totals.received,
+            "xds_received_bytes": totals.received_bytes,
+            "certificate_expiry_seconds": counted.certificate(),
+            "token_reviews": {(result,): n for result, n in counted.reviews.items()},
+            "kubernetes_requests": dict(counted.requests.items()),
+        }
 
 
 def _answer(read: Callable[[], Any]) -> Handler:
@@ -135,45 +202,3 @@ def _answer(read: Callable[[], Any]) -> Handler:
         return json(read())
 
     return handler
-
-
-class _Metrics:
-    """Read from the plane when asked, so that nothing is counted twice or kept for nobody."""
-
-    def __init__(
-        self, plane: PlaneReader, traffic: Mapping[str, Traffic], alarms: Callable[[], int]
-    ) -> None:
-        self._plane = plane
-        self._traffic = traffic
-        self._alarms = alarms
-
-    def collect(self) -> Iterable[Metric]:
-        row = self._plane.snapshot_status()
-        for name, help, value in (
-            ("identities", "Identities in use.", row.identities),
-            ("identity_capacity", "Identities that there can be.", row.identity_capacity),
-            ("groups", "Groups of pods.", row.groups),
-            ("pods", "Pods that own an address.", row.pods),
-            ("policies", "NetworkPolicies.", row.policies),
-            ("problems", "Objects that were refused or warned about.", len(row.problems)),
-            ("alarms_standing", "Alarms that stand.", len(row.alarms)),
-            ("epoch", "Epoch of this server's leadership.", row.epoch),
-        ):
-            yield GaugeMetricFamily(f"reconciler_{name}", help, value)
-        nodes = GaugeMetricFamily("reconciler_nodes", "Nodes by state.", labels=["state"])
-        for state, count in sorted(row.nodes.items()):
-            nodes.add_metric([state], count)
-        yield nodes
-        yield CounterMetricFamily("reconciler_alarms", "Alarms raised.", self._alarms())
-        totals = [
-            sum(getattr(one, field) for one in self._traffic.values())
-            for field in ("streams", "opened", "sent", "sent_bytes", "received", "received_bytes")
-        ]
-        yield GaugeMetricFamily("reconciler_streams", "Open xDS streams.", totals[0])
-        for name, help, value in zip(
-            ("streams_opened", "sent", "sent_bytes", "received", "received_bytes"),
-            ("Streams opened.", "Responses sent.", "Bytes sent.", "Requests.", "Bytes received."),
-            totals[1:],
-            strict=True,
-        ):
-            yield CounterMetricFamily(f"reconciler_xds_{name}", help, value)

@@ -108,6 +108,7 @@ class AgentProcess:
             kernel,
             replay(records, self.name, root),
             self._cluster.now,
+            agent_effects.Options(max_stale=self._cluster.max_stale),
             trace=self._cluster.life("agent", self.name),
         )
         self.core.links_listed(self.links.values(), self._cluster.now)
@@ -213,10 +214,12 @@ class Joined:
         scope: str = "all",
         drain_seconds: float = 5.0,
         absent_grace: float = 60.0,
+        max_stale: float = 0.0,
         record: bool = False,
     ) -> None:
         """record: keep in `lives` what each process records, from each of its starts."""
-        self.now = 0.0
+        self.now, self.max_stale = 0.0, max_stale
+        self.others: dict[int, deque[bytes]] = {}  # frames to streams of no agent
         self._record = record
         self.lives: list[tuple[Head, list[Event]]] = []
         self.world = World()
@@ -235,9 +238,8 @@ class Joined:
         self.writes: deque[WriteJournal] = deque()
         self.freed: list[tuple[frozenset[int], frozenset[int]]] = []  # (in use then, freed)
         self.too_early: list[str] = []  # publications that did not wait for numbers
-        self._streams = 0
+        self._streams, self._ifindex = 0, 10
         self._history: list[dict[ObjectKey, KubeObject]] = []
-        self._ifindex = 10
         for index, name in enumerate(nodes, 1):
             self.world.node(name, index)
         self.agents: dict[str, AgentProcess] = {}
@@ -307,9 +309,11 @@ class Joined:
                         self.freed.append((self._used(), frozenset(effect.batch.free)))
                 elif isinstance(effect, Send):
                     agent = self._at(effect.stream)
-                    if agent is not None:
-                        agent.down.append(effect.frame)
+                    down = agent.down if agent is not None else self.others.get(effect.stream)
+                    if down is not None:
+                        down.append(effect.frame)
                 elif isinstance(effect, Close):
+                    self.others.pop(effect.stream, None)
                     agent = self._at(effect.stream)
                     if agent is not None:
                         self._lose(agent)

@@ -62,8 +62,7 @@ FlippedReport(n) ==
     /\ reported' = [reported EXCEPT ![n] = TRUE]
     /\ heard' = [heard EXCEPT ![n] = TRUE]
 
-\* Another server has written to the journal: what it wrote is not in this trace. (In no
-\* run of the joined cluster: its journal has one server at a time.)
+\* Another server has written to the journal: what it wrote is not in this trace.
 Superseded ==
     /\ flight # {}
     /\ TakenBack
@@ -78,7 +77,7 @@ Explain(e) ==
       [] e.action = "Write" -> Write(Range(e.args.drained), Order(e.args.given))
       [] e.action = "Written" -> Written
       [] e.action = "Refused" -> Refused
-      [] e.action \in {"Conflict"} -> Superseded
+      [] e.action = "Conflict" -> Superseded
       [] e.action = "Publish" -> Publish
       [] e.action = "Anew" -> Begins(e.args.node)
       [] e.action = "Connect" -> Connect(e.args.node)
@@ -96,7 +95,7 @@ Explain(e) ==
       [] e.action = "Same" -> Same(e.args.node)
       \* What it is taken to enforce after its report: that, or the newest cut if that is no different.
       [] e.action = "Stands" ->
-            \/ floor[e.args.node] = Cut(e) /\ UNCHANGED vars
+            \/ reported[e.args.node] /\ floor[e.args.node] = Cut(e) /\ UNCHANGED vars
             \/ Same(e.args.node)
       [] e.action = "InSync" -> InSync(e.args.node)
       [] e.action = "Lag" -> Lag(e.args.node)

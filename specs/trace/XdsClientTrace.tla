@@ -42,8 +42,10 @@ TraceInit(e) ==
     /\ asks = 0
     /\ fired = {}
 
-\* A response that is a part of a cut, which is not there as a whole yet.
+\* A response that is a part of a cut, which is not there as a whole yet: a server sends nothing of
+\* the next one while a commit is without its answer.
 Part ==
+    /\ inbox = NoFrame
     /\ client \in {"syncing", "in-sync"}
     /\ client' = "syncing"
     /\ UNCHANGED <<revision, content, server, net, link, asked, want, held, cut, inbox, refused,

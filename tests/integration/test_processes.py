@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 
 from reconciler import tracefile
+from reconciler.agent import status as agent_status
 from reconciler.commands.ask import query
-from reconciler.errors import UnavailableError
+from reconciler.errors import ConfigError, UnavailableError
+from reconciler.server import status as server_status
 
 SHOP = Path(__file__).parents[2] / "demo" / "shop"
 
@@ -36,11 +38,11 @@ class Processes:
                     str(self.directory / "state"), "--record-trace",
                     str(self.directory / "server.jsonl"), *options)  # fmt: skip
 
-    def agent(self, node: str = "node-1") -> None:
+    def agent(self, node: str = "node-1", *options: str) -> None:
         self._start("agent", "--node", node, "--server", f"unix:{self.directory}/xds.sock",
                     "--status", self.agent_status, "--datapath", "memory", "--cache-dir",
                     str(self.directory / "cache"), "--cni-socket", "", "--record-trace",
-                    str(self.directory / "agent.jsonl"))  # fmt: skip
+                    str(self.directory / "agent.jsonl"), *options)  # fmt: skip
 
     def _start(self, command: str, *options: str) -> None:
         with open(self.directory / f"{command}.log", "ab") as log:
@@ -121,6 +123,25 @@ def test_a_cluster_is_served_and_can_be_asked(processes: Processes) -> None:
     assert "reconciler_map_entries" in cli_http(processes.agent_status, "/metrics")
     for address in (processes.server_status, processes.agent_status):
         assert query(address, "/readyz") == {"status": "ok"}
+
+
+def test_prometheus_gets_metrics_and_nothing_else(processes: Processes) -> None:
+    """Every documented family is on the page, on a port of its own, and no way to more."""
+    server, agent = (f"unix:{processes.directory}/{name}-metrics.sock" for name in ("s", "a"))
+    processes.server("--metrics", server)
+    processes.agent("node-1", "--metrics", agent)
+    processes.wait(processes.in_sync)
+    for address, families in ((server, server_status.METRICS), (agent, agent_status.METRICS)):
+        page = cli_http(address, "/metrics")
+        for family in families:
+            assert f"\n# TYPE {family.exposed} {family.kind}\n" in page
+        assert "\nreconciler_build_info{version=" in page
+        assert "\nprocess_resident_memory_bytes " in page
+        for path in ("/healthz", "/readyz"):
+            assert query(address, path) == {"status": "ok"}
+        for path in ("/v1/status", "/v1/endpoints", "/v1/probe", "/", "/metrics/x"):
+            with pytest.raises(ConfigError, match="Not Found"):
+                query(address, path)
 
 
 def cli_http(address: str, path: str) -> str:

@@ -46,12 +46,11 @@ class Reading:
             self._take(change)
         for resource, changed in batch.others.items():
             held = self.others.setdefault(resource, {})
-            for each in changed:
-                if isinstance(each, ObjectKey):
-                    del held[each]
+            for key, object in changed.items():
+                if object is None:
+                    del held[key]
                 else:
-                    key = ObjectKey(resource, each.metadata.namespace, each.metadata.name)
-                    held[key] = each
+                    held[key] = object
         self.problems = batch.problems
         for resource, position in batch.positions.items():
             assert position >= self.positions.get(resource, -1), "a position went back"

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,20 @@ def _gone(command: Path) -> None:
     asyncio.run(wait_until(ended))
 
 
+def test_a_process_outlives_the_thread_that_asked_for_it(tmp_path: Path) -> None:
+    made: list[Process] = []
+    thread = threading.Thread(target=lambda: made.append(_sleeper(tmp_path)))
+    thread.start()
+    thread.join()
+    with pytest.raises(subprocess.TimeoutExpired):
+        made[0]._popen.wait(0.2)
+    made[0].end()
+
+
+def _sleeper(folder: Path) -> Process:
+    return Process(["/bin/sleep", "600"], folder / "log")
+
+
 def test_a_process_that_has_ended_tells_its_last_words(tmp_path: Path) -> None:
     process = Process(["/bin/sh", "-c", "echo no such flag; exit 4"], tmp_path / "log")
     process._popen.wait(10)
@@ -120,7 +135,7 @@ def test_a_process_that_has_ended_tells_its_last_words(tmp_path: Path) -> None:
 
 
 def test_a_stopped_process_can_be_ended(tmp_path: Path) -> None:
-    process = Process(["/bin/sleep", "600"], tmp_path / "log")
+    process = _sleeper(tmp_path)
     process.signal(signal.SIGSTOP)
     process.end()
     with pytest.raises(UnavailableError, match="ended with -15"):

@@ -11,6 +11,7 @@ from reconciler.core.objects import (
     NetworkPolicyPeer,
     NetworkPolicyPort,
     NetworkPolicySpec,
+    ObjectKey,
     ObjectMeta,
 )
 from reconciler.core.plane import Alarm, Close, ControlPlane, PlaneConfig, WriteJournal
@@ -67,6 +68,42 @@ def test_a_rule_set_beyond_the_capacity_is_closed_and_named() -> None:
     assert "NetworkPolicy shop/many" in alarms[0].text
     assert "the limit is 10" in alarms[0].text
     assert ingress_of(plane) == CLOSED[Direction.INGRESS]
+
+
+def test_a_rule_set_near_the_capacity_is_served_and_named() -> None:
+    world = shop()
+    for capacity, text in ((25, "80 % or more of the 25"), (22, "90 % or more of the 22")):
+        plane, _, seen = plane_with(world, capacity)
+        (alarm,) = (each for each in seen if isinstance(each, Alarm))
+        assert (alarm.kind, text in alarm.text) == ("filling", True)
+        assert "NetworkPolicy shop/many" in alarm.text
+        assert ingress_of(plane) != CLOSED[Direction.INGRESS]
+    assert plane.alarms
+    gone = world.delete(ObjectKey("NetworkPolicy", "shop", "many"))
+    assert gone is not None
+    plane.objects_changed([gone], 1.0)
+    assert not plane.alarms
+
+
+def test_the_use_of_numbers_is_said_at_each_level_once() -> None:
+    world = World()
+    world.node("n1", 1)
+    world.namespace("shop", {})
+    config = PlaneConfig(intake=IntakeConfig(filter=LabelFilter.default(), pool=range(256, 266)))
+    journal = MemoryJournal()
+    plane = ControlPlane(config, journal.open(), 0.0)
+    plane.objects_changed(world.everything(), 0.0)
+    said: list[str] = []
+    for i in range(11):
+        change = world.pod("shop", f"p{i}", "n1", {"app": f"a{i}"}, [f"10.1.0.{i + 1}"])
+        plane.objects_changed([change], float(i))
+        while effects := plane.effects():
+            for effect in effects:
+                if isinstance(effect, Alarm) and effect.kind == "identities":
+                    said.append(effect.text)
+                if isinstance(effect, WriteJournal):
+                    plane.journal_written(journal.append(effect.batch), float(i))
+    assert [text.partition(" of ")[0] for text in said] == ["80 %", "90 %", "100 %"]
 
 
 def test_within_the_capacity_it_is_served() -> None:

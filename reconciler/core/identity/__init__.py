@@ -1,6 +1,6 @@
 """Numbers for label sets: the allocator, and the journal in which numbers are given and taken."""
 
-from reconciler.core.identity.allocator import POOL, Allocator
+from reconciler.core.identity.allocator import ALARM_PERCENT, POOL, Allocator
 from reconciler.core.identity.journal import (
     Changes,
     Entry,
@@ -12,6 +12,7 @@ from reconciler.core.identity.journal import (
 )
 
 __all__ = [
+    "ALARM_PERCENT",
     "POOL",
     "Allocator",
     "Changes",

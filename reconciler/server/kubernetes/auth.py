@@ -78,7 +78,7 @@ class TokenReviewer:
     ) -> None:
         """service_account: `namespace/name`."""
         namespace, _, name = service_account.partition("/")
-        self._client = client
+        self.client = client
         self._audience = audience
         self._username = f"system:serviceaccount:{namespace}:{name}"
         self._log = log
@@ -156,7 +156,7 @@ class TokenReviewer:
             "kind": "TokenReview",
             "spec": {"token": token, "audiences": [self._audience]},
         }
-        answer = await self._client.request(
+        answer = await self.client.request(
             "POST", PATH, body=msgspec.json.encode(review), timeout=REVIEW_SECONDS
         )
         return msgspec.json.decode(answer.body, type=_Review).status

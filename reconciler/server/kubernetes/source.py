@@ -103,15 +103,15 @@ class Batch(msgspec.Struct, frozen=True):
     """What differs from all batches before it.
 
     changes:   of the kinds of `CORE`, one an object
-    others:    of every other kind, by resource: objects that are new or changed, and keys of those
-               that are gone; a resource without changes is not in it
+    others:    of every other kind, by resource and key: the object as it is now, None for one that
+               is gone; a resource without changes is not in it
     problems:  all that stand now, not only new ones
     positions: resource → resourceVersion up to which it is applied. They never go back but where
                the API server's own do (etcd restored from a backup)
     """
 
     changes: tuple[Change, ...] = ()
-    others: Mapping[str, tuple[Any, ...]] = {}
+    others: Mapping[str, Mapping[ObjectKey, Any]] = {}
     problems: tuple[Rejected, ...] = ()
     positions: Mapping[str, int] = {}
 
@@ -195,7 +195,7 @@ class Source:
             pending = self._pending.setdefault(kind.resource, {})
             core = kind.resource in self._core
             for key in delta.gone:
-                pending[key] = Delete(key) if core else key
+                pending[key] = Delete(key) if core else None
             for object in delta.changed:
                 meta = object.metadata
                 key = ObjectKey(kind.name, meta.namespace, meta.name)
@@ -218,11 +218,7 @@ class Source:
         pending, self._pending = self._pending, {}
         return Batch(
             tuple(_flat(changes for name, changes in pending.items() if name in self._core)),
-            {
-                name: tuple(changes.values())
-                for name, changes in pending.items()
-                if name not in self._core
-            },
+            {name: changes for name, changes in pending.items() if name not in self._core},
             tuple(problem for problems in self._problems.values() for problem in problems),
             {reflector.kind.resource: reflector.position for reflector in self._reflectors},
         )

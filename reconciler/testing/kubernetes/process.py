@@ -1,7 +1,8 @@
 """A child process that ends with its parent, however the parent ends.
 
-The kernel kills it (PR_SET_PDEATHSIG) when the thread that started it ends, so `Process` is for
-threads that live as long as it. Its output goes to a file, for the error that says why it ended.
+The kernel kills it (PR_SET_PDEATHSIG) when the thread that started it ends, so one thread that
+lives as long as this process starts them all. Its output goes to a file, for the error that says
+why it ended.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from signal import SIGCONT, SIGTERM, Signals
 from typing import Final
@@ -17,6 +19,8 @@ from typing import Final
 from reconciler.errors import UnavailableError
 
 END_SECONDS: Final = 10.0
+
+_starter: Final = ThreadPoolExecutor(1, thread_name_prefix="starter")
 
 _BOUND: Final = """\
 import ctypes, os, signal, sys
@@ -35,14 +39,15 @@ class Process:
         self.name, self.log = Path(command[0]).name, log
         bound = [sys.executable, "-ISc", _BOUND, str(os.getpid())]
         with open(log, "ab") as output:
-            self._popen = subprocess.Popen(
+            self._popen = _starter.submit(
+                subprocess.Popen,
                 [*bound, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 cwd=log.parent,
                 start_new_session=True,  # a Ctrl-C is for the test, which then ends this in order
-            )
+            ).result()
 
     @property
     def pid(self) -> int:
