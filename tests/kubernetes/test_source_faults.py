@@ -56,6 +56,7 @@ async def test_a_connection_that_is_cut_is_gone_on_with(
     shop = await api.namespace("shop")
     await api.pod(shop, "web")
     async with reading(gated, CORE) as read:
+        await read.caught_up("pods", await settled(api, shop))  # the watch is open
         lists = gated.requests["list", "pods"]
         gate.hold()
         await gate.cut()
@@ -128,6 +129,7 @@ async def test_a_watch_that_dies_silently_is_noticed(
     shop = await api.namespace("shop")
     timing = Timing(watch=1.0, spread=0.0, grace=0.5, first=0.05, limit=0.2, request=2.0)
     async with reading(gated, [PODS], timing) as read:
+        await read.caught_up("pods", await settled(api, shop))  # the watch is open
         gate.hold()
         await api.pod(shop, "web")
         await wait_until(lambda: bool(read.source.status()[0].failure))
