@@ -2,50 +2,47 @@
 (***************************************************************************)
 (* What a node promises to everything above its maps: it enforces one cut   *)
 (* as a whole, prepares another where nobody sees it, and changes to it in   *)
-(* one step. NodeMaps keeps this promise (a refinement that TLC checks), and *)
-(* StageCommit relies on no more.                                           *)
+(* one step. NodeMaps keeps this promise, and StageCommit asks for no more:  *)
+(* two refinements that TLC checks.                                         *)
 (***************************************************************************)
-EXTENDS Naturals
-
 CONSTANTS
-    \* @type: Int;
-    Cuts,      \* cuts 0..Cuts
-    \* @type: Int;
+    \* @type: Set(CUT);
+    AnyCut,
+    \* @type: CUT;
     First,     \* the cut in force at the start
-    \* @type: Int -> (Int -> Bool);
-    Answers,   \* cut -> where a packet is from -> whether it passes
-    \* @type: Set(Int);
-    Asked      \* where packets are from
+    \* @type: CUT -> (PEER -> Bool);
+    AnswerOf,   \* cut -> where a packet is from -> whether it passes
+    \* @type: Set(PEER);
+    Asked,     \* where packets are from
+    \* @type: {at: Str, address: PEER, cut: CUT, passed: Bool};
+    None       \* no packet is on its way
 
 VARIABLES
-    \* @type: Int;
+    \* @type: CUT;
     enforced,  \* the cut in force
-    \* @type: Int;
+    \* @type: CUT;
     staged,    \* what is prepared; `enforced` when nothing is
-    \* @type: Int -> Bool;
+    \* @type: PEER -> Bool;
     says,      \* what a packet would get that needs no time
-    \* @type: {at: Str, address: Int, cut: Int, passed: Bool};
+    \* @type: {at: Str, address: PEER, cut: CUT, passed: Bool};
     question   \* a packet on its way; `cut`: the one that was in force when it came
 
 vars == <<enforced, staged, says, question>>
 
-\* @type: {at: Str, address: Int, cut: Int, passed: Bool};
-None == [at |-> "none", address |-> 0, cut |-> 0, passed |-> FALSE]
-
 Init ==
     /\ enforced = First
     /\ staged = First
-    /\ says = Answers[First]
+    /\ says = AnswerOf[First]
     /\ question = None
 
-Prepare(n) ==
-    /\ staged' = n
+Prepare(c) ==
+    /\ staged' = c
     /\ UNCHANGED <<enforced, says, question>>
 
 \* In force at once, and as a whole.
 Flip ==
     /\ enforced' = staged
-    /\ says' = Answers[staged]
+    /\ says' = AnswerOf[staged]
     /\ UNCHANGED <<staged, question>>
 
 \* Taken back, or lost with the process.
@@ -61,7 +58,7 @@ Ask(k) ==
 Answer ==
     /\ question.at = "asked"
     /\ question' = [question EXCEPT
-        !.at = "judged", !.passed = Answers[question.cut][question.address]]
+        !.at = "judged", !.passed = AnswerOf[question.cut][question.address]]
     /\ UNCHANGED <<enforced, staged, says>>
 
 Gone ==
@@ -70,7 +67,7 @@ Gone ==
     /\ UNCHANGED <<enforced, staged, says>>
 
 Next ==
-    \/ \E n \in 0..Cuts : Prepare(n)
+    \/ \E c \in AnyCut : Prepare(c)
     \/ Flip
     \/ Abandon
     \/ \E k \in Asked : Ask(k)

@@ -4,7 +4,9 @@
 EXTENDS MCNodeMaps
 
 Promise == INSTANCE Node WITH
-    Answers <- Allowed,
+    AnyCut <- 0..Cuts,
+    AnswerOf <- Allowed,
+    None <- [at |-> "none", address |-> 0, cut |-> 0, passed |-> FALSE],
     staged <- target,
     says <- [k \in 1..Keys |-> Passes(active, k)],
     question <- [

@@ -82,8 +82,11 @@ WhileClosed == Scenario(<<"before", "edited">>, 1, {<<"edited", "before">>, <<"e
 Behind == Scenario(<<"plain", "edited", "moved">>, 3, {}, 3, 2, {"break", "crash", "failover"})
 
 MCAll == {Twice, Failing, Breaking, WhileClosed, Behind}
-MCLive == {Behind, Scenario(<<"plain", "edited">>, 1, {<<"edited", "before">>, <<"edited", "moved">>}, 3, 1,
-                    {"refuse", "flip", "undo", "clean", "break", "crash", "failover", "reopen"})}
+
+Everything == {"refuse", "flip", "undo", "clean", "break", "crash", "failover", "reopen"}
+MCLive == {Behind, Scenario(<<"plain", "edited">>, 1, {<<"edited", "moved">>}, 3, 1, Everything)}
+MCLiveDeep == {Behind, Scenario(<<"plain", "edited">>, 1, {<<"edited", "before">>, <<"edited", "moved">>}, 3, 1,
+                    Everything)}
 
 ASSUME \A w \in MCWorlds, c \in SUBSET Closable : \A f \in Flows :
     Allowed(Served(w, c), f) <=> f \in Oracle(w, c)

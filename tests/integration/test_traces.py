@@ -29,8 +29,6 @@ from tests.integration.test_processes import SHOP, Processes
 from tests.property import other_clients
 from tests.property.joined_runs import STORIES, record, record_story
 
-pytestmark = pytest.mark.timeout(600)
-
 SUITE = suite.load(SPECS)
 READ = [spec for spec in SUITE.specs if spec.trace]
 RUNS = 200

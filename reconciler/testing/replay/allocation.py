@@ -87,6 +87,7 @@ class Adapter:
     """`formal.replay.Adapter` for Allocation."""
 
     refuses_cleanly = True
+    _saved: bytes | None = None  # for forks, until the next step
 
     def __init__(self) -> None:
         self._journal = MemoryJournal()
@@ -125,10 +126,13 @@ class Adapter:
         self._lead(self._journal.state)
 
     def fork(self) -> Adapter:
-        copy: Adapter = pickle.loads(pickle.dumps(self, pickle.HIGHEST_PROTOCOL))
+        if self._saved is None:
+            self._saved = pickle.dumps(self, pickle.HIGHEST_PROTOCOL)
+        copy: Adapter = pickle.loads(self._saved)
         return copy
 
     def step(self, action: str, args: tuple[Value, ...]) -> None:
+        self._saved = None
         try:
             getattr(self, f"_on_{action}")(*args)
         except ModelError as error:

@@ -32,13 +32,28 @@ def _server(events: Sequence[Event]) -> Mapping[str, Value]:
 
 def _agent(events: Sequence[Event]) -> Mapping[str, Value]:
     cuts = {(event.args["server"], event.args["cut"]) for event in events if "cut" in event.args}
-    streams = sum(event.action == "Connect" for event in events)
     return {
         **_UNUSED,
-        "MaxStreams": max(1, streams),
+        "MaxStreams": max(1, _streams(events)),
         "MaxFaults": MAX_INT,
         "Cuts": tuple(sorted(each for each in cuts if each[1])),
     }
+
+
+def _streams(events: Sequence[Event]) -> int:
+    """No process among them opened more. Each is a part of every state, so a bound has to be tight.
+
+    A client that dials without having lost anything is another process than the one before.
+    """
+    most = streams = 0
+    before = ""
+    for event in events:
+        if event.action == "Dial" and before not in ("Break", "Fail", "Expire"):
+            streams = 0
+        streams += event.action == "Connect"
+        most = max(most, streams)
+        before = event.action
+    return most
 
 
 TRACE: Final = (
