@@ -56,6 +56,7 @@ class Driver:
         self.failed: asyncio.Future[None] = self._loop.create_future()
         self._stopped = False
         self.alarms = 0
+        self.on_alarm: Callable[[str, str, str], None] | None = None
 
     def serve(self, streams: Streams) -> None:
         self._streams = streams
@@ -119,9 +120,11 @@ class Driver:
         self._arm()
 
     def alarm(self, kind: str, object: str, text: str) -> None:
-        """Say it once, and count it."""
+        """Say it once, and count it; `on_alarm` may say it elsewhere too."""
         self.alarms += 1
         self._log.warning("alarm", kind=kind, object=object, text=text)
+        if self.on_alarm is not None:
+            self.on_alarm(kind, object, text)
 
     def _arm(self) -> None:
         if self._timer is not None:

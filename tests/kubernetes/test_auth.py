@@ -39,27 +39,13 @@ from tests.integration.grpc_rig import client_of, keys_of, request, serving
 from tests.integration.test_processes import SHOP
 from tests.kubernetes.api import Api
 from tests.kubernetes.reading import WAIT
+from tests.kubernetes.roles import granted
 
 AUDIENCE = "reconciler"
 REVIEWS = ("create", "tokenreviews")
-ROLE = {
-    "metadata": {"name": "test-token-reviewer"},
-    "rules": [
-        {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}
-    ],
-}
-BINDING = {
-    "metadata": {"name": "test-token-reviewer"},
-    "roleRef": {
-        "apiGroup": "rbac.authorization.k8s.io",
-        "kind": "ClusterRole",
-        "name": "test-token-reviewer",
-    },
-    "subjects": [
-        {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "test-reviewer"}
-    ],
-}
-RBAC = "/apis/rbac.authorization.k8s.io/v1"
+RULES = [
+    {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}
+]
 
 
 class World:
@@ -106,11 +92,8 @@ async def world(api: Api) -> World:
 @pytest.fixture
 async def kubeconfig(cluster: Cluster, api: Api) -> AsyncIterator[str]:
     """Of a user who may create TokenReviews and nothing else."""
-    await api.create(f"{RBAC}/clusterroles", ROLE)
-    await api.create(f"{RBAC}/clusterrolebindings", BINDING)
-    yield cluster.kubeconfig("test-reviewer", ("system:authenticated",))
-    await api.delete(f"{RBAC}/clusterrolebindings/test-token-reviewer")
-    await api.delete(f"{RBAC}/clusterroles/test-token-reviewer")
+    async with granted(cluster, api, "test-reviewer", RULES) as path:
+        yield path
 
 
 class Clock:
@@ -155,8 +138,6 @@ class Rig:
 async def rig(kubeconfig: str, world: World) -> AsyncIterator[Rig]:
     client = await ApiClient.connect(kubeconfig)
     made = Rig(client, world)
-    await until(lambda: allowed(client))
-    client.requests.clear()
     yield made
     await made.reviewer.close()
     await client.close()
@@ -167,24 +148,6 @@ async def until(condition: Callable[[], Awaitable[bool]], pause: float = 0.05) -
     async with asyncio.timeout(WAIT):
         while not await condition():
             await asyncio.sleep(pause)
-
-
-async def allowed(client: ApiClient) -> bool:
-    """Whether the API server's authorizer has seen the new role."""
-    body = {
-        "kind": "SelfSubjectAccessReview",
-        "apiVersion": "authorization.k8s.io/v1",
-        "spec": {
-            "resourceAttributes": {
-                "group": "authentication.k8s.io",
-                "resource": "tokenreviews",
-                "verb": "create",
-            }
-        },
-    }
-    path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-    answer = await client.request("POST", path, body=json.dumps(body).encode())
-    return bool(json.loads(answer.body)["status"]["allowed"])
 
 
 # -------------------------------------------------------------------------------------- the claims
