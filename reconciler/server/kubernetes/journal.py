@@ -56,6 +56,13 @@ NOT_FOUND: Final = 404
 CONFLICT: Final = 409
 TOO_MANY: Final = 429
 
+_PASSING: Final = frozenset({NOT_FOUND, CONFLICT, TOO_MANY})
+"""Refusals after which the write may be made again: too many requests; another version of the
+object, perhaps in its metadata only; a kind that isn't served yet after an API server's start."""
+
+
+_NO_MARK: Final = Writer("", 0)
+
 
 class _Overtaken(Exception):
     """An earlier write of ours took effect after all: what is to be written must be made anew."""
@@ -109,6 +116,8 @@ class KubernetesJournal:
         self._sequence = 0
         self._found: Found | None = None  # the object as this server last wrote or read it
         self._unknown: dict[int, _Sent] = {}  # writes of which nobody knows what became
+        self.confirmed_at = float("-inf")
+        """By `now`: at that time, or later, the object was as this server knows it."""
 
     # The port
 
@@ -171,6 +180,18 @@ class KubernetesJournal:
         with self._explained():
             return self._commit(register, register.tidied)
 
+    def confirm(self) -> None:
+        """Read whether this server still leads: JournalConflict if another one has written."""
+        register = self._opened()
+        with self._explained(), contextlib.suppress(_Overtaken):
+            began = self.now()
+            self._look(register, _NO_MARK)
+            self.confirmed_at = began
+
+    def now(self) -> float:
+        """Seconds, of the clock of `confirmed_at`. From any thread."""
+        return self._clock()
+
     def noticed(self, number: int, seen: CiliumIdentity | None) -> Action | None:
         """The number's object is now like this: what is to be done about it. From any thread."""
         with self._lock:
@@ -201,6 +222,11 @@ class KubernetesJournal:
         with self._lock:
             touched, self._touched = self._touched, set()
             return touched
+
+    def untold(self) -> int:
+        """How many numbers `touched` would give. From any thread."""
+        with self._lock:
+            return len(self._touched)
 
     def untidy(self) -> bool:
         """Whether `tidy` has something to write. From any thread."""
@@ -288,20 +314,24 @@ class KubernetesJournal:
         end, pause = self._clock() + self._patience, FIRST_PAUSE
         while True:
             assert self._found is not None
+            began = self.now()
             try:
                 self._found = self._api.replace(self._found, spec)
+                self.confirmed_at = began
                 return
             except Refused as error:
-                if error.sure and error.status not in (CONFLICT, TOO_MANY):
+                if error.sure and error.status not in _PASSING:
                     del self._unknown[mark.sequence]
-                    if error.status == NOT_FOUND:
-                        raise self._gone() from error
                     raise
+                if error.gone:
+                    del self._unknown[mark.sequence]
+                    raise self._gone() from error
                 reason: Exception = error
             except Unanswered as error:
                 reason = error
             try:
                 if self._look(register, mark):
+                    self.confirmed_at = began
                     return
             except (Refused, Unanswered) as error:
                 reason = error

@@ -38,11 +38,14 @@ _DONE_NOTHING: Final = frozenset({400, 401, 403, 404, 405, 406, 409, 410, 413, 4
 
 
 class Refused(Exception):
-    """The API server answered with an error. sure: certainly nothing was done."""
+    """The API server answered with an error.
 
-    def __init__(self, status: int, message: str) -> None:
+    sure: certainly nothing was done; gone: the object is not there (its kind is)
+    """
+
+    def __init__(self, status: int, message: str, *, gone: bool = False) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.gone = status, gone
         self.sure = status in _DONE_NOTHING
 
 
@@ -98,8 +101,7 @@ class JournalApi:
         try:
             body = self._ask("get_cluster_custom_object", GROUP, VERSION, PLURAL, self.name)
         except Refused as error:
-            # Without the CRD the path is not found: that answer names no object.
-            if error.status == 404 and f'"{self.name}" not found' in str(error):
+            if error.gone:
                 return None
             raise
         return _found(body)
@@ -185,7 +187,10 @@ class JournalApi:
             )
             return bytes(response.data)  # of an error, too, in some versions of the package
         except client.ApiException as error:
-            raise Refused(error.status or 0, _message(error)) from error
+            text = _message(error)
+            # Where the kind is not served it is the path that is not found.
+            gone = error.status == 404 and f'"{self.name}" not found' in text
+            raise Refused(error.status or 0, text, gone=gone) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise Unanswered(f"the API server gives no answer: {error}") from error
 
