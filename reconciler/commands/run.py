@@ -93,8 +93,10 @@ async def _agent(config: AgentConfig) -> None:
 
 
 def _log_to_stderr(*, json: bool) -> None:
-    form: Any = structlog.processors.JSONRenderer()
-    if not json:
+    if json:
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines, of handshakes, are no JSON
+        form: Any = structlog.processors.JSONRenderer()
+    else:
         form = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), sort_keys=False)
     structlog.configure(
         processors=[

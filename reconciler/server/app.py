@@ -18,6 +18,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 
 from reconciler import local, tls
@@ -234,7 +235,7 @@ async def _objects(
     async for batch in watch(config.manifests, stop):
         for problem in batch.problems:
             if problem not in source.problems:
-                log.warning("manifest", severity=problem.severity, problem=str(problem))
+                log.warning("problem", **msgspec.structs.asdict(problem))
         source.problems = batch.problems
         driver.changed(batch.changes, at_once=not loaded.is_set())
         loaded.set()

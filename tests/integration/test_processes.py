@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +21,7 @@ from reconciler import tracefile
 from reconciler.agent import status as agent_status
 from reconciler.commands.ask import query
 from reconciler.errors import ConfigError, UnavailableError
+from reconciler.server import certs
 from reconciler.server import status as server_status
 
 SHOP = Path(__file__).parents[2] / "demo" / "shop"
@@ -202,6 +205,39 @@ def test_a_manifest_directory_that_is_not_there(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "nothing is not a directory" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_logs_are_json_with_the_objects_names(tmp_path: Path) -> None:
+    """Each line, also while peers without TLS break the handshake, which gRPC would tell."""
+    now = datetime.datetime.now(datetime.UTC)
+    certs.init(tmp_path, cluster="test", now=now)
+    certs.issue_server(tmp_path, names=("127.0.0.1",), now=now)
+    manifests = tmp_path / "manifests"
+    manifests.mkdir()
+    (manifests / "bad.yaml").write_text(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n"
+        "metadata: {name: web, namespace: shop}\nspec: {podSelector: {}, policyTypes: [Sideways]}\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    processes = Processes(tmp_path, manifests)
+    options = ("--listen", f"127.0.0.1:{port}", "--tls-cert", str(tmp_path / "server.crt"),
+               "--tls-key", str(tmp_path / "server.key"), "--tls-ca", str(tmp_path / "ca.crt"),
+               "--log-json", "--no-insecure")  # fmt: skip
+    processes.server(*options)
+    try:
+        processes.wait(lambda: bool(query(processes.server_status, "/v1/status")))
+        with socket.create_connection(("127.0.0.1", port)) as peer:
+            peer.sendall(b"no TLS" * 10)
+            while peer.recv(1000):
+                pass
+    finally:
+        processes.stop("server")
+    lines = [json.loads(line) for line in (tmp_path / "server.log").read_text().splitlines()]
+    (problem,) = (line for line in lines if line["event"] == "problem")
+    assert problem["object"] == "NetworkPolicy shop/web"
+    assert problem["path"].startswith("spec.policyTypes")
+    assert (problem["source"], problem["severity"]) == ("bad.yaml#1", "error")
 
 
 def test_stopping_is_orderly(processes: Processes) -> None:

@@ -274,7 +274,7 @@ async def test_without_the_api_server_known_tokens_go_on(
         assert await rig.status(new) == "UNAVAILABLE"
         assert await rig.status(stolen) == "UNAVAILABLE"
     finally:
-        cluster.start_apiserver()  # on this thread, with which it would end
+        cluster.start_apiserver()
     rig.clock.ahead += auth.LONGEST_PAUSE_SECONDS
 
     async def again() -> bool:
