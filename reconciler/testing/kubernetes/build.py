@@ -207,10 +207,9 @@ def _kwok(go: _Go) -> None:
     _say(f"KWOK {version}: compiling")
     work = target.parent / "build"
     work.mkdir(parents=True, exist_ok=True)
-    flags = f"-s -w -X sigs.k8s.io/kwok/pkg/consts.Version={version}"
     what = f"sigs.k8s.io/kwok/cmd/kwok@{version}"
     env = {"GOBIN": str(work)}
-    go.run("install", "-v", "-ldflags", flags, what, at=work, tries=TRIES, env=env)
+    go.run("install", "-v", "-ldflags", "-s -w", what, at=work, tries=TRIES, env=env)
     _check(work / "kwok", "--version", version)
     os.replace(work / "kwok", target)
     shutil.rmtree(work)
