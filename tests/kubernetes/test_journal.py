@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
@@ -345,7 +347,26 @@ def test_write_that_the_api_server_refuses_changes_nothing(
     assert journal.append(batch(0, (256, WEB))) == 1
 
 
-def test_no_kubeconfig(tmp_path: Any) -> None:
+def test_credentials_are_read_again_when_they_are_refused(
+    journals: Journals, cluster: Cluster, tmp_path: Path
+) -> None:
+    path = tmp_path / "kubeconfig"
+    past = cluster.kubeconfig(lasts=datetime.timedelta(seconds=-1))
+    path.write_text(Path(past).read_text())
+    api = JournalApi(connect(str(path)), journals.name)
+    journals.made.append(api)
+    journal = KubernetesJournal(api)
+    with pytest.raises(JournalError, match=r"answers 401: .*give the server valid ones"):
+        journal.open()
+    path.write_text(Path(cluster.kubeconfig()).read_text())
+    journal.open()
+    api.requests.clear()
+    journal.append(batch(0, (256, WEB)))
+    assert api.requests == {("update", "allocationjournals"): 1}
+    assert api.requests.total() == 1
+
+
+def test_no_kubeconfig(tmp_path: Path) -> None:
     journal = KubernetesJournal(JournalApi(connect(str(tmp_path / "none")), "default"))
     with pytest.raises(ConfigError, match="kubeconfig"):
         journal.open()

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -41,6 +41,7 @@ from reconciler.core.identity.objects import (
     Writer,
     encode,
     is_nobody,
+    label_set_key,
 )
 from reconciler.core.identity.objects_adopt import adopt, first_revision
 from reconciler.core.identity.objects_mirror import EMPTY, Mirror, held_back, state_of
@@ -441,3 +442,20 @@ def test_objects_mirror_the_journal_whoever_interferes() -> None:
 
 def test_objects_mirror_the_journal_that_nobody_else_touches() -> None:
     run_state_machine_as_test(OursAlone, settings=settings(stateful_step_count=60))
+
+
+@given(
+    st.dictionaries(
+        st.one_of(
+            st.text("k8s:%;=a.", max_size=6), st.sampled_from(["k8s:app", "gen:app", "any:b", ":"])
+        ),
+        st.text("%;=:ab", max_size=4),
+        max_size=6,
+    )
+)
+def test_key_of_labels_is_that_of_the_label_set(labels: dict[str, str]) -> None:
+    try:
+        expected = LabelSet.from_security_labels(labels).key
+    except ValueError:
+        expected = ""
+    assert label_set_key(labels) == expected

@@ -23,6 +23,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 import struct
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -30,7 +31,7 @@ from typing import Any, Final
 import msgspec
 
 from reconciler.core.identity.journal import Entry
-from reconciler.core.labels.label import POD_NAMESPACE, LabelSet
+from reconciler.core.labels.label import K8S, POD_NAMESPACE, LabelSet
 from reconciler.core.objects import ObjectMeta
 from reconciler.errors import JournalCorrupt
 
@@ -78,10 +79,32 @@ class CiliumIdentity(msgspec.Struct, frozen=True, rename={"security_labels": "se
     @property
     def label_set(self) -> str:
         """Its canonical key, "" when its labels are none that an identity can have."""
-        try:
-            return LabelSet.from_security_labels(self.security_labels or {}).key
-        except ValueError:
+        return label_set_key(self.security_labels or {})
+
+
+_SPECIAL: Final = re.compile("[%;=]")
+
+
+def label_set_key(labels: Mapping[str, str]) -> str:
+    """As `LabelSet.from_security_labels(labels).key`, "" for labels that an identity can't have.
+
+    At a fraction of the cost where nothing has to be escaped: 10 µs, for each of 65,000 objects.
+    """
+    names, values = "".join(labels), "".join(labels.values())
+    if _SPECIAL.search(names) is None and "%" not in values and ";" not in values:
+        split = [(*name.partition(":"), value) for name, value in labels.items()]
+        split.sort(key=_by_key)
+        if not all(colon for _, colon, _, _ in split):
             return ""
+        return "".join([f"{source}:{key}={value};" for source, _, key, value in split])
+    try:
+        return LabelSet.from_security_labels(labels).key
+    except ValueError:
+        return ""
+
+
+def _by_key(split: tuple[str, str, str, str]) -> tuple[str, str]:
+    return split[2], split[0]
 
 
 class Pending(msgspec.Struct, frozen=True):
@@ -259,21 +282,23 @@ def _bytes(field: str, text: str) -> bytes:
 
 def says(seen: CiliumIdentity, entry: Entry) -> bool:
     """Whether the object is exactly what the entry wants, as Cilium writes it."""
-    return (
-        seen.birth == entry.birth
-        and seen.label_set == entry.label_set
-        and seen.metadata.labels.get(POD_NAMESPACE, "") == LabelSet.parse(entry.label_set).namespace
-    )
+    if seen.birth != entry.birth or seen.label_set != entry.label_set:
+        return False
+    # By the label that kubectl selects with, too
+    namespace = (seen.security_labels or {}).get(f"{K8S}:{POD_NAMESPACE}", "")
+    return seen.metadata.labels.get(POD_NAMESPACE, "") == namespace
 
 
-def proven_birth(seen: CiliumIdentity, value: int, adoptions: Iterable[int]) -> int | None:
-    """The birth with which the object means what the digest says; None: it means something else.
+def proven(seen: CiliumIdentity, value: int, adoptions: Iterable[int]) -> tuple[int, str] | None:
+    """(birth, label set) of an object that means what the digest says; None: it does not.
 
     One that was adopted may not have its birth yet: it is one of `adoptions`.
     """
     number, label_set = int(seen.metadata.name), seen.label_set
-    births = (seen.birth, *adoptions)
-    return next((birth for birth in births if digest(number, birth, label_set) == value), None)
+    for birth in (seen.birth, *adoptions):
+        if digest(number, birth, label_set) == value:
+            return birth, label_set
+    return None
 
 
 def create_body(entry: Entry) -> bytes:

@@ -29,7 +29,7 @@ from reconciler.core.identity.objects import (
     is_nobody,
     is_owned,
     nobody,
-    proven_birth,
+    proven,
 )
 from reconciler.errors import JournalCorrupt, Rejected
 
@@ -145,9 +145,9 @@ class Mirror:
             return
         identity = self.objects.get(number)
         if identity is not None:
-            birth = proven_birth(identity, value, ledger.adoptions)
-            if birth is not None:
-                self._know(number, birth, identity.label_set)
+            found = proven(identity, value, ledger.adoptions)
+            if found is not None:
+                self._know(number, *found)
                 return
         self.entries.pop(number, None)
         self._digests.pop(number, None)
@@ -198,6 +198,8 @@ def _problem(
     number: int, identity: CiliumIdentity, entry: Entry | None, owners: Mapping[str, int]
 ) -> Rejected | None:
     """What is wrong with an object that stays although the journal does not want it."""
+    if entry is not None and not identity.pinned:
+        return None
     label_set, name = identity.label_set, str(number)
     if entry is None:
         if not label_set:
@@ -210,7 +212,7 @@ def _problem(
             return refused(name, "", text, severity="warning")
         text = f"is pinned, but these labels have number {owner}: remove {PINNED} from one of both"
         return refused(name, "security-labels", text)
-    if not identity.pinned or label_set == entry.label_set:
+    if label_set == entry.label_set:
         return None
     if is_nobody(entry.label_set):
         owner = owners.get(label_set)

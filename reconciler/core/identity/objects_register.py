@@ -28,7 +28,7 @@ from reconciler.core.identity.objects import (
     Pending,
     digest,
     is_nobody,
-    proven_birth,
+    proven,
     says,
 )
 from reconciler.core.identity.objects_mirror import stays
@@ -198,15 +198,16 @@ class Register:
         todo = action(number, entry, seen, pending=pending)
         if entry is None or is_nobody(entry.label_set):
             return todo
-        if seen is not None and says(seen, entry):
+        # Nothing to do for one that is right; or for a pinned one whatever it says
+        if seen and todo is None and (not seen.pinned or says(seen, entry)):
             self.missing.discard(number)
             if pending:
                 self.materialised.add(number)
             return todo
         self.materialised.discard(number)
         ledger = self.ledger
-        known = seen and proven_birth(seen, ledger.digests[number], ledger.adoptions)
-        if not pending and known is None:
+        known = seen and proven(seen, ledger.digests[number], ledger.adoptions)
+        if not pending and not known:
             self.missing.add(number)
         return todo
 

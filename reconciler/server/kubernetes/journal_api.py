@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -90,9 +91,13 @@ def connect(kubeconfig: str = "", context: str = "") -> Connect:
 
 
 class JournalApi:
-    """For one journal object, by its name."""
+    """For one journal object, by its name.
+
+    requests: how many by (verb, resource), in RBAC's words, as `ApiClient.requests`
+    """
 
     def __init__(self, connect: Connect, name: str) -> None:
+        self.requests: Counter[tuple[str, str]] = Counter()
         self._connect, self.name = connect, name
         self._client: Any = None
 
@@ -160,6 +165,8 @@ class JournalApi:
 
     def _ask(self, call: str, *args: Any, seconds: float = ANSWER_SECONDS, **options: Any) -> bytes:
         """One request. One whose credentials are refused is made once more with new ones."""
+        verb = call.partition("_")[0].replace("replace", "update")
+        self.requests[verb, args[2]] += 1
         for again in (True, False):
             try:
                 return self._request(call, args, seconds, options)
@@ -192,6 +199,7 @@ class JournalApi:
             gone = error.status == 404 and f'"{self.name}" not found' in text
             raise Refused(error.status or 0, text, gone=gone) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
+            self.close()  # the next one reads the credentials anew: perhaps they were the reason
             raise Unanswered(f"the API server gives no answer: {error}") from error
 
 
