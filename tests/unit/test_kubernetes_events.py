@@ -4,15 +4,22 @@ the API server takes the objects is tested on a real one."""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import structlog
 
+from reconciler.core.intake import IntakeConfig
+from reconciler.core.labels import LabelFilter
+from reconciler.core.plane import Alarm, ControlPlane, PlaneConfig
+from reconciler.core.policy import origins
 from reconciler.errors import Rejected, UnavailableError
 from reconciler.server.kubernetes import events
 from reconciler.server.kubernetes.client import ApiError, Response
 from reconciler.server.kubernetes.events import Recorder, Reporter, Subject
+from reconciler.testing.journal import MemoryJournal
+from tests.unit.test_plane import plane_with, shop
 
 POLICY = Subject("NetworkPolicy", "shop", "web")
 PATH = "/apis/events.k8s.io/v1/namespaces/shop/events"
@@ -24,11 +31,13 @@ class Api:
     def __init__(self) -> None:
         self.errors: dict[str, list[Exception]] = {}
         self.requests: list[tuple[str, str, dict[str, Any]]] = []
+        self.meanwhile: Callable[[], None] = lambda: None
 
     async def request(
         self, method: str, path: str, *, body: bytes = b"{}", content_type: str = "json"
     ) -> Response:
         self.requests.append((method, path, json.loads(body)))
+        self.meanwhile()
         if self.errors.get(method):
             raise self.errors[method].pop(0)
         return Response(200, json.dumps({"metadata": {"uid": f"uid of {path}"}}).encode())
@@ -105,6 +114,21 @@ async def test_repetitions_are_a_series_of_few_writes() -> None:
     await rig.run_for(1)
     assert rig.api.writes()[4][0] == "POST"
     assert dict(rig.recorder.results) == {"created": 2, "updated": 3}
+
+
+async def test_what_is_noted_during_a_write_is_not_lost() -> None:
+    rig = Rig()
+
+    def note_once() -> None:
+        if rig.api.requests[-1][0] == "POST":
+            rig.note()
+
+    rig.api.meanwhile = note_once
+    rig.note()
+    await rig.run_for(1)
+    (_, created), (method, updated) = rig.api.writes()
+    assert "series" not in created
+    assert (method, updated["series"]["count"]) == ("PATCH", 2)
 
 
 async def test_a_burst_then_a_rate() -> None:
@@ -229,6 +253,28 @@ def test_a_problem_is_said_when_it_begins() -> None:
     ]
     reported.reporter.problems((bad, odd))
     assert reported.seen[2:] == [reported.seen[0]]
+
+
+def test_alarms_of_a_plane_find_their_objects() -> None:
+    """Its own words: whose rule set is too large, whose label set found no number."""
+    plane, _, seen = plane_with(shop(), capacity=10)
+    said: list[tuple[Subject, str]] = []
+    reporter = Reporter(
+        lambda subject, reason, _action, _note: said.append((subject, reason)),
+        lambda name: origins.of_rule_sets((name,), plane.intake.compiler.rule_sets),
+    )
+    for effect in seen:
+        if isinstance(effect, Alarm):
+            reporter.alarm(effect.kind, effect.object, effect.text)
+    assert said == [(Subject("NetworkPolicy", "shop", "many"), "TooManyEntries")]
+
+    config = PlaneConfig(intake=IntakeConfig(filter=LabelFilter.default(), pool=range(256, 256)))
+    plane = ControlPlane(config, MemoryJournal().open(), 0.0)
+    plane.objects_changed(shop().everything(), 0.0)
+    for effect in plane.effects():
+        if isinstance(effect, Alarm):
+            reporter.alarm(effect.kind, effect.object, effect.text)
+    assert said[1:] == [(Subject("Namespace", "", "shop"), "IdentitiesExhausted")]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
-"""Events (events.k8s.io/v1) on the objects that something is to be said of: `kubectl describe`
-shows a refused NetworkPolicy, a node that refuses its cut, a namespace without identities.
+"""Events (events.k8s.io/v1) on the objects that something is to be said of, as `kubectl events` and
+`kubectl describe` show them: a refused NetworkPolicy, a node that refuses its cut, a namespace
+without identities.
 
 `Recorder.record` only notes what is to be written, whoever calls it; `run` writes, one request at a
 time, at most `RATE` a second after a burst. The same words on the same object are one Event with a
