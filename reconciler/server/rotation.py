@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from reconciler.tls import KeyFiles
 
-LOOK_SECONDS: Final = 10.0
+LOOK_SECONDS: Final = 5.0
 
 
 async def watch_certificate(
