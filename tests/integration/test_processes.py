@@ -147,6 +147,25 @@ def test_prometheus_gets_metrics_and_nothing_else(processes: Processes) -> None:
                 query(address, path)
 
 
+def test_a_map_that_fills_is_said_before_it_is_full(processes: Processes) -> None:
+    processes.server()
+    processes.agent()
+    processes.wait(processes.in_sync)
+    row = query(processes.agent_status, "/v1/status")
+    assert row["filling"] == {}
+    used = row["usage"]["addresses"]
+    assert used >= 16
+    processes.stop("agent")
+    processes.agent("node-1", "--max-addresses", str(used + 1))
+    processes.wait(processes.in_sync)
+    row = query(processes.agent_status, "/v1/status")
+    assert row["filling"] == {"addresses": 90}
+    assert row["refusal"] == ""
+    text = f"{used} of {used + 1} entries are in use, which is 90 % or more"
+    assert (processes.directory / "agent.log").read_text().count(text) == 1
+    assert "reconciler_alarms_total 1.0" in cli_http(processes.agent_status, "/metrics")
+
+
 def cli_http(address: str, path: str) -> str:
     import asyncio
 
