@@ -14,7 +14,7 @@ import msgspec
 
 from reconciler.core.identity import JournalBatch, JournalState
 from reconciler.errors import Rejected
-from reconciler.server.kubernetes.client import ApiClient, Response
+from reconciler.server.kubernetes.client import ApiClient
 from reconciler.server.kubernetes.identities import KIND, Materialiser, Pace
 from reconciler.server.kubernetes.journal import KubernetesJournal
 from reconciler.server.kubernetes.journal_api import JournalApi, connect
@@ -32,15 +32,15 @@ def labels(app: str) -> str:
 
 
 class Busy(ApiClient):
-    """Knows how many requests were under way at most."""
+    """Knows how many requests wait for an answer's beginning, and how many did at most."""
 
     now = most = 0
 
-    async def request(self, *args: Any, **options: Any) -> Response:
+    async def _open(self, *args: Any) -> Any:
         self.now += 1
         self.most = max(self.most, self.now)
         try:
-            return await super().request(*args, **options)
+            return await super()._open(*args)
         finally:
             self.now -= 1
 
@@ -48,22 +48,13 @@ class Busy(ApiClient):
 class Server:
     """A leader's journal and what keeps its objects, as the app puts them together."""
 
-    def __init__(self, cluster: Cluster, client: ApiClient, name: str, pace: Pace) -> None:
+    def __init__(self, cluster: Cluster, client: Busy, name: str, pace: Pace) -> None:
         self.client = client
         self.journal = KubernetesJournal(JournalApi(connect(cluster.kubeconfig()), name))
         self.thread = ThreadPoolExecutor(1)
+        self.pace = pace
         self.reports: list[str] = []
         self.held: frozenset[int] = frozenset()
-        self.objects = Materialiser(
-            client,
-            self.journal,
-            self.thread,
-            report=self._report,
-            hold_back=self._hold,
-            random=random.random,
-            pace=pace,
-        )
-        self.journal.changed = self.objects.journal_changed
         self.reflector = Reflector(client, KIND, self._told, random=random.random, timing=FAST)
         self.state = JournalState(0, 0, 0)
         self.tasks: list[asyncio.Task[None]] = []
@@ -87,6 +78,17 @@ class Server:
 
     async def lead(self) -> JournalState:
         self.state = await self.on_thread(self.journal.open)
+        self.held = self.journal.held_at_open
+        self.objects = Materialiser(
+            self.client,
+            self.journal,
+            self.thread,
+            report=self._report,
+            hold_back=self._hold,
+            random=random.random,
+            pace=self.pace,
+        )
+        self.journal.changed = self.objects.journal_changed
         return self.state
 
     async def start(self) -> None:
@@ -122,7 +124,12 @@ class Server:
         await wait_until(quiet)
 
     async def die(self) -> None:
-        """Whatever is under way is not waited for."""
+        """What it was about to do is not done, and what it was told is not heard.
+
+        Not while it connects: a connection that is cancelled in its TLS handshake is never closed
+        (asyncio in Python 3.11).
+        """
+        await wait_until(lambda: self.client.now == 0)
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
@@ -132,28 +139,29 @@ class Server:
 
 
 class Servers:
-    def __init__(self, cluster: Cluster, client: ApiClient, name: str) -> None:
+    def __init__(self, cluster: Cluster, client: Busy, name: str) -> None:
         self.cluster, self.client, self.name = cluster, client, name
         self.made: list[Server] = []
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def of(cls, cluster: Cluster, client: ApiClient, name: str) -> AsyncIterator[Servers]:
+    async def of(cls, cluster: Cluster, name: str) -> AsyncIterator[Servers]:
         """In a cluster without any identities or journals; all servers end with it."""
+        client = await Busy.connect(cluster.kubeconfig())
+        assert isinstance(client, Busy)
         await clean(client)
         made = cls(cluster, client, name)
         yield made
         for server in made.made:
             await server.die()
-        for _ in range(20):  # the turns of the loop in which connections that were cut close
-            await asyncio.sleep(0)
+        await client.close()
 
-    def new(self, client: ApiClient | None = None, pace: Pace = FAST_PACE) -> Server:
-        self.made.append(Server(self.cluster, client or self.client, self.name, pace))
+    def new(self, pace: Pace = FAST_PACE) -> Server:
+        self.made.append(Server(self.cluster, self.client, self.name, pace))
         return self.made[-1]
 
-    async def leading(self, client: ApiClient | None = None, pace: Pace = FAST_PACE) -> Server:
-        server = self.new(client, pace)
+    async def leading(self, pace: Pace = FAST_PACE) -> Server:
+        server = self.new(pace)
         await server.lead()
         await server.start()
         return server

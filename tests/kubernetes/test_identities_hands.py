@@ -14,7 +14,7 @@ from reconciler.core.identity.objects import (
     PINNED,
     is_nobody,
 )
-from reconciler.server.kubernetes.client import ApiClient, ApiError
+from reconciler.server.kubernetes.client import ApiError
 from reconciler.testing.kubernetes import Cluster
 from tests.kubernetes.api import Api
 from tests.kubernetes.identities import IDENTITIES, identities, identity
@@ -23,8 +23,8 @@ from tests.kubernetes.reading import wait_until
 
 
 @pytest.fixture
-async def servers(cluster: Cluster, client: ApiClient, api: Api) -> AsyncIterator[Servers]:
-    async with Servers.of(cluster, client, api.name("default")) as made:
+async def servers(cluster: Cluster, api: Api) -> AsyncIterator[Servers]:
+    async with Servers.of(cluster, api.name("default")) as made:
         yield made
 
 
@@ -128,6 +128,7 @@ async def test_pinned_identities_stay_and_their_numbers_are_held_back(
         (900, "retiring"),
         (901, "active"),
     }, "it goes before an older one"
+    assert server.held == {901}
     await server.settled()
     assert server.held == {901}
     await identity(api, 902, "db", pinned=True)

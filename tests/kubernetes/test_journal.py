@@ -326,6 +326,25 @@ async def test_deleted_journal_begins_anew_above_all_births(journals: Journals, 
     }
 
 
+class Dying(JournalApi):
+    """Takes the epoch of a new journal, and is gone before it adopts."""
+
+    def replace(self, read: Found, spec: JournalSpec) -> Found:
+        if spec.counts.in_use:
+            raise Refused(403, "killed")
+        return super().replace(read, spec)
+
+
+async def test_new_journal_whose_leader_dies_before_it_adopts(journals: Journals, api: Api) -> None:
+    """Marks of the journal before mean nothing to the second leader either."""
+    await identity(api, 300, "web", birth=41)
+    with pytest.raises(JournalError, match="killed"):
+        journals.handle(Dying).open()
+    state = journals.handle().open()
+    assert [(each.number, each.birth) for each in state.entries] == [(300, 42 + REVISION_GAP)]
+    assert state.epoch == 2
+
+
 def test_write_that_is_too_large_is_refused_before_it_is_sent(journals: Journals) -> None:
     journal, api = networked(journals)
     large = [(300 + n, f"k8s:app={n}{'x' * 100_000};") for n in range(20)]

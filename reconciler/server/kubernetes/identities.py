@@ -78,10 +78,11 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Materialiser:
-    """One leader's. Everything but `journal_changed` on the event loop.
+    """One leader's, of a journal that is open. Everything but `journal_changed` on the event loop.
 
     report:    told what somebody did to an object, and what can't be written
-    hold_back: told, whenever they change, the numbers that must be neither given nor taken back
+    hold_back: told, whenever they are others than `journal.held_at_open` or than told before, the
+               numbers that must be neither given nor taken back (`Allocator.hold_back`)
     done:      writes of objects that took effect, by kind
     failed:    writes that did not, and were put off
     """
@@ -109,7 +110,7 @@ class Materialiser:
         self._versions: dict[int, int] = {}  # of what was last seen, also of an absence
         self._vanished: dict[int, int] = {}  # number → birth of an object that is gone
         self._staying: dict[int, CiliumIdentity] = {}
-        self._held: frozenset[int] = frozenset()
+        self._held = journal.held_at_open
         self._due: dict[int, None] = {}
         self._busy: set[int] = set()
         self._put_off: dict[int, asyncio.TimerHandle] = {}

@@ -106,6 +106,8 @@ class KubernetesJournal:
         self.holder = f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:12]}"
         self.problems: tuple[Rejected, ...] = ()
         """What adoption found, for people."""
+        self.held_at_open: frozenset[int] = frozenset()
+        """`held_back` as it was then: for the allocator, before it gives a number."""
         self.recall, self.changed = recall, changed
         self._api = api
         self._what = f"allocation journal {api.name}"
@@ -145,6 +147,7 @@ class KubernetesJournal:
                 self._commit(register, lambda: register.adoption(adoption.entries))
                 mirror.journal_changed(self._found.journal)
         self.problems = (*adoption.problems, *mirror.problems())
+        self.held_at_open = mirror.held_back()
         with self._lock:
             self._register = register
             self._touched = set(register.entries) | set(mirror.objects)
