@@ -196,3 +196,19 @@ async def test_a_watch_tells_and_ends_when_it_is_asked_to(api: Api, client: ApiC
         ("ADDED", made["metadata"]["uid"])
     ]
     assert client.requests["watch", "pods"] == 1
+
+
+async def test_closing_leaves_no_socket_of_a_request_that_was_cancelled(cluster: Cluster) -> None:
+    """Also where the server doesn't answer, not even to the goodbye of TLS."""
+    client = await ApiClient.connect(cluster.kubeconfig())
+    await whoami(client)
+    sockets = list(client._sockets)
+    assert sockets
+    cluster.pause_apiserver()
+    try:
+        with pytest.raises(UnavailableError, match="no answer in time to GET /api/v1/pods"):
+            await client.request("GET", "/api/v1/pods", timeout=0.2)
+        await client.close()
+    finally:
+        cluster.resume_apiserver()
+    assert [each.fileno() for each in sockets] == [-1] * len(sockets)

@@ -20,9 +20,10 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import socket
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ from reconciler.errors import ConfigError, ReconcilerError, UnavailableError
 from reconciler.server.kubernetes.credentials import TOKEN_SECONDS, Credentials, Load, loader
 
 CONNECT_SECONDS: Final = 10.0
+CLOSE_SECONDS: Final = 1.0
 CONNECTIONS: Final = 128
 RELOAD_SECONDS: Final = 5.0
 """Credentials that the server refuses are not read again sooner: a plugin may be slow or costly."""
@@ -87,8 +89,9 @@ class ApiClient:
         self._authorization = credentials.authorization
         self._read_at = self._token_at = asyncio.get_running_loop().time()
         self._reading = asyncio.Lock()
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=CONNECTIONS, socket_factory=_socket),
+            connector=aiohttp.TCPConnector(limit=CONNECTIONS, socket_factory=self._socket),
             headers={
                 "User-Agent": f"reconciler/{importlib.metadata.version('reconciler')}",
                 "Accept": "application/json",
@@ -157,11 +160,31 @@ class ApiClient:
         try:
             yield self._lines(response.content, path)
         finally:
-            response.close()  # what of the watch is under way is of no use to another request
+            # What of the watch is under way is of no use to another request, and no farewell is due
+            if response.connection is not None and response.connection.transport is not None:
+                response.connection.transport.abort()
+            response.close()
 
     async def close(self) -> None:
-        """End every request and close the connections; a second time is no error."""
+        """End every request and close the connections; a second time is no error.
+
+        aiohttp knows nothing any more of a connection whose request was cancelled, while its TLS
+        waits for the server to say goodbye: such sockets are shut down, and waited for.
+        """
         await self._session.close()
+        for each in list(self._sockets):
+            if each.fileno() >= 0:
+                with suppress(OSError):  # it isn't connected
+                    each.shutdown(socket.SHUT_RDWR)
+        now = asyncio.get_running_loop().time
+        end = now() + CLOSE_SECONDS
+        while any(each.fileno() >= 0 for each in self._sockets) and now() < end:
+            await asyncio.sleep(0.005)
+
+    def _socket(self, address: Any) -> socket.socket:
+        made = _socket(address)
+        self._sockets.add(made)
+        return made
 
     # ----------------------------------------------------------------------------------- sending
 
