@@ -35,7 +35,7 @@ from reconciler.testing.journal import MemoryJournal
 from reconciler.testing.packets import Flow
 
 NODE: Final = "verdicts"
-PINS: Final = Path("/sys/fs/bpf/reconciler-verdicts")
+BPFFS: Final = Path("/sys/fs/bpf")
 FIRST_IFINDEX: Final = 1
 SPARE: Final = (ipaddress.ip_network("240.0.0.0/8"), ipaddress.ip_network("fdff:ffff::/64"))
 """Addresses for pods that have none: no cluster's."""
@@ -97,7 +97,7 @@ def _placed(objects: Iterable[KubeObject]) -> Iterator[KubeObject]:
 def _datapath(pods: int) -> Iterator[KernelDatapath]:
     from reconciler.datapath import pins
 
-    directory = PINS / str(os.getpid())
+    directory = BPFFS / f"reconciler-verdicts-{os.getpid()}"
     try:
         specs = map_specs(endpoints=max(64, pods), addresses=max(4096, 8 * pods))
         with KernelDatapath(directory, specs) as datapath:
