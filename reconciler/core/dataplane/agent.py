@@ -149,7 +149,7 @@ class AgentCore:
             (got,) = response.resources
             value = decode(type_url, got.name, got.version, got.body)
             if isinstance(value, Commit):
-                return Committing(answer, value.revision, value.root)
+                return Committing(answer, value.revision, value.root, position=value.position)
             refusal = value if isinstance(value, Refusal) else None
         if type_url not in STAGED:
             refusal = refusal or Refusal(type_url, "", "not a resource that was asked for")
@@ -207,6 +207,7 @@ class AgentCore:
                 self._tables.endpoints.next_id,
                 self._cut.distrusts,
                 resources,
+                self._cut.position,
             )
             self._rebuild(kernel, cached, now)
         self._after(now)
@@ -325,7 +326,8 @@ class AgentCore:
         self._adopting = True
         own = Staging(None, tuple(changes), tuple(held), distrust=cache.distrusts)
         self._cut.offer(own, now)
-        self._cut.offer(Committing(None, cache.revision, cache.root, cache.distrusts), now)
+        end = Committing(None, cache.revision, cache.root, cache.distrusts, cache.position)
+        self._cut.offer(end, now)
 
     def _rebuild(self, kernel: Adopted, cut: CachedCut, now: float) -> None:
         ports = self._tables.endpoints.ports
@@ -350,9 +352,9 @@ class AgentCore:
         """Nobody vouches for remote pods any more: a cut of our own says so."""
         due = self._client.distrusted and not self._cut.distrusts
         if due and not self._adopting and not self._opaque and self._cut.settled:
-            revision, root = self._cut.revision, self._cut.root
-            self._cut.offer(Staging(None, (), (), distrust=True), now)
-            self._cut.offer(Committing(None, revision, root, distrust=True), now)
+            cut = self._cut
+            cut.offer(Staging(None, (), (), distrust=True), now)
+            cut.offer(Committing(None, cut.revision, cut.root, True, cut.position), now)
 
     def _close(self, reason: str) -> None:
         if self._connected and not self._closing:
@@ -369,7 +371,7 @@ class AgentCore:
         versions: dict[str, dict[str, str]] = {}
         for (type_url, name), resource in held.items():
             versions.setdefault(type_url, {})[name] = resource.version
-        return Report(self._cut.revision, self._cut.root, versions)
+        return Report(self._cut.revision, self._cut.root, versions, self._cut.position)
 
     def _after(self, now: float) -> None:
         """Turn what the parts have to say into effects."""
@@ -467,6 +469,7 @@ class AgentCore:
             self._tables.endpoints.next_id,
             cut.distrusts,
             cut.held.now,
+            cut.position,
         )
         data = encode_record(record)
         self._whole_bytes = self._appended = len(data)

@@ -92,6 +92,7 @@ class Committing(msgspec.Struct, frozen=True):
     revision: int
     root: bytes
     distrust: bool = False
+    position: str = ""
 
 
 Item = Staging | Committing
@@ -101,7 +102,8 @@ class Cut:
     __slots__ = (
         "_again", "_flip_ops", "_item", "_now", "_preparing", "_record", "_root",
         "_root_before", "_token", "_trace", "_whole", "_writes", "distrusts", "held", "node", "out",
-        "refusal", "retry_at", "revision", "root", "state", "tables", "unconfirmed", "waiting",
+        "position", "refusal", "retry_at", "revision", "root", "state", "tables", "unconfirmed",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, node: str, tables: Tables, trace: Trace | None = None) -> None:
@@ -112,6 +114,7 @@ class Cut:
         self.held: Overlay[Key, Resource] = Overlay()
         self.revision = 0  # in force
         self.root = bytes(roots.SIZE)
+        self.position = ""  # of the cut in force, as its server said it
         self.distrusts = False  # in force
         self.waiting: deque[Item] = deque()
         self.out: list[Output] = []
@@ -218,6 +221,7 @@ class Cut:
         assert self.settled, "a cut is under way"
         cut = Cut(self.node, tables, self._trace)
         cut.revision, cut.root, cut.distrusts = self.revision, self.root, self.distrusts
+        cut.position = self.position
         cut.unconfirmed, cut.refusal, cut._token = self.unconfirmed, self.refusal, self._token
         return cut
 
@@ -336,6 +340,7 @@ class Cut:
             item.distrust,
             resources,
             () if whole else tuple(removed),
+            item.position,
         )
         self.out.append(Save(record))
 
@@ -349,6 +354,7 @@ class Cut:
         item = self._item
         assert isinstance(item, Committing)
         self.revision, self.root, self.distrusts = item.revision, item.root, item.distrust
+        self.position = item.position
         self.held.keep()
         self._root_before = self._root
         if item.answer is not None:

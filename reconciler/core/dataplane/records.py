@@ -35,6 +35,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     distrusts: bool
     resources: tuple[Resource, ...]
     removed: tuple[tuple[str, str], ...] = ()
+    position: str = ""
 
 
 class CachedCut(msgspec.Struct, frozen=True):
@@ -46,6 +47,7 @@ class CachedCut(msgspec.Struct, frozen=True):
     next_id: int
     distrusts: bool
     resources: tuple[Resource, ...]
+    position: str = ""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -91,6 +93,7 @@ def replay(records: Iterable[Record], node: str, root: bytes | None) -> CachedCu
                 record.next_id,
                 record.distrusts,
                 tuple(table.values()),
+                record.position,
             )
         elif found is not None:
             # Ids of a cut that did not come into force may have been given out all the same.
@@ -105,6 +108,7 @@ def whole_record(
     next_id: int,
     distrusts: bool,
     held: Mapping[tuple[str, str], Resource],
+    position: str,
 ) -> Record:
     resources = tuple(held.values())
-    return Record(FORMAT, node, True, revision, root, next_id, distrusts, resources)
+    return Record(FORMAT, node, True, revision, root, next_id, distrusts, resources, (), position)

@@ -30,6 +30,7 @@ from reconciler.core.resources.parts import Key, Part, in_order, missing_of, par
 from reconciler.core.resources.policies import CLOSED as CLOSED
 from reconciler.core.resources.policies import CLOSED_RULES as CLOSED_RULES
 from reconciler.core.resources.policies import PolicyLayers, Share, peers_in_rules
+from reconciler.core.resources.position import Position
 from reconciler.core.resources.types import ENDPOINT, STAGED, Resource
 
 Scope = Literal["all", "selected"]
@@ -81,11 +82,12 @@ class Changed(msgspec.Struct, frozen=True):
 
 
 class NodeView(msgspec.Struct, frozen=True, eq=False):
-    """What one node is served at one revision."""
+    """What one node is served at one revision. position: None where there is one server only."""
 
     revision: int
     layers: tuple[Layer, ...]
     root: bytes
+    position: Position | None = None
 
     def resources(self) -> Iterator[Resource]:
         for layer in self.layers:
@@ -127,8 +129,8 @@ class NodeView(msgspec.Struct, frozen=True, eq=False):
         return parts_of(missing)
 
 
-def view_of(revision: int, *layers: Layer) -> NodeView:
-    return NodeView(revision, layers, root.to_bytes(sum(layer.root for layer in layers)))
+def view_of(revision: int, *layers: Layer, position: Position | None = None) -> NodeView:
+    return NodeView(revision, layers, root.to_bytes(sum(layer.root for layer in layers)), position)
 
 
 class _Node:
@@ -238,7 +240,13 @@ class ViewBuilder:
 
     # -------------------------------------------------------------------------------- views
 
-    def view(self, name: str, revision: int, refused: frozenset[str] = frozenset()) -> NodeView:
+    def view(
+        self,
+        name: str,
+        revision: int,
+        refused: frozenset[str] = frozenset(),
+        position: Position | None = None,
+    ) -> NodeView:
         """refused: names of rule sets that are served to this node as *closed*."""
         node = self._node(name)
         if node.own_changed:
@@ -248,7 +256,8 @@ class ViewBuilder:
             node.own = node.own.changed(put, [(ENDPOINT, each) for each in node.own_changed])
             node.own_changed = frozenset()
         share = self._share(node, refused)
-        return view_of(revision, self._cluster_of(node, share), share.layer, node.own)
+        cluster = self._cluster_of(node, share)
+        return view_of(revision, cluster, share.layer, node.own, position=position)
 
     def _share(self, node: _Node, refused: frozenset[str]) -> Share:
         if node.numbers is None:

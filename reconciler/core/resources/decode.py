@@ -36,6 +36,7 @@ from reconciler.core.resources.encode import (
     commit_version,
     version_of,
 )
+from reconciler.core.resources.position import MAX_TEXT as MAX_POSITION
 from reconciler.core.resources.root import SIZE as ROOT_SIZE
 from reconciler.core.resources.types import (
     ADDRESS_GROUP,
@@ -84,7 +85,7 @@ def decode(type_url: str, name: str, version: str, body: bytes) -> Value | Refus
             _check(version == version_of(body), "the version is not that of the content")
         value = read(name, message)
         if isinstance(value, Commit):
-            expected = commit_version(value.revision, value.root)
+            expected = commit_version(value.revision, value.root, value.position)
             _check(version == expected, "the version is not that of the content")
         return value
     except _Malformed as error:
@@ -257,7 +258,8 @@ def _commit(name: str, message: pb.Commit) -> Commit:
     _check(name == CUT_NAME, f"the only commit is {CUT_NAME!r}")
     _check(message.revision > 0, "a cut has a revision above 0")
     _check(len(message.root) == ROOT_SIZE, f"a root has {ROOT_SIZE} bytes")
-    return Commit(message.revision, message.root)
+    _check(len(message.position) <= MAX_POSITION, "its position is too long")
+    return Commit(message.revision, message.root, message.position)
 
 
 def _identity_labels(name: str, message: pb.Identity) -> IdentityLabels:

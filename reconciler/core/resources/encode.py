@@ -237,25 +237,28 @@ def endpoint(
     return seal(ENDPOINT, f"{namespace}/{pod}", message)
 
 
-def commit_version(revision: int, root: bytes) -> str:
+def commit_version(revision: int, root: bytes, position: str = "") -> str:
     """Version of a commit: it says the cut itself, so that a node can report what it enforces."""
-    return f"{revision}.{root.hex()}"
+    said = f"{revision}.{root.hex()}"
+    return f"{said}.{position}" if position else said
 
 
-def parse_commit_version(version: str) -> tuple[int, bytes] | None:
-    """(revision, root) of `commit_version`; None for anything else."""
-    number, _, digits = version.partition(".")
+def parse_commit_version(version: str) -> tuple[int, bytes, str] | None:
+    """(revision, root, position) of `commit_version`; None for anything else."""
+    number, _, rest = version.partition(".")
+    digits, _, position = rest.partition(".")
     if not number.isdecimal() or len(number) > 20 or len(digits) != 64:
         return None
     try:
-        return int(number), bytes.fromhex(digits)
+        return int(number), bytes.fromhex(digits), position
     except ValueError:
         return None
 
 
-def commit(revision: int, root: bytes) -> Resource:
-    body = pb.Commit(revision=revision, root=root).SerializeToString(deterministic=True)
-    return Resource(COMMIT, CUT_NAME, commit_version(revision, root), body)
+def commit(revision: int, root: bytes, position: str = "") -> Resource:
+    message = pb.Commit(revision=revision, root=root, position=position)
+    body = message.SerializeToString(deterministic=True)
+    return Resource(COMMIT, CUT_NAME, commit_version(revision, root, position), body)
 
 
 def identity(number: int, birth: int, labels: Iterable[str]) -> Resource:

@@ -53,10 +53,11 @@ class LocalPod(msgspec.Struct, frozen=True):
 
 
 class Commit(msgspec.Struct, frozen=True):
-    """The end of a cut. root: 32 bytes, see `root`."""
+    """The end of a cut. root: 32 bytes, see `root`; position: kept and reported unread."""
 
     revision: int
     root: bytes
+    position: str = ""
 
 
 class IdentityLabels(msgspec.Struct, frozen=True):

@@ -35,6 +35,7 @@ class Report(msgspec.Struct, frozen=True):
     revision: int = 0
     root: bytes = b""
     versions: Mapping[str, Mapping[str, str]] = {}
+    position: str = ""
 
 
 class Client:
@@ -86,7 +87,8 @@ class Client:
         for type_url in CUT_TYPES:
             initial = dict(report.versions.get(type_url, {}))
             if type_url == COMMIT and report.revision:
-                initial = {CUT_NAME: commit_version(report.revision, report.root)}
+                version = commit_version(report.revision, report.root, report.position)
+                initial = {CUT_NAME: version}
             first = Request(
                 type_url=type_url,
                 node="" if requests else self.node,

@@ -18,7 +18,7 @@ from typing import Final
 from reconciler.core.machine import load
 from reconciler.core.trace import Event, Trace, cut
 from reconciler.core.xds.least import Least
-from reconciler.core.xds.rollout import Rollout
+from reconciler.core.xds.rollout import Rollout, mark
 
 MODEL = load("node")
 
@@ -84,7 +84,8 @@ class Node:
             return
         reported, floor, begun = self._told
         rollout = self.rollout
-        target = 0 if rollout.target is None else rollout.target.revision
+        cut_begun = rollout.target
+        target = 0 if cut_begun is None else mark(cut_begun.revision, cut_begun.position)
         self._told = (rollout.reported, rollout.floor, target)
         if rollout.reported and not reported:
             self._trace(Event(SPEC, "Report", {"node": self.name}))
@@ -103,7 +104,7 @@ class Node:
 
     @property
     def floor(self) -> int:
-        """Oldest revision that it may enforce; 0: anything."""
+        """Mark of the oldest cut that it may enforce; 0: anything."""
         return self.rollout.floor if self.heard else 0
 
     @property
@@ -213,7 +214,7 @@ class Nodes:
         return self._deadlines.least()
 
     def clear_before(self, now: float) -> int | None:
-        """Every node uses only cuts of this revision or newer; None: there is no node at all."""
+        """Every node uses only cuts of this mark or a newer one; None: there is no node at all."""
         if now < self._strangers_until:
             return 0
         if self._trace is not None and not self._strangers_over:

@@ -25,6 +25,7 @@ from reconciler.core.machine import load
 from reconciler.core.resources.build import CLOSED_RULES, NodeView
 from reconciler.core.resources.encode import commit, parse_commit_version
 from reconciler.core.resources.parts import Key, Part, missing_of, parts_of
+from reconciler.core.resources.position import Position, parse_position
 from reconciler.core.resources.types import (
     COMMIT,
     CUT_NAME,
@@ -52,6 +53,7 @@ class Enforced(msgspec.Struct, frozen=True):
     root: bytes
     view: NodeView | None = None
     reported: Mapping[str, Mapping[str, str]] = {}
+    position: Position | None = None
 
 
 class Restart(msgspec.Struct, frozen=True):
@@ -88,6 +90,7 @@ class Rollout:
         "floor",
         "nack",
         "newest",
+        "position",
         "refusal",
         "reopen_at",
         "reported",
@@ -118,7 +121,8 @@ class Rollout:
         self.acked: Enforced | None = None
         self.target: NodeView | None = None
         self.newest = 0  # newest revision that there is
-        self.floor = 0  # oldest revision that the node may enforce
+        self.position: Position | None = None  # its position, where replicas have one
+        self.floor = 0  # mark of the oldest cut that the node may enforce
         # What was refused: its version, and the rule sets that are closed for it.
         self.causes: dict[Key, tuple[str, frozenset[str]]] = {}
         self.refusal: tuple[Key, str] | None = None  # with its version; not yet among `causes`
@@ -140,15 +144,15 @@ class Rollout:
             self._report()
             self._note("Report")
 
-    def view_changed(self, revision: int, now: float) -> None:
+    def view_changed(self, revision: int, now: float, position: Position | None = None) -> None:
         """There is a newer state. Costs nothing while a cut is under way."""
         self._now = now
-        self.newest = revision
+        self.newest, self.position = revision, position
         for held in (self.target, self.acked.view if self.acked else None):
             if held is not None:
                 held.shorten()
         caught_up = (
-            self.state == "ahead" and self.acked is not None and self.acked.revision <= revision
+            self.state == "ahead" and self.acked is not None and not self._behind(self.acked)
         )
         if caught_up:
             self.alarm = ""
@@ -236,7 +240,8 @@ class Rollout:
     # ------------------------------------------------------------------- effects of the model
 
     def adopt_report(self) -> None:
-        self.floor = self.committed
+        assert self.acked is not None
+        self.floor = mark(self.acked.revision, self.acked.position)
 
     def begin_cut(self) -> None:
         view = self._view_of(self.refused)
@@ -260,13 +265,13 @@ class Rollout:
 
     def send_commit(self) -> None:
         assert self.target is not None
-        resource = commit(self.target.revision, self.target.root)
+        position = "" if self.target.position is None else str(self.target.position)
+        resource = commit(self.target.revision, self.target.root, position)
         self._send(self._encoder.frames(COMMIT, [resource]))
 
     def record_committed(self) -> None:
         assert self.target is not None
-        self.acked = Enforced(self.target.revision, self.target.root, self.target)
-        self.floor = self.target.revision
+        self._enforces(self.target)
         self.target = None
         self._sent = {}
         self.committed_at = self._now
@@ -323,9 +328,10 @@ class Rollout:
             self.acked = Enforced(0, b"")
         else:
             held = {each: self._initial[each] for each in STAGED}
-            self.acked = Enforced(said[0], said[1], None, held)
+            revision, root, position = said
+            self.acked = Enforced(revision, root, None, held, parse_position(position))
         self._initial = {}
-        if self.acked.revision > self.newest:
+        if self._behind(self.acked):
             self.alarm = (
                 f"enforces revision {self.acked.revision}, newer than this server's "
                 f"{self.newest}: waiting to catch up (was the journal replaced?)"
@@ -358,14 +364,23 @@ class Rollout:
         settled = self.state == "current" or (self.state == "closed-fallback" and self.causes)
         if settled and self.acked is not None and self.acked.root == view.root:
             # Equal content: nothing to send, whatever the number of the revision.
-            self.acked = Enforced(view.revision, view.root, view)
-            self.floor = view.revision
+            self._enforces(view)
             if self.state == "current":
                 self.alarm = self.nack = ""
             if not reported:
                 return
         MODEL.fire(self, "view_changed")
         self._begun()
+
+    def _enforces(self, view: NodeView) -> None:
+        self.acked = Enforced(view.revision, view.root, view, position=view.position)
+        self.floor = mark(view.revision, view.position)
+
+    def _behind(self, enforced: Enforced) -> bool:
+        """This replica has not read all that the node's cut was made of."""
+        if enforced.position is not None and self.position is not None:
+            return not self.position.covers(enforced.position)
+        return enforced.revision > self.newest
 
     def _begun(self) -> None:
         """After `begin_cut`: a cut that differs in nothing but its revision is acked at once."""
@@ -424,6 +439,12 @@ class Rollout:
         elif type_url == POLICY:
             names = rule_sets_of(view, name)
         return frozenset(names) - self.refused - CLOSED_RULES.keys()
+
+
+def mark(revision: int, position: Position | None) -> int:
+    """What says of a cut which numbers may be in it: the revision; between replicas, whose
+    revisions are not in one order, that of the journal."""
+    return revision if position is None else position.journal
 
 
 def _named_cut(held: Enforced | NodeView | None) -> dict[str, int | str]:
