@@ -12,11 +12,19 @@ are unknown to others and closed themselves, everything else goes on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from reconciler.core.identity import POOL, Allocator, Changes, Identity, JournalBatch, JournalState
+from reconciler.core.identity import (
+    POOL,
+    Allocator,
+    Changes,
+    Followed,
+    Identity,
+    JournalBatch,
+    JournalState,
+)
 from reconciler.core.labels import LabelFilter, LabelSet
 from reconciler.core.objects import Change, Prefix
 from reconciler.core.policy.compiler import Compiler
@@ -108,22 +116,24 @@ class Intake:
         journal: JournalState,
         now: float,
         trace: Trace | None = None,
+        *,
+        leading: bool = True,
     ) -> None:
+        """leading: numbers are given here; else they are those that the journal gets to have."""
         self.cluster = Cluster(
             config.filter,
             cluster_name=config.cluster_name,
             named_ports=config.named_ports,
             cluster_cidrs=config.cluster_cidrs,
         )
-        self.allocator = Allocator(
-            journal,
-            pool=config.pool,
-            drain_seconds=config.drain_seconds,
-            now=now,
-            trace=trace,
+        self._config, self._trace = config, trace
+        self.allocator: Allocator | Followed = (
+            self._leader(journal, now) if leading else self._follower(journal)
         )
         self.compiler = Compiler(config.filter)
         self._queue: list[Change] = []
+        self._read: Mapping[str, int] = {}  # positions of what is queued
+        self.positions: Mapping[str, int] = {}  # and of what is applied: kind → resource version
         self._loaded = False
         self._holding = False  # a write that gives numbers is under way
         self._pending = _Pending()
@@ -132,9 +142,31 @@ class Intake:
         for label_set, identity in self.allocator.live().items():
             self._enter(label_set, identity)
 
-    def enqueue(self, changes: Sequence[Change], now: float) -> None:
+    def enqueue(
+        self, changes: Sequence[Change], now: float, positions: Mapping[str, int] | None = None
+    ) -> None:
+        """positions: up to where each kind has been read, with these changes."""
         self._queue.extend(changes)
+        self._read = positions or {}
+        if not self._queue:
+            self.positions = self._read
         self._loaded = True
+
+    def lead(self, journal: JournalState, now: float) -> None:
+        """Give numbers from now on; the journal is ours, in this state."""
+        allocator = self._leader(journal, now)
+        self._swap(allocator)
+        allocator.bind(self._groups_with, now)
+
+    def follow(self, journal: JournalState, now: float) -> None:
+        """Somebody else gives the numbers; the journal has got to this state."""
+        if isinstance(self.allocator, Followed):
+            self._note(self.allocator.follow(journal))
+            return
+        self._holding = False  # what is under way is not ours any more
+        followed = self._follower(journal)
+        self._swap(followed)
+        followed.bind(self._groups_with, now)
 
     def batch(self, now: float) -> JournalBatch | None:
         """The next journal write, if one is due and none is under way."""
@@ -146,12 +178,14 @@ class Intake:
         return batch
 
     def written(self, revision: int, now: float) -> None:
+        assert isinstance(self.allocator, Allocator), "only a leader writes"
         changes = self.allocator.written(revision, now)
         self._holding = False
         self._note(changes)
 
     def refused(self, reason: str, *, deposed: bool) -> None:
         """The write did not take effect; what needs its numbers stays unpublished until it does."""
+        assert isinstance(self.allocator, Allocator), "only a leader writes"
         self.allocator.refused(reason, deposed=deposed)
         self._holding = False  # who still wants a number waits for the next write
 
@@ -159,6 +193,11 @@ class Intake:
     def queued(self) -> int:
         """Changes that wait until what was applied before them is published."""
         return len(self._queue)
+
+    @property
+    def settled(self) -> bool:
+        """All that has been read is published."""
+        return not (self._queue or self._pending or self.holding)
 
     @property
     def loaded(self) -> bool:
@@ -200,8 +239,6 @@ class Intake:
         label_set = self._set_of.get(group)
         return None if label_set is None else self.allocator.identity(label_set)
 
-    # ------------------------------------------------------------------------------- inside
-
     def absorb(self, now: float) -> None:
         """Apply what is queued, unless what was applied before still waits for its numbers.
 
@@ -210,9 +247,31 @@ class Intake:
         if self.holding or not self._queue:
             return
         queue, self._queue = self._queue, []
+        self.positions = self._read
         delta = self.cluster.apply(queue)
         self._pending.add(delta)
         self._rebind((*delta.groups_added, *delta.groups_removed, *delta.groups_rebound), now)
+
+    # ------------------------------------------------------------------------------- inside
+
+    def _leader(self, journal: JournalState, now: float) -> Allocator:
+        return Allocator(
+            journal,
+            pool=self._config.pool,
+            drain_seconds=self._config.drain_seconds,
+            now=now,
+            trace=self._trace,
+        )
+
+    def _follower(self, journal: JournalState) -> Followed:
+        return Followed(journal, pool=self._config.pool)
+
+    def _swap(self, successor: Allocator | Followed) -> None:
+        old, new = self.allocator.live(), successor.live()
+        changed = {key: each for key, each in new.items() if old.get(key) != each}
+        gone = [each for key, each in old.items() if new.get(key) != each]
+        self.allocator = successor
+        self._note(Changes(activated=tuple(changed.items()), retired=tuple(gone)))
 
     def _rebind(self, groups: Iterable[str], now: float) -> None:
         touched: dict[str, bool] = {}  # label set -> had groups before

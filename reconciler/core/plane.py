@@ -1,7 +1,11 @@
 """The server's core: objects, streams and journal answers in; frames and journal writes out.
 
-Pure: a shell calls the methods with the time and executes what `effects` returns, in order. One
-instance is one leadership: its epoch comes from the journal that was opened for it.
+Pure: a shell calls the methods with the time and executes what `effects` returns, in order.
+
+With one server, one instance is one leadership: its epoch comes from the journal that was opened
+for it. Of several replicas each has an instance that begins as a follower: it is told of the
+journal by `follow`, and writes from `lead` on. Which of them it is changes nothing of what is
+served: a view follows from the objects and the journal alone.
 
 Nothing is served before the first `objects_changed`, which brings the whole initial state. A server
 whose journal write was refused because another one has taken over (`journal_refused` with deposed)
@@ -21,12 +25,14 @@ from reconciler.core.objects import Change
 from reconciler.core.policy import origins
 from reconciler.core.policy.sizes import Sizes
 from reconciler.core.resources import encode
-from reconciler.core.resources.build import Changed, LocalEndpoint, State, ViewBuilder
+from reconciler.core.resources.build import Changed, ViewBuilder
+from reconciler.core.resources.position import Position, position_of
 from reconciler.core.resources.types import CUT_TYPES, IDENTITY, PEER_SET, POLICY, RULE_SET
+from reconciler.core.standing import state_of
 from reconciler.core.trace import Trace, about
 from reconciler.core.xds.codec import Encoder, Frame
 from reconciler.core.xds.nodes import Node, Nodes
-from reconciler.core.xds.rollout import Restart, Rollout
+from reconciler.core.xds.rollout import Restart, Rollout, mark
 from reconciler.core.xds.served import Due, Served
 from reconciler.core.xds.stream import (
     Acked,
@@ -102,9 +108,12 @@ class ControlPlane:
         now: float,
         on_publish: Callable[[int], None] = lambda revision: None,
         trace: Trace | None = None,
+        *,
+        leading: bool = True,
     ) -> None:
         """on_publish: told of each new revision while the store is exactly what it publishes.
 
+        leading: False for a replica that follows the journal until `lead`.
         trace: records the steps of this leadership, in the order in which they take effect.
         """
         self._on_publish = on_publish
@@ -112,8 +121,10 @@ class ControlPlane:
         self.config = config
         self.epoch = journal.epoch
         self.revision = 0
-        self.intake = Intake(config.intake, journal, now, trace)
-        self.builder = ViewBuilder(self._state(), config.scope)
+        self.position: Position | None = None  # of what is published, where replicas have one
+        self.leading = leading
+        self.intake = Intake(config.intake, journal, now, trace, leading=leading)
+        self.builder = ViewBuilder(state_of(self.intake), config.scope)
         self.encoder = Encoder()
         self.nodes = Nodes(self._rollout, config.absent_grace, now, trace)
         self.deposed = ""  # why, once it is
@@ -123,12 +134,43 @@ class ControlPlane:
         self._effects: list[Effect] = []
         self._alarms: dict[tuple[str, str], str] = {}
         self._retry_at: float | None = None
+        self._afresh = False  # publish even if nothing has changed
+        self._elsewhere: Mapping[str, int] = {}  # replica → mark of the oldest cut in use there
 
     # ------------------------------------------------------------------------------- events
 
-    def objects_changed(self, changes: Sequence[Change], now: float) -> None:
-        """Changed objects, applied as one. The first call brings all there are (perhaps none)."""
-        self.intake.enqueue(changes, now)
+    def objects_changed(
+        self, changes: Sequence[Change], now: float, positions: Mapping[str, int] | None = None
+    ) -> None:
+        """Changed objects, applied as one. The first call brings all there are (perhaps none).
+
+        positions: where there are replicas, kind → resource version up to which it has been read
+        """
+        self.intake.enqueue(changes, now, positions)
+        self._advance(now)
+
+    def follow(self, journal: JournalState, now: float) -> None:
+        """The journal has got to this state, and others write it. A leader follows from here on:
+        the answer of a write that is under way means nothing any more."""
+        self.leading, self._retry_at = False, None
+        self.epoch = max(self.epoch, journal.epoch)
+        self._alarm("journal", "journal", "")
+        self.intake.follow(journal, now)
+        self._advance(now)
+
+    def lead(self, journal: JournalState, now: float) -> None:
+        """This replica has taken the journal over, in this state, and is the one that writes."""
+        self.leading, self.epoch = True, journal.epoch
+        self.intake.lead(journal, now)
+        self.nodes.wait_anew(now)
+        # Whoever leads has to know of every number on its way out that a cut without it is there,
+        # and that the nodes of this replica have it.
+        self._afresh = self.revision > 0
+        self._advance(now)
+
+    def elsewhere(self, marks: Mapping[str, int], now: float) -> None:
+        """What other replicas say: the mark of the oldest cut that a node of theirs may enforce."""
+        self._elsewhere = marks
         self._advance(now)
 
     def journal_written(self, revision: int, now: float) -> None:
@@ -217,6 +259,16 @@ class ControlPlane:
     def streams(self) -> int:
         return len(self._streams)
 
+    @property
+    def mark(self) -> int:
+        """Of what is published; see `rollout.mark`."""
+        return mark(self.revision, self.position)
+
+    @property
+    def in_use(self) -> int:
+        """Mark of the oldest cut that a node may enforce which this replica has heard of."""
+        return self.nodes.oldest_heard(self.mark)
+
     # ------------------------------------------------------------------------------- inside
 
     def _advance(self, now: float) -> None:
@@ -224,6 +276,7 @@ class ControlPlane:
         if self.deposed:
             return
         self.intake.allocator.advance(now, self._clear_before(now))
+        self._moved(now)
         while True:
             self.intake.absorb(now)
             if self._retry_at is None:
@@ -232,14 +285,15 @@ class ControlPlane:
                     self._effects.append(WriteJournal(batch))
             published = self.intake.publish(now)
             nothing_yet = not self.revision and self.intake.loaded and not self.intake.holding
-            if published is None and not nothing_yet:
+            afresh = self._afresh and not self.intake.holding
+            if published is None and not nothing_yet and not afresh:
                 break
             self._publish(published, now)
         self._watch_usage()
 
     def _publish(self, published: Publication | None, now: float) -> None:
-        sequence = (self.revision & 0xFFFFFFFF) + 1
-        self.revision = self.epoch << 32 | sequence
+        self._afresh = False
+        self._number()
         if published is not None:
             if published.policy:
                 self._measure()
@@ -258,16 +312,38 @@ class ControlPlane:
             self.nodes.known(present, now)
             for name in published.nodes.difference(present):
                 self.nodes.deleted(name)
-        self.intake.allocator.published(self.revision)
+        self.intake.allocator.published(self.mark)
         self._on_publish(self.revision)
         for node in list(self.nodes):
-            node.rollout.view_changed(self.revision, now)
+            node.rollout.view_changed(self.revision, now, self.position)
             if node.state != "gone":
                 node.fire("view_changed", now)
             self._flush(node, now)
         if published is not None and published.identities:
             for stream, held in self._streams.items():
                 self._serve_identities(stream, held, None)
+
+    def _number(self) -> None:
+        """The revision of what is published now."""
+        positions = self.intake.positions
+        if positions:
+            self.position = position_of(self.intake.allocator.revision, positions)
+            self.revision = self.position.revision
+        else:
+            self.revision = self.epoch << 32 | (self.revision & 0xFFFFFFFF) + 1
+
+    def _moved(self, now: float) -> None:
+        """More has been read and nothing of it changes what is published: nodes that were served
+        by a replica that is ahead may be waiting for just that."""
+        if self.position is None or not self.intake.settled:
+            return
+        position = position_of(self.intake.allocator.revision, self.intake.positions)
+        if position == self.position or not position.covers(self.position):
+            return
+        self.position, self.revision = position, position.revision
+        for node in [node for node in self.nodes if node.rollout.state == "ahead"]:
+            node.rollout.view_changed(self.revision, now, self.position)
+            self._flush(node, now)
 
     def _measure(self) -> None:
         """Rule sets beyond the capacity are served closed to everybody, before any node refuses."""
@@ -376,7 +452,7 @@ class ControlPlane:
 
     def _clear_before(self, now: float) -> int:
         found = self.nodes.clear_before(now)
-        return self.revision if found is None else found
+        return min((self.mark if found is None else found, *self._elsewhere.values()))
 
     def _watch_usage(self) -> None:
         level = self.intake.allocator.alarm()
@@ -401,56 +477,12 @@ class ControlPlane:
 
     def _rollout(self, name: str) -> Rollout:
         rollout = Rollout(
-            lambda refused: self.builder.view(name, self.revision, refused | self._too_large),
+            lambda refused: self.builder.view(
+                name, self.revision, refused | self._too_large, self.position
+            ),
             self.encoder,
             self.config.closed_grace,
             about(self._trace, node=name),
         )
-        rollout.newest = self.revision
+        rollout.newest, rollout.position = self.revision, self.position
         return rollout
-
-    def _state(self) -> State:
-        intake = self.intake
-        cluster = intake.cluster
-
-        def bindings(namespace: str) -> dict[str, tuple[int, int]]:
-            bound = ((group, intake.binding(group)) for group in cluster.groups_of(namespace))
-            return {
-                group: (identity.number, identity.birth)
-                for group, identity in bound
-                if identity is not None
-            }
-
-        def addresses(group: str) -> list[bytes]:
-            ipv4, ipv6 = cluster.group_addresses(group)
-            return [*ipv4, *ipv6]
-
-        def endpoint(name: str) -> LocalEndpoint | None:
-            found = cluster.endpoints.get(name)
-            if found is None:
-                return None
-            return LocalEndpoint(
-                found.namespace,
-                found.pod,
-                found.node,
-                found.uid,
-                found.ipv4,
-                found.ipv6,
-                found.group,
-                found.interface,
-            )
-
-        def node_addresses(name: str) -> tuple[bytes, ...]:
-            found = cluster.nodes.get(name)
-            return () if found is None else found.addresses
-
-        return State(
-            bindings=bindings,
-            addresses=addresses,
-            endpoint=endpoint,
-            node_addresses=node_addresses,
-            unknown=cluster.unknown_prefixes,
-            peer_sets=intake.compiler.peer_sets,
-            rule_sets=intake.compiler.rule_sets,
-            policies=intake.compiler.policies,
-        )

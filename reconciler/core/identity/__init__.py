@@ -1,6 +1,7 @@
 """Numbers for label sets: the allocator, and the journal in which numbers are given and taken."""
 
 from reconciler.core.identity.allocator import ALARM_PERCENT, POOL, Allocator
+from reconciler.core.identity.followed import Followed
 from reconciler.core.identity.journal import (
     Changes,
     Entry,
@@ -17,6 +18,7 @@ __all__ = [
     "Allocator",
     "Changes",
     "Entry",
+    "Followed",
     "Identity",
     "Journal",
     "JournalBatch",

@@ -253,6 +253,11 @@ class Allocator:
     # What is asked of it
 
     @property
+    def revision(self) -> int:
+        """Of the journal, as far as its writes are answered."""
+        return self._revision
+
+    @property
     def deposed(self) -> bool:
         return self._deposed
 

@@ -32,6 +32,11 @@ class Entry(msgspec.Struct, frozen=True):
     label_set: str
     phase: Phase
 
+    @property
+    def state(self) -> str:
+        """The state of models/identity.toml that this stands for, as far as the journal knows."""
+        return self.phase
+
 
 class JournalState(msgspec.Struct, frozen=True):
     """All of it. `cursor` is where the search for the next number begins."""

@@ -223,6 +223,16 @@ class Nodes:
         least = self._floors.least()
         return None if least is None else int(least)
 
+    def wait_anew(self, now: float) -> None:
+        """Another server led until now: what it was told of, and did not pass on, is waited for."""
+        self._strangers_until = now + self._absent_grace
+        self._strangers_over = False
+
+    def oldest_heard(self, none: int) -> int:
+        """Mark of the oldest cut in use by nodes that were heard of; `none` if there are none."""
+        floors = (node.floor for node in self._nodes.values() if node.heard and node.counts)
+        return min(floors, default=none)
+
     def _drop_if_over(self, node: Node) -> None:
         if node.state == "gone" and not node.exists:
             del self._nodes[node.name]

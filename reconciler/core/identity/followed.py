@@ -1,0 +1,114 @@
+"""What a replica that doesn't lead knows of identities: the journal as it reads it.
+
+It has the questions of `Allocator` and none of its writes: which label set has which number is what
+the journal says, at the revision that was read last. A bound label set without a number is one that
+the leader is about to give one to, so what needs it waits (`unserved`), unless the pool is used up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+from reconciler.core.identity.allocator import ALARM_PERCENT, POOL
+from reconciler.core.identity.journal import Changes, Entry, Identity, JournalBatch, JournalState
+from reconciler.errors import CapacityError
+
+
+class Followed:
+    def __init__(self, state: JournalState, *, pool: range = POOL) -> None:
+        self._pool = pool
+        self._bound: dict[str, None] = {}
+        self._live: dict[str, Identity] = {}
+        self._missing: dict[str, None] = {}  # bound, not live
+        self._entries: tuple[Entry, ...] = ()
+        self.revision = -1
+        self.follow(state)
+
+    def follow(self, state: JournalState) -> Changes:
+        """The journal is at this state now. A state older than the last one is ignored."""
+        if state.revision <= self.revision:
+            return Changes()
+        self.revision = state.revision
+        live = {
+            entry.label_set: Identity(entry.number, entry.birth)
+            for entry in state.entries
+            if entry.phase == "active"
+        }
+        old, self._live = self._live, live
+        self._entries = state.entries
+        self._missing = dict.fromkeys(each for each in self._bound if each not in live)
+        return Changes(
+            activated=tuple(item for item in live.items() if old.get(item[0]) != item[1]),
+            retired=tuple(
+                identity for label_set, identity in old.items() if live.get(label_set) != identity
+            ),
+        )
+
+    # What the cluster wants
+
+    def bind(self, label_sets: Iterable[str], now: float) -> None:
+        for label_set in label_sets:
+            self._bound[label_set] = None
+            if label_set not in self._live:
+                self._missing[label_set] = None
+
+    def release(self, label_sets: Iterable[str], now: float) -> None:
+        for label_set in label_sets:
+            self._bound.pop(label_set, None)
+            self._missing.pop(label_set, None)
+
+    @property
+    def bound(self) -> Iterable[str]:
+        """Label sets that have a group now."""
+        return self._bound
+
+    # What is asked of it
+
+    @property
+    def deposed(self) -> bool:
+        return False
+
+    def identity(self, label_set: str) -> Identity | None:
+        return self._live.get(label_set)
+
+    def live(self) -> Mapping[str, Identity]:
+        return MappingProxyType(self._live)
+
+    def entries(self) -> Iterable[Entry]:
+        return self._entries
+
+    def usage(self) -> tuple[int, int]:
+        return len(self._entries), len(self._pool)
+
+    def alarm(self) -> int:
+        used, capacity = self.usage()
+        if used >= capacity:
+            return 100
+        return next((at for at in ALARM_PERCENT if used * 100 >= at * capacity), 0)
+
+    def exhausted(self) -> tuple[CapacityError, ...]:
+        used, capacity = self.usage()
+        if used < capacity:
+            return ()
+        needed = used + len(self._missing)
+        return tuple(
+            CapacityError(f"label set {label_set}", needed, capacity, "identity numbers")
+            for label_set in self._missing
+        )
+
+    def unserved(self) -> bool:
+        used, capacity = self.usage()
+        return bool(self._missing) and used < capacity
+
+    # What only the leader does
+
+    def next_batch(self, now: float) -> JournalBatch | None:
+        return None
+
+    def next_deadline(self, now: float) -> float | None:
+        return None
+
+    def published(self, mark: int) -> None: ...
+
+    def advance(self, now: float, clear_before: int) -> None: ...
