@@ -217,7 +217,7 @@ class Intake:
 
         Call `batch` first: whatever can get a number must have it before it is published.
         """
-        if self.holding or self.allocator.deposed or not self._pending:
+        if not self._loaded or self.holding or self.allocator.deposed or not self._pending:
             return None
         pending, self._pending = self._pending, _Pending()
         policy = self.compiler.apply(
@@ -242,9 +242,11 @@ class Intake:
     def absorb(self, now: float) -> None:
         """Apply what is queued, unless what was applied before still waits for its numbers.
 
-        The store is ahead of what is published from here until `publish`.
+        A follower doesn't wait: who gives the numbers may have read on, and never give those that
+        were wanted for an instant only. The store is ahead of what is published from here until
+        `publish`.
         """
-        if self.holding or not self._queue:
+        if not self._queue or (self.holding and isinstance(self.allocator, Allocator)):
             return
         queue, self._queue = self._queue, []
         self.positions = self._read

@@ -135,6 +135,7 @@ class ControlPlane:
         self._alarms: dict[tuple[str, str], str] = {}
         self._retry_at: float | None = None
         self._afresh = False  # publish even if nothing has changed
+        self._published = False  # anything
         self._elsewhere: Mapping[str, int] = {}  # replica → mark of the oldest cut in use there
 
     # ------------------------------------------------------------------------------- events
@@ -165,7 +166,7 @@ class ControlPlane:
         self.nodes.wait_anew(now)
         # Whoever leads has to know of every number on its way out that a cut without it is there,
         # and that the nodes of this replica have it.
-        self._afresh = self.revision > 0
+        self._afresh = self._published
         self._advance(now)
 
     def elsewhere(self, marks: Mapping[str, int], now: float) -> None:
@@ -284,7 +285,7 @@ class ControlPlane:
                 if batch is not None:
                     self._effects.append(WriteJournal(batch))
             published = self.intake.publish(now)
-            nothing_yet = not self.revision and self.intake.loaded and not self.intake.holding
+            nothing_yet = not self._published and self.intake.loaded and not self.intake.holding
             afresh = self._afresh and not self.intake.holding
             if published is None and not nothing_yet and not afresh:
                 break
@@ -292,7 +293,7 @@ class ControlPlane:
         self._watch_usage()
 
     def _publish(self, published: Publication | None, now: float) -> None:
-        self._afresh = False
+        self._afresh, self._published = False, True
         self._number()
         if published is not None:
             if published.policy:

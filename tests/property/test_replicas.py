@@ -1,0 +1,250 @@
+"""Replicas at equal positions serve equal views, and who leads changes nothing but who writes.
+
+Checked at every step: each publication of each replica is what a replica that starts from its
+position would publish; the cuts of a node never go back, on whichever replica; a number comes back
+only when no node that counts enforces a cut that may have it.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import event, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from reconciler.core.objects import ObjectKey
+from reconciler.core.resources.position import Position
+from reconciler.testing.world import World
+from tests.property.replicas import ABSENT_GRACE, KINDS, Node, Replica, Store
+
+NODES = ("n1", "n2")
+NAMESPACES = ("a", "b")
+LABELS = st.sampled_from(({"app": "x"}, {"app": "y"}, {"app": "z"}))
+
+
+class Replicas(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.store = Store()
+        self.world = World()
+        self.streams = itertools.count(1)
+        self.names = itertools.count(1)
+        self.roots: dict[tuple[str, str], bytes] = {}
+        self.alone: dict[str, dict[str, bytes]] = {}  # position → roots of a fresh replica
+        self.replicas: list[Replica] = []
+        self.reported: dict[str, tuple[int, float]] = {}  # replica → mark, time of its end
+        self.nodes = {name: Node(name) for name in NODES}
+
+    @initialize()
+    def begin(self) -> None:
+        for index, name in enumerate(NODES, 1):
+            self.store.wrote(self.world.node(name, index))
+        for name in NAMESPACES:
+            self.store.wrote(self.world.namespace(name, {"team": "one"}))
+        self.replicas = [self._replica(), self._replica()]
+        self.replicas[0].lead(self.now)
+
+    def _replica(self) -> Replica:
+        """One that has listed everything."""
+        replica = Replica(f"r{next(self.names)}", self.store, self.now, self._published)
+        replica.deliver_journal(self.now)
+        replica.read = {kind: len(self.store.log[kind]) for kind in KINDS}
+        changes = [change for kind in KINDS for _, change in self.store.log[kind]]
+        replica.plane.objects_changed(changes, self.now, replica.positions)
+        replica.carry_out()
+        return replica
+
+    def _published(self, replica: Replica) -> None:
+        position = replica.plane.position
+        assert position is not None
+        for name in NODES:
+            root = replica.plane.builder.view(name, position.revision).root
+            assert self.roots.setdefault((str(position), name), root) == root, str(position)
+
+    def _alone(self, position: Position) -> dict[str, bytes]:
+        key = str(position)
+        if key not in self.alone:
+            plane = self.store.at(position)
+            self.alone[key] = {name: plane.builder.view(name, 1).root for name in NODES}
+        return self.alone[key]
+
+    # --------------------------------------------------------------------------- the cluster
+
+    @rule(namespace=st.sampled_from(NAMESPACES), team=st.sampled_from(("one", "two")))
+    def relabel(self, namespace: str, team: str) -> None:
+        self.store.wrote(self.world.namespace(namespace, {"team": team}))
+
+    @rule(
+        namespace=st.sampled_from(NAMESPACES), pod=st.sampled_from(("p", "q")),
+        node=st.sampled_from(NODES), labels=LABELS,
+    )  # fmt: skip
+    def pod(self, namespace: str, pod: str, node: str, labels: dict[str, str]) -> None:
+        address = (
+            f"10.{NODES.index(node) + 1}.0.{1 + NAMESPACES.index(namespace) * 2 + (pod == 'q')}"
+        )
+        self.store.wrote(self.world.pod(namespace, pod, node, labels, [address]))
+
+    @rule(namespace=st.sampled_from(NAMESPACES), pod=st.sampled_from(("p", "q")))
+    def pod_gone(self, namespace: str, pod: str) -> None:
+        self.store.wrote(self.world.delete(ObjectKey("Pod", namespace, pod)))
+
+    # -------------------------------------------------------------------------- the replicas
+
+    @rule(at=st.integers(0, 9), kind=st.sampled_from(KINDS), count=st.integers(1, 4))
+    def deliver(self, at: int, kind: str, count: int) -> None:
+        self.replicas[at % len(self.replicas)].deliver(kind, count, self.now)
+
+    @rule(at=st.integers(0, 9), journal=st.booleans())
+    def catch_up(self, at: int, journal: bool) -> None:
+        """Everything has arrived there, but perhaps the journal."""
+        replica = self.replicas[at % len(self.replicas)]
+        for kind in KINDS:
+            replica.deliver(kind, 99, self.now)
+        if journal:
+            replica.deliver_journal(self.now)
+
+    @rule(many=st.booleans())
+    def write(self, many: bool) -> None:
+        """Of whoever has a write to make, also one that leads no more."""
+        for _ in range(4 if many else 1):
+            for replica in self.replicas:
+                self._write(replica)
+
+    def _write(self, replica: Replica) -> None:
+        for entry in replica.write(self.now):
+            event("a number came back")
+            retired = self.store.retired[entry.number, entry.birth]
+            for node in self.nodes.values():
+                counts = node.replica is not None or self.now < node.lost_at + ABSENT_GRACE
+                if counts and node.position is not None:
+                    assert node.position.journal >= retired, f"{node.name} may use {entry}"
+
+    @rule(at=st.integers(0, 9))
+    def elect(self, at: int) -> None:
+        """Nobody tells the last leader: it finds out by a write, or by the journal."""
+        event("another leader")
+        self.replicas[at % len(self.replicas)].lead(self.now)
+
+    @rule()
+    def reports(self) -> None:
+        """What each replica's nodes have committed, as all get to read it."""
+        for replica in self.replicas:
+            self._report(replica)
+        for replica in self.replicas:
+            marks = {
+                name: mark
+                for name, (mark, until) in self.reported.items()
+                if name != replica.name and self.now < until
+            }
+            replica.plane.elsewhere(marks, self.now)
+            replica.carry_out()
+
+    def _report(self, replica: Replica) -> None:
+        self.reported[replica.name] = (replica.plane.in_use, float("inf"))
+
+    @rule(at=st.integers(0, 9))
+    def crash(self, at: int) -> None:
+        event("a replica crashed")
+        gone = self.replicas.pop(at % len(self.replicas))
+        mark, _ = self.reported.get(gone.name, (0, 0.0))
+        self.reported[gone.name] = (mark, self.now + ABSENT_GRACE)
+        for node in self.nodes.values():
+            if node.replica is gone:
+                self._lost(node)
+        self.replicas.append(self._replica())
+        # Each replica's report is there before it serves anybody.
+        self._report(self.replicas[-1])
+
+    @rule(seconds=st.sampled_from((1.0, 20.0, 60.0)))
+    def time(self, seconds: float) -> None:
+        self.now += seconds
+        for replica in self.replicas:
+            replica.plane.tick(self.now)
+            replica.carry_out()
+
+    # ----------------------------------------------------------------------------- the nodes
+
+    @rule(name=st.sampled_from(NODES), at=st.integers(0, 9), answers=st.sampled_from((0, 3, 99)))
+    def connect(self, name: str, at: int, answers: int) -> None:
+        node = self.nodes[name]
+        if node.replica is not None:
+            self.disconnect(name)
+        node.replica = self.replicas[at % len(self.replicas)]
+        node.stream = next(self.streams)
+        node.replica.plane.stream_opened(node.stream, name, self.now)
+        for request in node.requests(self.now):
+            node.replica.plane.received(node.stream, request, self.now)
+        node.replica.carry_out()
+        self.answer(name, answers)
+
+    @rule(name=st.sampled_from(NODES))
+    def disconnect(self, name: str) -> None:
+        node = self.nodes[name]
+        if node.replica is not None:
+            node.replica.plane.stream_closed(node.stream, self.now)
+            node.replica.carry_out()
+            self._lost(node)
+
+    def _lost(self, node: Node) -> None:
+        node.replica, node.lost_at = None, self.now
+
+    @rule(name=st.sampled_from(NODES), count=st.sampled_from((1, 4, 99)))
+    def answer(self, name: str, count: int) -> None:
+        node = self.nodes[name]
+        for _ in range(count):
+            if node.replica is None or not node.replica.frames.get(node.stream):
+                return
+            answer = node.receive(node.replica.frames[node.stream].popleft(), refuse=False)
+            node.replica.plane.received(node.stream, answer, self.now)
+            node.replica.carry_out()
+            if node.stream in node.replica.closed:
+                self._lost(node)
+
+    # ------------------------------------------------------------------------------- the laws
+
+    @invariant()
+    def what_is_published_follows_from_the_position_alone(self) -> None:
+        for replica in self.replicas:
+            position = replica.plane.position
+            if position is None:
+                continue
+            alone = self._alone(position)
+            for name in NODES:
+                assert replica.plane.builder.view(name, 1).root == alone[name], str(position)
+
+    @invariant()
+    def a_node_enforces_a_published_cut(self) -> None:
+        for node in self.nodes.values():
+            if node.position is not None:
+                assert node.root == self._alone(node.position)[node.name]
+
+    @precondition(lambda self: self.replicas)
+    @rule()
+    def settle(self) -> None:
+        """Everything arrives everywhere: each node has the newest cut."""
+        leader = self.replicas[0]
+        leader.lead(self.now)
+        for replica in self.replicas:
+            for kind in KINDS:
+                replica.deliver(kind, 99, self.now)
+        for _ in range(12):  # a publication waits for a write, and the next for that
+            self._write(leader)
+        for replica in self.replicas:
+            replica.deliver_journal(self.now)
+        for at, name in enumerate(NODES):
+            if self.nodes[name].replica is None:
+                self.connect(name, at, 0)
+        for _ in range(6):
+            for name in NODES:
+                self.answer(name, 99)
+        for node in self.nodes.values():
+            assert node.replica is not None
+            assert node.position is not None, f"{node.name} has no cut"
+            newest = node.replica.plane.builder.view(node.name, 1).root
+            assert node.root == newest, f"{node.name} is at {node.position}"
+
+
+TestReplicas = Replicas.TestCase
+TestReplicas.settings = settings(stateful_step_count=50, deadline=None)
