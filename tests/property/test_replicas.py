@@ -220,12 +220,28 @@ class Replicas(RuleBasedStateMachine):
             if node.position is not None:
                 assert node.root == self._alone(node.position)[node.name]
 
-    @precondition(lambda self: self.replicas)
-    @rule()
-    def settle(self) -> None:
-        """Everything arrives everywhere: each node has the newest cut."""
+    @rule(stuck=st.sampled_from((*NODES, "")), away=st.booleans())
+    def quiet(self, stuck: str, away: bool) -> None:
+        """All but one node (or none) commit what there is, and time goes by: numbers come back,
+        unless that one may still use them."""
         leader = self.replicas[0]
-        leader.lead(self.now)
+        if not leader.plane.leading:
+            leader.lead(self.now)
+        node = self.nodes.get(stuck)
+        if node is not None and away:
+            self.disconnect(stuck)
+        self._arrive(leader)
+        for _ in range(3):
+            for at, name in enumerate(NODES):
+                if name != stuck:
+                    if self.nodes[name].replica is None:
+                        self.connect(name, at, 0)
+                    self.answer(name, 99)
+            self.reports()
+            self.time(20.0)
+            self._arrive(leader)
+
+    def _arrive(self, leader: Replica) -> None:
         for replica in self.replicas:
             for kind in KINDS:
                 replica.deliver(kind, 99, self.now)
@@ -233,6 +249,14 @@ class Replicas(RuleBasedStateMachine):
             self._write(leader)
         for replica in self.replicas:
             replica.deliver_journal(self.now)
+
+    @precondition(lambda self: self.replicas)
+    @rule()
+    def settle(self) -> None:
+        """Everything arrives everywhere: each node has the newest cut."""
+        leader = self.replicas[0]
+        leader.lead(self.now)
+        self._arrive(leader)
         for at, name in enumerate(NODES):
             if self.nodes[name].replica is None:
                 self.connect(name, at, 0)
@@ -247,4 +271,4 @@ class Replicas(RuleBasedStateMachine):
 
 
 TestReplicas = Replicas.TestCase
-TestReplicas.settings = settings(stateful_step_count=50, deadline=None)
+TestReplicas.settings = settings(stateful_step_count=25, deadline=None)

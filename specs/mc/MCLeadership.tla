@@ -1,0 +1,4 @@
+---------------------------- MODULE MCLeadership ----------------------------
+\* Bounds for model checking Leadership.
+EXTENDS Leadership
+=============================================================================
