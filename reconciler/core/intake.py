@@ -164,7 +164,8 @@ class Intake:
             self._note(self.allocator.follow(journal))
             return
         self._holding = False  # what is under way is not ours any more
-        followed = self._follower(journal)
+        own = self.allocator.journal()
+        followed = self._follower(journal if journal.revision > own.revision else own)
         self._swap(followed)
         followed.bind(self._groups_with, now)
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from reconciler.core import plane as core
-from reconciler.core.identity import Journal
+from reconciler.core.identity import Journal, JournalBatch, JournalState
 from reconciler.core.objects import Change
 from reconciler.errors import JournalConflict, JournalError
 
@@ -50,6 +50,7 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._streams: Streams | None = None
         self._collected: list[Change] = []
+        self._positions: Mapping[str, int] | None = None
         self._flush: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._writes: set[asyncio.Task[None]] = set()
@@ -57,18 +58,48 @@ class Driver:
         self._stopped = False
         self.alarms = 0
         self.on_alarm: Callable[[str, str, str], None] | None = None
+        self.on_overtaken: Callable[[str], None] | None = None  # else it fails
 
     def serve(self, streams: Streams) -> None:
         self._streams = streams
 
     # ------------------------------------------------------------------------------- events
 
-    def changed(self, changes: Iterable[Change], *, at_once: bool = False) -> None:
+    def changed(
+        self,
+        changes: Iterable[Change],
+        *,
+        at_once: bool = False,
+        positions: Mapping[str, int] | None = None,
+    ) -> None:
+        """positions: where there are replicas, up to where each kind has been read with these."""
         self._collected.extend(changes)
+        self._positions = positions
         if at_once:
             self._changes_due(even_none=True)
-        elif self._collected and self._flush is None:
+        elif (self._collected or positions) and self._flush is None:
             self._flush = self._loop.call_later(self._debounce, self._changes_due)
+
+    def lead(self, journal: Journal, state: JournalState) -> None:
+        """Write this journal from now on; it was opened in this state."""
+        self._journal = journal
+        self._plane.lead(state, self._clock())
+        self._carry_out()
+
+    def follow(self, state: JournalState) -> None:
+        """Others write the journal, which is in this state, or in a newer one."""
+        self._plane.follow(state, self._clock())
+        self._carry_out()
+
+    def elsewhere(self, marks: Mapping[str, int]) -> None:
+        """What other replicas say of their nodes; see `ControlPlane.elsewhere`."""
+        self._plane.elsewhere(marks, self._clock())
+        self._carry_out()
+
+    async def written(self) -> None:
+        """Until no journal write is under way."""
+        if self._writes:
+            await asyncio.gather(*self._writes, return_exceptions=True)
 
     def _changes_due(self, *, even_none: bool = False) -> None:
         """even_none: the first call tells the core that these are all objects there are."""
@@ -76,8 +107,8 @@ class Driver:
             self._flush.cancel()
         self._flush = None
         changes, self._collected = self._collected, []
-        if changes or even_none:
-            self._plane.objects_changed(changes, self._clock())
+        if changes or even_none or self._positions:
+            self._plane.objects_changed(changes, self._clock(), self._positions)
             self._carry_out()
 
     def stream_opened(self, stream: int, node: str) -> None:
@@ -137,19 +168,34 @@ class Driver:
             delay = max(0.0, deadline - self._clock())
             self._timer = self._loop.call_later(delay, self._tick)
 
-    async def _write(self, batch: Any) -> None:
+    async def _write(self, batch: JournalBatch) -> None:
+        plane, append = self._plane, self._journal.append
+
+        def ours() -> bool:
+            """Still the leadership that wrote: another one has no use for the answer."""
+            return plane.leading and plane.epoch == batch.epoch
+
         try:
-            revision = await self._loop.run_in_executor(self._thread, self._journal.append, batch)
+            revision = await self._loop.run_in_executor(self._thread, append, batch)
         except JournalConflict as error:
-            self._plane.journal_refused(str(error), self._clock(), deposed=True)
-            if not self.failed.done():
-                self.failed.set_exception(error)
+            if ours():
+                self._overtaken(error)
         except JournalError as error:
             self._log.error("journal", reason=str(error))
-            self._plane.journal_refused(str(error), self._clock())
+            if ours():
+                plane.journal_refused(str(error), self._clock())
         else:
-            self._plane.journal_written(revision, self._clock())
+            if ours():
+                plane.journal_written(revision, self._clock())
         self._carry_out()
+
+    def _overtaken(self, error: JournalConflict) -> None:
+        if self.on_overtaken is not None:
+            self.on_overtaken(str(error))
+            return
+        self._plane.journal_refused(str(error), self._clock(), deposed=True)
+        if not self.failed.done():
+            self.failed.set_exception(error)
 
     async def stop(self) -> None:
         """No more timers; a journal write that has begun is waited for."""

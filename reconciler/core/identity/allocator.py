@@ -26,7 +26,7 @@ import msgspec
 from pyroaring import BitMap
 
 from reconciler.core.identity.entry import MODEL, IdentityEntry, Registry
-from reconciler.core.identity.journal import Changes, Identity, JournalBatch, JournalState
+from reconciler.core.identity.journal import Changes, Entry, Identity, JournalBatch, JournalState
 from reconciler.core.trace import Event, Trace, cut
 from reconciler.errors import CapacityError, JournalCorrupt
 
@@ -256,6 +256,20 @@ class Allocator:
     def revision(self) -> int:
         """Of the journal, as far as its writes are answered."""
         return self._revision
+
+    def journal(self) -> JournalState:
+        """What the journal holds, as far as its writes are answered."""
+        held = (entry for entry in self._entries.values() if entry.birth)
+        entries = (
+            Entry(
+                entry.number,
+                entry.birth,
+                entry.label_set,
+                "active" if entry.label_set in self._registry.live else "retiring",
+            )
+            for entry in sorted(held, key=lambda entry: (entry.birth, entry.number))
+        )
+        return JournalState(self._epoch, self._revision, self._cursor, tuple(entries))
 
     @property
     def deposed(self) -> bool:
