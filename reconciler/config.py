@@ -52,6 +52,28 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     manifests: Annotated[
         str, _say("Directory of Kubernetes manifests (YAML or JSON) to serve; watched for changes.")
     ] = ""
+    kubernetes: Annotated[
+        bool,
+        _say("Serve the objects of a Kubernetes cluster, with its identities as CiliumIdentity."),
+    ] = False
+    kubeconfig: Annotated[
+        str, _say("Kubeconfig file; default: the pod's own credentials, else the usual file.")
+    ] = ""
+    kube_context: Annotated[str, _say("Context of the kubeconfig; default: its current one.")] = ""
+    namespace: Annotated[
+        str, _say("Namespace of the server's own objects: its Lease, and what replicas tell.")
+    ] = "reconciler"
+    lease: Annotated[str, _say("Name of the Lease by which replicas agree on who writes.")] = (
+        "reconciler-server"
+    )
+    lease_seconds: Annotated[
+        float,
+        Meta(ge=1, le=3600),
+        _say("After this long without a sign of life the Lease is another replica's."),
+    ] = 15.0
+    replica: Annotated[
+        str, _say("Name of this replica, like no other's; default: host and process.")
+    ] = ""
     state_dir: Annotated[str, _say("Directory of the server's state (the allocation journal).")] = (
         "/var/lib/reconciler"
     )
@@ -352,6 +374,10 @@ def _check(loaded: Loaded[Any]) -> None:
             except ValueError as error:
                 refuse(field, str(error))
     if isinstance(config, ServerConfig):
+        if config.kubernetes and config.manifests:
+            refuse("manifests", "can't be combined with --kubernetes")
+        if config.kubernetes and config.insecure:
+            refuse("insecure", "can't be combined with --kubernetes: nodes must prove who they are")
         _check_tokens(config, refuse)
         tokens, unused = config.node_auth == "token", ("tls_ca",)
         if config.token_listen:

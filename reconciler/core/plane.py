@@ -14,12 +14,12 @@ publishes nothing any more; its nodes keep what they enforce.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
-from reconciler.core.identity import ALARM_PERCENT, JournalBatch, JournalState
+from reconciler.core.identity import ALARM_PERCENT, Allocator, JournalBatch, JournalState
 from reconciler.core.intake import Intake, IntakeConfig, Publication
 from reconciler.core.objects import Change
 from reconciler.core.policy import origins
@@ -167,6 +167,12 @@ class ControlPlane:
         # Whoever leads has to know of every number on its way out that a cut without it is there,
         # and that the nodes of this replica have it.
         self._afresh = self._published
+        self._advance(now)
+
+    def hold_back(self, numbers: Iterable[int], now: float) -> None:
+        """These numbers, and no others, are neither given nor taken back. Of a leader only."""
+        assert isinstance(self.intake.allocator, Allocator)
+        self.intake.allocator.hold_back(numbers)
         self._advance(now)
 
     def elsewhere(self, marks: Mapping[str, int], now: float) -> None:

@@ -1,4 +1,4 @@
-"""The server process, put together: journal → control plane → manifests → xDS service → status API.
+"""The server process, put together: control plane with objects and journal → xDS service → status API.
 
 Started in this order and stopped in the reverse one. It listens once the objects that are there at
 the start have been read, so that no node is ever served half a cluster. A manifests directory that
@@ -11,14 +11,11 @@ import asyncio
 import ipaddress
 import json
 import signal
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import structlog
 
 from reconciler import local, tls
@@ -26,19 +23,18 @@ from reconciler.config import ServerConfig, parse_address
 from reconciler.core.intake import IntakeConfig
 from reconciler.core.labels import LabelFilter
 from reconciler.core.objects import Prefix
-from reconciler.core.plane import ControlPlane, PlaneConfig
+from reconciler.core.plane import PlaneConfig
 from reconciler.core.reading import Reader
-from reconciler.errors import ConfigError, Rejected
-from reconciler.server.driver import Driver
+from reconciler.errors import ConfigError
+from reconciler.server.cluster import Cluster
 from reconciler.server.grpc import XdsServer
-from reconciler.server.journal import SqliteJournal
-from reconciler.server.manifests import watch
 from reconciler.server.rotation import watch_certificate
 from reconciler.server.status import Counted, Status
 from reconciler.tracefile import Head, recorder
 
 if TYPE_CHECKING:
     from reconciler.server.kubernetes.auth import TokenReviewer
+    from reconciler.server.kubernetes.client import ApiClient
 
 _GRACE_SECONDS = 5.0  # for streams to end at a stop
 
@@ -55,32 +51,17 @@ async def run(config: ServerConfig, *, ready: Callable[[int], None] | None = Non
     async with AsyncExitStack() as stack:
         _on_signals(stack, stop)
 
-        thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
-        stack.callback(thread.shutdown)
-        journal = SqliteJournal(_journal_path(config))
-        in_thread = asyncio.get_running_loop().run_in_executor
-        state = await in_thread(thread, journal.open)
-        stack.push_async_callback(lambda: in_thread(thread, journal.close))
-        log.info("journal open", epoch=state.epoch, identities=len(state.entries))
-
-        trace = recorder(config.record_trace, Head("server", "server"), stack)
-        plane = ControlPlane(plane_config(config), state, time.monotonic(), trace=trace)
-        driver = Driver(plane, journal, thread, log, debounce=config.debounce_ms / 1000)
-        stack.push_async_callback(driver.stop)
-        if trace is not None:
-            trace.tell(lambda reason: driver.alarm("trace", config.record_trace, reason))
-
+        cluster = await _cluster(config, stack, stop, log)
+        plane, driver = cluster.plane, cluster.driver
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         loaded = asyncio.Event()
-        source = Source()
-        objects = tasks.create_task(
-            _objects(config, driver, source, loaded, stop, log), name="manifests"
-        )
-        await _first(loaded, objects)
+        runs = [tasks.create_task(each(loaded)) for each in cluster.runs]
+        await _first(loaded, runs)
 
         if keys is not None:
             tasks.create_task(watch_certificate(keys, driver.alarm, log, stop), name="certificate")
-        tokens = await _tokens(config, stack, log)
+        tokens = await _tokens(config, cluster.client, stack, log)
+        client = cluster.client or (tokens.client if tokens is not None else None)
         service = XdsServer(
             driver,
             parse_address(config.listen),
@@ -97,7 +78,7 @@ async def run(config: ServerConfig, *, ready: Callable[[int], None] | None = Non
         await service.start()
         stack.push_async_callback(service.stop, _GRACE_SECONDS)
 
-        reader = Reader(plane, lambda: source.problems)
+        reader = Reader(plane, cluster.problems)
 
         def unready() -> str:
             return plane.deposed or ("" if plane.revision else "nothing is published yet")
@@ -108,7 +89,7 @@ async def run(config: ServerConfig, *, ready: Callable[[int], None] | None = Non
             refused=service.refused,
             certificate=keys.expires if keys is not None else lambda: 0.0,
             reviews=tokens.results if tokens is not None else {},
-            requests=tokens.client.requests if tokens is not None else {},
+            requests=client.requests if client is not None else {},
         )
         status = Status(reader, counted, unready)
         await stack.enter_async_context(local.serve(status.routes(), parse_address(config.status)))
@@ -124,6 +105,8 @@ async def run(config: ServerConfig, *, ready: Callable[[int], None] | None = Non
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         log.info("stopping")
         stop.set()
+        for run in runs:
+            run.cancel()
         if driver.failed.done():
             driver.failed.result()
 
@@ -170,14 +153,17 @@ def _keys(config: ServerConfig) -> tls.KeyFiles | None:
     return tls.KeyFiles(config.tls_cert, config.tls_key, config.tls_ca)
 
 
-async def _tokens(config: ServerConfig, stack: AsyncExitStack, log: Any) -> TokenReviewer | None:
+async def _tokens(
+    config: ServerConfig, client: ApiClient | None, stack: AsyncExitStack, log: Any
+) -> TokenReviewer | None:
     if config.node_auth == "certificate" and not config.token_listen:
         return None
     from reconciler.server.kubernetes.auth import TokenReviewer
     from reconciler.server.kubernetes.client import ApiClient
 
-    client = await ApiClient.connect()
-    stack.push_async_callback(client.close)
+    if client is None:
+        client = await ApiClient.connect(config.kubeconfig, config.kube_context)
+        stack.push_async_callback(client.close)
     reviewer = TokenReviewer(
         client,
         audience=config.token_audience,
@@ -188,15 +174,6 @@ async def _tokens(config: ServerConfig, stack: AsyncExitStack, log: Any) -> Toke
     return reviewer
 
 
-def _journal_path(config: ServerConfig) -> Path:
-    path = Path(config.journal) if config.journal else Path(config.state_dir) / "journal.sqlite"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{path.parent}: {error.strerror}") from None
-    return path
-
-
 def _on_signals(stack: AsyncExitStack, stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -204,38 +181,27 @@ def _on_signals(stack: AsyncExitStack, stop: asyncio.Event) -> None:
         stack.callback(loop.remove_signal_handler, number)
 
 
-async def _first(loaded: asyncio.Event, objects: asyncio.Task[None]) -> None:
+async def _first(loaded: asyncio.Event, runs: list[asyncio.Task[None]]) -> None:
     """Until the first objects are in, or reading them failed."""
     waiting = asyncio.create_task(loaded.wait())
-    ends: set[asyncio.Task[Any]] = {waiting, objects}
+    ends: set[asyncio.Task[Any]] = {waiting, *runs}
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
-    if objects.done() and not loaded.is_set():
-        objects.result()
+    for run in runs:
+        if run.done() and not loaded.is_set():
+            run.result()
 
 
-class Source:
-    """What a source of objects has to say beside the objects: the problems that stand."""
-
-    problems: tuple[Rejected, ...] = ()
-
-
-async def _objects(
-    config: ServerConfig,
-    driver: Driver,
-    source: Source,
-    loaded: asyncio.Event,
-    stop: asyncio.Event,
-    log: Any,
-) -> None:
-    if not config.manifests:
-        driver.changed((), at_once=True)
-        loaded.set()
-        return
-    async for batch in watch(config.manifests, stop):
-        for problem in batch.problems:
-            if problem not in source.problems:
-                log.warning("problem", **msgspec.structs.asdict(problem))
-        source.problems = batch.problems
-        driver.changed(batch.changes, at_once=not loaded.is_set())
-        loaded.set()
+async def _cluster(
+    config: ServerConfig, stack: AsyncExitStack, stop: asyncio.Event, log: Any
+) -> Cluster:
+    """Where the objects are from, where the journal is, and the plane between them."""
+    trace = recorder(config.record_trace, Head("server", "server"), stack)
+    if config.kubernetes:
+        from reconciler.server.kubernetes.parts import cluster
+    else:
+        from reconciler.server.embedded import cluster
+    found = await cluster(config, plane_config(config), stack, stop, trace, log)
+    if trace is not None:
+        trace.tell(lambda reason: found.driver.alarm("trace", config.record_trace, reason))
+    return found

@@ -96,6 +96,12 @@ class Driver:
         self._plane.elsewhere(marks, self._clock())
         self._carry_out()
 
+    def hold_back(self, numbers: Iterable[int]) -> None:
+        """See `ControlPlane.hold_back`; of no meaning for who follows."""
+        if self._plane.leading:
+            self._plane.hold_back(numbers, self._clock())
+            self._carry_out()
+
     async def written(self) -> None:
         """Until no journal write is under way."""
         if self._writes:

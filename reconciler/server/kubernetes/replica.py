@@ -1,0 +1,226 @@
+"""One replica of the server in Kubernetes: reads everything, and writes while it leads.
+
+    replica = Replica(config, client, plane, driver, thread, log)
+    await replica.read(loaded)       # the watches, into the plane
+    await replica.elect()            # the Lease; taking over and standing down
+
+All replicas do the same with what they read, so which of them leads changes nothing but who writes:
+the journal, and behind it the CiliumIdentity objects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from reconciler.config import ServerConfig
+from reconciler.core.identity import POOL, JournalBatch, JournalState
+from reconciler.core.identity.objects import AllocationJournal
+from reconciler.core.identity.objects_mirror import Mirror
+from reconciler.core.leadership import Times
+from reconciler.core.objects import ObjectKey
+from reconciler.core.plane import ControlPlane
+from reconciler.errors import JournalConflict, JournalCorrupt, JournalError, Rejected
+from reconciler.server.driver import Driver
+from reconciler.server.kubernetes import identities
+from reconciler.server.kubernetes.client import ApiClient
+from reconciler.server.kubernetes.journal import KubernetesJournal
+from reconciler.server.kubernetes.journal_api import JournalApi, connect
+from reconciler.server.kubernetes.kinds import Kind
+from reconciler.server.kubernetes.lease import Elector, LeaseObject
+from reconciler.server.kubernetes.source import CORE, Batch, Source
+
+POSITIONS: Final = frozenset(kind.resource for kind in CORE)
+"""Kinds of which a position is made; the journal has a part of its own."""
+
+JOURNALS: Final = identities.JOURNAL_KIND.resource
+IDENTITIES: Final = identities.KIND.resource
+
+UNREAD: Final = JournalState(epoch=0, revision=0, cursor=POOL.start)
+"""Of a journal that nobody has read yet."""
+
+
+class Unopened:
+    """The journal of a replica that has never led: nothing is written to it."""
+
+    def open(self) -> JournalState:
+        raise JournalError("another replica leads")
+
+    def append(self, batch: JournalBatch) -> int:
+        raise JournalError("another replica leads")
+
+    def close(self) -> None: ...
+
+
+class Replica:
+    """problems: of objects, of identities and of the journal, all that stand now."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        client: ApiClient,
+        plane: ControlPlane,
+        driver: Driver,
+        thread: ThreadPoolExecutor,
+        log: Any,
+        *,
+        name: str,
+        told: Callable[[tuple[Rejected, ...]], None] = lambda _: None,
+    ) -> None:
+        self.problems: tuple[Rejected, ...] = ()
+        self._config, self._client, self._log = config, client, log
+        self._plane, self._driver, self._thread = plane, driver, thread
+        self._told = told
+        self._mirror = Mirror()
+        self._state = UNREAD  # the newest that is known in full
+        self._journal: KubernetesJournal | None = None
+        self._opened = self._state
+        self._objects: identities.Materialiser | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        kinds: tuple[Kind[Any], ...] = (identities.JOURNAL_KIND, identities.KIND, *CORE)
+        self.source = Source(client, kinds, random=random.random, log=log)
+        self._read = asyncio.Event()
+        times = Times(
+            duration=config.lease_seconds,
+            deadline=config.lease_seconds * 2 / 3,
+            retry=config.lease_seconds * 2 / 15,
+        )
+        lease = LeaseObject(client, config.namespace, config.lease, times.retry * 2)
+        self.elector = Elector(
+            lease,
+            name,
+            take_over=self._take_over,
+            lead=self._lead,
+            stand_down=self._stand_down,
+            random=random.random,
+            log=log,
+            times=times,
+        )
+        driver.on_overtaken = self.elector.overtaken
+
+    # ------------------------------------------------------------------------------- reading
+
+    async def read(self, loaded: asyncio.Event) -> None:
+        """Until cancelled. loaded: set when the plane has the whole initial state."""
+        async for batch in self.source.batches():
+            self._identities(batch)
+            self._driver.changed(
+                batch.changes,
+                at_once=not loaded.is_set(),
+                positions={
+                    resource: version
+                    for resource, version in batch.positions.items()
+                    if resource in POSITIONS
+                },
+            )
+            loaded.set()
+            self._read.set()
+            self._tell(batch.problems)
+
+    def _identities(self, batch: Batch) -> None:
+        """The journal and the identities, as far as they belong together."""
+        version = batch.positions[IDENTITIES]
+        for item in batch.others.get(IDENTITIES, ()):
+            name, seen = _named(item)
+            self._mirror.identity_changed(name, seen)
+            if self._objects is not None:
+                at = version if seen is None else int(seen.metadata.resource_version)
+                self._objects.identity_changed(name, seen, at)
+        for item in batch.others.get(JOURNALS, ()):
+            if _named(item)[0] == self._config.cluster_name:
+                try:
+                    self._mirror.journal_changed(
+                        item if isinstance(item, AllocationJournal) else None
+                    )
+                except JournalCorrupt as error:
+                    self._driver.alarm("journal", "journal", str(error))
+        mirror = self._mirror
+        if mirror.unresolved or mirror.ledger.revision < self._state.revision:
+            return
+        newer = mirror.ledger.revision > self._state.revision
+        self._state = mirror.state()
+        if not self._plane.leading:
+            if newer:
+                self._driver.follow(self._state)
+        elif mirror.ledger.epoch > self._plane.epoch:
+            self.elector.overtaken(f"the journal is at epoch {mirror.ledger.epoch}")
+
+    def _tell(self, objects: tuple[Rejected, ...]) -> None:
+        found = (*objects, *self._mirror.problems())
+        for problem in found:
+            if problem not in self.problems:
+                self._log.warning("problem", object=problem.object, reason=problem.reason)
+        self.problems = found
+        self._told(found)
+
+    # ------------------------------------------------------------------------------- leading
+
+    async def elect(self) -> None:
+        """Until cancelled; then the Lease is given back and the journal closed."""
+        await self._read.wait()
+        await self.elector.run()
+
+    async def _take_over(self) -> None:
+        api = JournalApi(
+            connect(self._config.kubeconfig, self._config.kube_context), self._config.cluster_name
+        )
+        journal = KubernetesJournal(api, recall=lambda: self._state.entries)
+        self._opened = await self._in_thread(journal.open)
+        self._journal = journal
+        for problem in journal.problems:
+            self._log.warning("problem", object=problem.object, reason=problem.reason)
+
+    def _lead(self) -> None:
+        journal = self._journal
+        assert journal is not None
+        objects = self._objects = identities.Materialiser(
+            self._client,
+            journal,
+            self._thread,
+            report=lambda problem: self._log.warning(
+                "problem", object=problem.object, reason=problem.reason
+            ),
+            hold_back=self._driver.hold_back,
+            random=random.random,
+        )
+        journal.changed = objects.journal_changed
+        for number, seen in self._mirror.objects.items():
+            objects.identity_changed(str(number), seen, int(seen.metadata.resource_version))
+        objects.loaded()
+        self._driver.lead(journal, self._opened)
+        task = asyncio.create_task(self._materialise(objects), name="materialise")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _materialise(self, objects: identities.Materialiser) -> None:
+        try:
+            await objects.run()
+        except JournalConflict as error:
+            self.elector.overtaken(str(error))
+
+    async def _stand_down(self, reason: str) -> None:
+        """Write nothing more; what is under way is waited for."""
+        if self._plane.leading:
+            self._driver.follow(self._state)
+        objects, self._objects = self._objects, None
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._driver.written()
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            await self._in_thread(journal.close)
+        del objects
+
+    async def _in_thread(self, call: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+
+def _named(item: Any) -> tuple[str, Any]:
+    """Name and object; None for one that is gone."""
+    if isinstance(item, ObjectKey):
+        return item.name, None
+    return item.metadata.name, item
