@@ -1,4 +1,4 @@
-"""The server process, put together: control plane with objects and journal → xDS service → status API.
+"""The server process, put together: objects, journal and plane → xDS service → status API.
 
 Started in this order and stopped in the reverse one. It listens once the objects that are there at
 the start have been read, so that no node is ever served half a cluster. A manifests directory that
