@@ -47,3 +47,8 @@ def parse_address(text: str) -> Address:
     if not port.isdecimal() or not 0 <= int(port) <= 65535:
         raise ValueError(f"{text}: {port!r} is not a port")
     return Address(host=host.strip("[]"), port=int(port))
+
+
+def parse_addresses(text: str) -> tuple[Address, ...]:
+    """One address, or several with commas between; ValueError says what is wrong."""
+    return tuple(parse_address(part.strip()) for part in text.split(","))

@@ -163,7 +163,11 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
         str, _say("Name of this node; default: the one in the certificate, else the host's name.")
     ] = ""
     server: Annotated[
-        str, _say("Address of the xDS server: `host:port`, `[v6]:port` or `unix:PATH`.")
+        str,
+        _say(
+            "Address of the xDS server: `host:port`, `[v6]:port` or `unix:PATH`; of several "
+            "replicas with commas between."
+        ),
     ] = "127.0.0.1:18000"
     tls_cert: Annotated[str, _say("PEM certificate (chain) of this node.")] = ""
     tls_key: Annotated[str, _say("PEM private key of this node.")] = ""
@@ -362,7 +366,7 @@ def _check(loaded: Loaded[Any]) -> None:
 
     unused: tuple[str, ...]
     peer_field = "listen" if isinstance(config, ServerConfig) else "server"
-    peer = checked(peer_field, getattr(config, peer_field))
+    peers = [checked(peer_field, part.strip()) for part in _peers(config)]
     if config.metrics:
         checked("metrics", config.metrics)
     if not checked("status", config.status).local:
@@ -388,7 +392,7 @@ def _check(loaded: Loaded[Any]) -> None:
     if config.insecure:
         if any(files.values()) or tokens:
             refuse("insecure", "can't be combined with TLS files or tokens")
-        if not peer.local:
+        if not all(peer.local for peer in peers):
             refuse(
                 "insecure",
                 f"{getattr(config, peer_field)}: plaintext is for loopback addresses "
@@ -401,6 +405,11 @@ def _check(loaded: Loaded[Any]) -> None:
                 refuse(name, "has no use where nodes prove themselves by token")
         elif not value:
             refuse(name, "is needed (or --insecure, on loopback or a Unix socket)")
+
+
+def _peers(config: Config) -> list[str]:
+    """Addresses of the xDS service: where a server listens, or the replicas that an agent knows."""
+    return [config.listen] if isinstance(config, ServerConfig) else config.server.split(",")
 
 
 def _check_tokens(config: ServerConfig, refuse: Callable[[str, str], typing.NoReturn]) -> None:

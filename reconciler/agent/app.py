@@ -18,6 +18,7 @@ from typing import Any, Final
 import structlog
 
 from reconciler import local, tls
+from reconciler.address import parse_addresses
 from reconciler.agent.applier import read_kernel
 from reconciler.agent.cache import CacheFile
 from reconciler.agent.cni_service import CniService
@@ -77,11 +78,13 @@ async def run(config: AgentConfig) -> None:
         stack.push_async_callback(driver.stop)
         if trace is not None:
             trace.tell(lambda reason: driver.alarm("trace", config.record_trace, reason))
+        server, *others = parse_addresses(config.server)
         client = XdsClient(
             driver,
-            parse_address(config.server),
+            server,
             lambda: _usable_keys(config),
             token=(lambda: tls.load_token(config.token_file)) if config.token_file else None,
+            others=tuple(others),
             server_name=config.tls_server_name,
         )
         stack.push_async_callback(client.stop)

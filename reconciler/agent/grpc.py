@@ -53,12 +53,16 @@ class XdsClient:
         tls: Callable[[], KeyPair | None],
         *,
         token: Callable[[], str] | None = None,
+        others: tuple[Address, ...] = (),
         server_name: str = "",
         connect_seconds: float = CONNECT_SECONDS,
     ) -> None:
-        """tls, token: asked at each attempt; ConfigError ends it with that reason."""
+        """tls, token: asked at each attempt; ConfigError ends it with that reason.
+
+        others: replicas of the server. Each attempt after the first is made to the next of all.
+        """
         self._listener = listener
-        self._server = server
+        self._servers = deque((server, *others))
         self._tls = tls
         self._token = token
         self._server_name = server_name
@@ -128,7 +132,13 @@ class XdsClient:
         except (ReconcilerError, OSError) as error:
             reason = str(error)
         self._task = None
+        self._servers.rotate(-1)
         self._listener.disconnected(reason)
+
+    @property
+    def _server(self) -> Address:
+        """That of this attempt."""
+        return self._servers[0]
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         if self._token is None:

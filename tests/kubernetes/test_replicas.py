@@ -1,0 +1,158 @@
+"""Two replicas of the server and two agents as processes, against a real API server."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler.commands.ask import query
+from reconciler.errors import UnavailableError
+from reconciler.server import certs
+from reconciler.server.kubernetes.client import ApiClient
+from reconciler.testing.kubernetes import Cluster
+from tests.kubernetes.api import Api
+from tests.kubernetes.identities import clean, identities, journal
+
+WAIT = 60.0
+LEASE_SECONDS = "3"
+
+
+class Plane:
+    """Replicas and agents of one test, with a small CA of their own."""
+
+    def __init__(self, directory: Path, kubeconfig: str, name: str) -> None:
+        self.directory, self.kubeconfig, self.name = directory, kubeconfig, name
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        now = datetime.datetime.now(datetime.UTC)
+        certs.init(directory, cluster=name, now=now)
+        certs.issue_server(directory, names=("localhost",), now=now)
+
+    def start(self, command: str, name: str, *options: str) -> None:
+        with open(self.directory / f"{name}.log", "ab") as log:
+            self.running[name] = subprocess.Popen(
+                [sys.executable, "-m", "reconciler.cli", command, *options], stdout=log, stderr=log
+            )
+
+    def server(self, name: str) -> None:
+        self.start(
+            "server", name, "--kubernetes", "--kubeconfig", self.kubeconfig, "--replica", name,
+            "--cluster-name", self.name, "--lease", self.name, "--namespace", "default",
+            "--lease-seconds", LEASE_SECONDS, "--listen", self.xds(name),
+            "--status", self.status(name), "--drain-seconds", "1", *self.tls("server"),
+        )  # fmt: skip
+
+    def agent(self, node: str, *servers: str) -> None:
+        now = datetime.datetime.now(datetime.UTC)
+        if not (self.directory / f"node-{node}.crt").exists():
+            certs.issue_node(self.directory, node, now=now)
+        self.start(
+            "agent", node, "--server", ",".join(map(self.xds, servers)), "--status",
+            self.status(node), "--datapath", "memory", "--cni-socket", "", "--cache-dir",
+            str(self.directory / f"cache-{node}"), "--tls-server-name", "localhost",
+            *self.tls(f"node-{node}"),
+        )  # fmt: skip
+
+    def tls(self, stem: str) -> tuple[str, ...]:
+        at = self.directory
+        return ("--tls-cert", f"{at}/{stem}.crt", "--tls-key", f"{at}/{stem}.key",
+                "--tls-ca", f"{at}/ca.crt")  # fmt: skip
+
+    def xds(self, name: str) -> str:
+        return f"unix:{self.directory}/{name}.xds"
+
+    def status(self, name: str) -> str:
+        return f"unix:{self.directory}/{name}.status"
+
+    def ask(self, name: str, path: str) -> Any:
+        return query(self.status(name), path)
+
+    def kill(self, name: str) -> None:
+        process = self.running.pop(name)
+        process.kill()
+        process.wait()
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        try:
+            async with asyncio.timeout(WAIT):
+                while not await asyncio.to_thread(_holds, condition):
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            logs = [f"== {p.name}\n{p.read_text()[-3000:]}" for p in self.directory.glob("*.log")]
+            raise AssertionError("\n".join(logs)) from None
+
+    def committed(self, node: str) -> int:
+        """Revision that an agent says it enforces."""
+        return int(self.ask(node, "/v1/status")["committed"])
+
+
+def _holds(condition: Callable[[], object]) -> bool:
+    try:
+        return bool(condition())
+    except UnavailableError:
+        return False  # it is not there yet
+
+
+@pytest.fixture
+async def plane(
+    cluster: Cluster, client: ApiClient, api: Api, tmp_path: Path
+) -> AsyncIterator[Plane]:
+    await clean(client)
+    made = Plane(tmp_path, str(cluster.kubeconfig()), api.name("cluster"))
+    yield made
+    for process in made.running.values():
+        process.kill()
+        process.wait()
+
+
+async def test_a_leader_that_is_killed_has_a_successor_and_nothing_is_renumbered(
+    plane: Plane, client: ApiClient, api: Api
+) -> None:
+    nodes = [await api.node(f"n{at}", f"192.0.2.{at}", f"10.{at}.0.0/16") for at in (1, 2)]
+    shop = await api.namespace("shop", {"team": "one"})
+    for at in range(8):
+        await api.pod(
+            shop, f"p{at}", node=nodes[at % 2], labels={"app": f"a{at % 4}"},
+            addresses=[f"10.{at % 2 + 1}.0.{at + 1}"],
+        )  # fmt: skip
+    plane.server("r1")
+    await plane.until(lambda: plane.ask("r1", "/v1/status")["revision"])
+    plane.server("r2")
+    for node in nodes:
+        plane.agent(node, "r1", "r2")
+    await plane.until(lambda: all(map(plane.committed, nodes)))
+    before = await identities(client)
+    await plane.until(lambda: plane.ask("r2", "/v1/status")["identities"] == 4)
+
+    plane.kill("r1")
+    # The relabel meets a cluster without a leader; the successor finishes it.
+    await api.patch(f"/api/v1/namespaces/{shop}", {"metadata": {"labels": {"team": "two"}}})
+    await plane.until(
+        lambda: (
+            {
+                row["number"]
+                for row in plane.ask("r2", "/v1/identities")
+                if row["pods"] and "team=two" in row["label_set"]
+            }.__len__()
+            == 4
+        )
+    )
+    newest = plane.ask("r2", "/v1/status")["revision"]
+    await plane.until(lambda: all(plane.committed(n) >= newest for n in nodes))
+    rows = plane.ask("r2", "/v1/identities")
+    numbers = [row["number"] for row in rows]
+    assert len(numbers) == len(set(numbers))
+    label_sets = [row["label_set"] for row in rows]
+    assert len(label_sets) == len(set(label_sets)), "one label set has two numbers"
+    for row in rows:
+        if "team=one" in row["label_set"]:
+            assert row["number"] in before
+    spec = await journal(client, plane.name)
+    assert spec is not None
+    assert spec["epoch"] == 2
