@@ -20,7 +20,7 @@ from reconciler.testing.kubernetes import Cluster
 from tests.kubernetes.api import Api
 from tests.kubernetes.identities import clean, identities, journal
 
-WAIT = 60.0
+WAIT = 30.0
 LEASE_SECONDS = "3"
 
 
@@ -73,6 +73,9 @@ class Plane:
     def ask(self, name: str, path: str) -> Any:
         return query(self.status(name), path)
 
+    async def asked(self, name: str, path: str) -> Any:
+        return await asyncio.to_thread(self.ask, name, path)
+
     def kill(self, name: str) -> None:
         process = self.running.pop(name)
         process.kill()
@@ -85,7 +88,10 @@ class Plane:
                     await asyncio.sleep(0.05)
         except TimeoutError:
             logs = [f"== {p.name}\n{p.read_text()[-3000:]}" for p in self.directory.glob("*.log")]
-            raise AssertionError("\n".join(logs)) from None
+            said = [
+                str(await asyncio.to_thread(self.ask, name, "/v1/status")) for name in self.running
+            ]
+            raise AssertionError("\n".join([*logs, *said])) from None
 
     def committed(self, node: str) -> int:
         """Revision that an agent says it enforces."""
@@ -143,9 +149,9 @@ async def test_a_leader_that_is_killed_has_a_successor_and_nothing_is_renumbered
             == 4
         )
     )
-    newest = plane.ask("r2", "/v1/status")["revision"]
+    newest = (await plane.asked("r2", "/v1/status"))["revision"]
     await plane.until(lambda: all(plane.committed(n) >= newest for n in nodes))
-    rows = plane.ask("r2", "/v1/identities")
+    rows = await plane.asked("r2", "/v1/identities")
     numbers = [row["number"] for row in rows]
     assert len(numbers) == len(set(numbers))
     label_sets = [row["label_set"] for row in rows]

@@ -18,10 +18,8 @@ from typing import Any, Final
 
 from reconciler.config import ServerConfig
 from reconciler.core.identity import POOL, JournalBatch, JournalState
-from reconciler.core.identity.objects import AllocationJournal
 from reconciler.core.identity.objects_mirror import Mirror
 from reconciler.core.leadership import Times
-from reconciler.core.objects import ObjectKey
 from reconciler.core.plane import ControlPlane
 from reconciler.errors import JournalConflict, JournalCorrupt, JournalError, Rejected
 from reconciler.server.driver import Driver
@@ -123,18 +121,15 @@ class Replica:
     def _identities(self, batch: Batch) -> None:
         """The journal and the identities, as far as they belong together."""
         version = batch.positions[IDENTITIES]
-        for item in batch.others.get(IDENTITIES, ()):
-            name, seen = _named(item)
-            self._mirror.identity_changed(name, seen)
+        for key, seen in batch.others.get(IDENTITIES, {}).items():
+            self._mirror.identity_changed(key.name, seen)
             if self._objects is not None:
                 at = version if seen is None else int(seen.metadata.resource_version)
-                self._objects.identity_changed(name, seen, at)
-        for item in batch.others.get(JOURNALS, ()):
-            if _named(item)[0] == self._config.cluster_name:
+                self._objects.identity_changed(key.name, seen, at)
+        for key, journal in batch.others.get(JOURNALS, {}).items():
+            if key.name == self._config.cluster_name:
                 try:
-                    self._mirror.journal_changed(
-                        item if isinstance(item, AllocationJournal) else None
-                    )
+                    self._mirror.journal_changed(journal)
                 except JournalCorrupt as error:
                     self._driver.alarm("journal", "journal", str(error))
         mirror = self._mirror
@@ -217,10 +212,3 @@ class Replica:
 
     async def _in_thread(self, call: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
-
-
-def _named(item: Any) -> tuple[str, Any]:
-    """Name and object; None for one that is gone."""
-    if isinstance(item, ObjectKey):
-        return item.name, None
-    return item.metadata.name, item
