@@ -16,6 +16,7 @@ from reconciler.core.trace import Trace
 from reconciler.server.cluster import Cluster
 from reconciler.server.driver import Driver
 from reconciler.server.kubernetes.client import ApiClient
+from reconciler.server.kubernetes.events import Recorder
 from reconciler.server.kubernetes.replica import UNREAD, Replica, Unopened
 
 
@@ -36,9 +37,14 @@ async def cluster(
     driver = Driver(plane, Unopened(), thread, log, debounce=config.debounce_ms / 1000)
     stack.push_async_callback(driver.stop)
     name = config.replica or f"{socket.gethostname()}_{os.getpid()}"
-    replica = Replica(config, client, plane, driver, thread, log, name=name)
+    events = Recorder(client, instance=name, log=log)
+    replica = Replica(config, client, plane, driver, thread, log, name=name, events=events)
 
     async def elect(_: asyncio.Event) -> None:
         await replica.elect()
 
-    return Cluster(plane, driver, (replica.read, elect), lambda: replica.problems, client)
+    async def report(_: asyncio.Event) -> None:
+        await events.run()
+
+    runs = (replica.read, elect, report)
+    return Cluster(plane, driver, runs, lambda: replica.problems, client)

@@ -21,10 +21,12 @@ from reconciler.core.identity import POOL, JournalBatch, JournalState
 from reconciler.core.identity.objects_mirror import Mirror
 from reconciler.core.leadership import Times
 from reconciler.core.plane import ControlPlane
+from reconciler.core.policy import origins
 from reconciler.errors import JournalConflict, JournalCorrupt, JournalError, Rejected
 from reconciler.server.driver import Driver
 from reconciler.server.kubernetes import identities
 from reconciler.server.kubernetes.client import ApiClient
+from reconciler.server.kubernetes.events import Recorder, Reporter
 from reconciler.server.kubernetes.journal import KubernetesJournal
 from reconciler.server.kubernetes.journal_api import JournalApi, connect
 from reconciler.server.kubernetes.kinds import Kind
@@ -66,12 +68,13 @@ class Replica:
         log: Any,
         *,
         name: str,
-        told: Callable[[tuple[Rejected, ...]], None] = lambda _: None,
+        events: Recorder,
     ) -> None:
         self.problems: tuple[Rejected, ...] = ()
         self._config, self._client, self._log = config, client, log
         self._plane, self._driver, self._thread = plane, driver, thread
-        self._told = told
+        self._reporter = Reporter(events.record, self._origins)
+        driver.on_alarm = self._alarm
         self._mirror = Mirror()
         self._state = UNREAD  # the newest that is known in full
         self._journal: KubernetesJournal | None = None
@@ -149,7 +152,16 @@ class Replica:
             if problem not in self.problems:
                 self._log.warning("problem", object=problem.object, reason=problem.reason)
         self.problems = found
-        self._told(found)
+        if self._plane.leading:
+            self._reporter.problems(found)
+
+    def _alarm(self, kind: str, object: str, text: str) -> None:
+        """Said on the object by one replica, not by all."""
+        if self._plane.leading:
+            self._reporter.alarm(kind, object, text)
+
+    def _origins(self, rule_set: str) -> tuple[str, ...]:
+        return origins.of_rule_sets((rule_set,), self._plane.intake.compiler.rule_sets)
 
     # ------------------------------------------------------------------------------- leading
 
@@ -162,7 +174,7 @@ class Replica:
         api = JournalApi(
             connect(self._config.kubeconfig, self._config.kube_context), self._config.cluster_name
         )
-        journal = KubernetesJournal(api, recall=lambda: self._state.entries)
+        journal = KubernetesJournal(api, recall=lambda: tuple(self._mirror.entries.values()))
         self._opened = await self._in_thread(journal.open)
         self._journal = journal
         for problem in journal.problems:
@@ -186,6 +198,7 @@ class Replica:
             objects.identity_changed(str(number), seen, int(seen.metadata.resource_version))
         objects.loaded()
         self._driver.lead(journal, self._opened)
+        self._driver.hold_back(journal.held_at_open)
         task = asyncio.create_task(self._materialise(objects), name="materialise")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
