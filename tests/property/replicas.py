@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-import msgspec
-
 from reconciler.core.identity import Entry, JournalState
 from reconciler.core.intake import IntakeConfig
 from reconciler.core.labels import LabelFilter
 from reconciler.core.objects import Change, Delete, Upsert
 from reconciler.core.plane import Close, ControlPlane, PlaneConfig, Send, WriteJournal
+from reconciler.core.resources.build import NodeView
 from reconciler.core.resources.position import Position, parse_position
-from reconciler.core.resources.types import COMMIT
+from reconciler.core.resources.types import BINDINGS, COMMIT
 from reconciler.core.xds.client import Client, Report
 from reconciler.core.xds.codec import decode_response
 from reconciler.errors import JournalConflict, JournalError
@@ -48,7 +47,6 @@ class Store:
         self.log: dict[str, list[tuple[int, Change]]] = {kind: [] for kind in KINDS}
         self.journal = MemoryJournal()
         self.states = [self.journal.state]
-        self.retired: dict[tuple[int, int], int] = {}  # (number, birth) → revision
 
     def wrote(self, change: Change | None) -> None:
         if change is not None:
@@ -64,8 +62,6 @@ class Store:
         before = {entry.number: entry for entry in self.journal.state.entries}
         revision = self.journal.append(effect.batch)
         self.states.append(self.journal.state)
-        for number in effect.batch.retire:
-            self.retired[number, before[number].birth] = revision
         return revision, [before[number] for number in effect.batch.free]
 
     def at(self, position: Position) -> ControlPlane:
@@ -198,11 +194,11 @@ class Node(HoldingAgent):
         return answer
 
 
-def numbers_of(state: JournalState) -> dict[int, Entry]:
-    return {entry.number: entry for entry in state.entries}
-
-
-class Seen(msgspec.Struct):
-    """Position → node → root, whoever published it."""
-
-    roots: dict[str, dict[str, bytes]] = {}
+def used_in(view: NodeView) -> frozenset[tuple[int, int]]:
+    """(number, birth) pairs of a cut. There are no policies here, so no peer sets."""
+    return frozenset(
+        (bound.number, bound.birth)
+        for each in view.resources()
+        if each.type_url == BINDINGS
+        for bound in pb.Bindings.FromString(each.body).bindings
+    )

@@ -16,11 +16,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from reconciler.core.objects import ObjectKey
 from reconciler.core.resources.position import Position
 from reconciler.testing.world import World
-from tests.property.replicas import ABSENT_GRACE, KINDS, Node, Replica, Store
+from tests.property.replicas import ABSENT_GRACE, KINDS, Node, Replica, Store, used_in
 
 NODES = ("n1", "n2")
 NAMESPACES = ("a", "b")
 LABELS = st.sampled_from(({"app": "x"}, {"app": "y"}, {"app": "z"}))
+
+Cut = tuple[bytes, frozenset[tuple[int, int]]]
+"""Root, and the (number, birth) pairs that are in it."""
 
 
 class Replicas(RuleBasedStateMachine):
@@ -32,7 +35,7 @@ class Replicas(RuleBasedStateMachine):
         self.streams = itertools.count(1)
         self.names = itertools.count(1)
         self.roots: dict[tuple[str, str], bytes] = {}
-        self.alone: dict[str, dict[str, bytes]] = {}  # position → roots of a fresh replica
+        self.alone: dict[str, dict[str, Cut]] = {}  # position → views of a fresh replica
         self.replicas: list[Replica] = []
         self.reported: dict[str, tuple[int, float]] = {}  # replica → mark, time of its end
         self.nodes = {name: Node(name) for name in NODES}
@@ -63,11 +66,12 @@ class Replicas(RuleBasedStateMachine):
             root = replica.plane.builder.view(name, position.revision).root
             assert self.roots.setdefault((str(position), name), root) == root, str(position)
 
-    def _alone(self, position: Position) -> dict[str, bytes]:
+    def _alone(self, position: Position) -> dict[str, Cut]:
         key = str(position)
         if key not in self.alone:
             plane = self.store.at(position)
-            self.alone[key] = {name: plane.builder.view(name, 1).root for name in NODES}
+            views = {name: plane.builder.view(name, 1) for name in NODES}
+            self.alone[key] = {name: (view.root, used_in(view)) for name, view in views.items()}
         return self.alone[key]
 
     # --------------------------------------------------------------------------- the cluster
@@ -115,11 +119,11 @@ class Replicas(RuleBasedStateMachine):
     def _write(self, replica: Replica) -> None:
         for entry in replica.write(self.now):
             event("a number came back")
-            retired = self.store.retired[entry.number, entry.birth]
             for node in self.nodes.values():
                 counts = node.replica is not None or self.now < node.lost_at + ABSENT_GRACE
                 if counts and node.position is not None:
-                    assert node.position.journal >= retired, f"{node.name} may use {entry}"
+                    used = self._alone(node.position)[node.name][1]
+                    assert (entry.number, entry.birth) not in used, f"{node.name} uses {entry}"
 
     @rule(at=st.integers(0, 9))
     def elect(self, at: int) -> None:
@@ -212,13 +216,13 @@ class Replicas(RuleBasedStateMachine):
                 continue
             alone = self._alone(position)
             for name in NODES:
-                assert replica.plane.builder.view(name, 1).root == alone[name], str(position)
+                assert replica.plane.builder.view(name, 1).root == alone[name][0], str(position)
 
     @invariant()
     def a_node_enforces_a_published_cut(self) -> None:
         for node in self.nodes.values():
             if node.position is not None:
-                assert node.root == self._alone(node.position)[node.name]
+                assert node.root == self._alone(node.position)[node.name][0]
 
     @rule(stuck=st.sampled_from((*NODES, "")), away=st.booleans())
     def quiet(self, stuck: str, away: bool) -> None:
