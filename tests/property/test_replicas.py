@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import event, settings
+from hypothesis import currently_in_test_context, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -65,6 +65,10 @@ class Replicas(RuleBasedStateMachine):
         for name in NODES:
             root = replica.plane.builder.view(name, position.revision).root
             assert self.roots.setdefault((str(position), name), root) == root, str(position)
+        intake = replica.plane.intake
+        used, capacity = intake.allocator.usage()
+        without = [name for name in intake.cluster.groups if intake.binding(name) is None]
+        assert used >= capacity or not without, f"published without a number: {without}"
 
     def _alone(self, position: Position) -> dict[str, Cut]:
         key = str(position)
@@ -118,7 +122,8 @@ class Replicas(RuleBasedStateMachine):
 
     def _write(self, replica: Replica) -> None:
         for entry in replica.write(self.now):
-            event("a number came back")
+            if currently_in_test_context():
+                event("a number came back")
             for node in self.nodes.values():
                 counts = node.replica is not None or self.now < node.lost_at + ABSENT_GRACE
                 if counts and node.position is not None:
@@ -276,3 +281,44 @@ class Replicas(RuleBasedStateMachine):
 
 TestReplicas = Replicas.TestCase
 TestReplicas.settings = settings(stateful_step_count=25, deadline=None)
+
+
+def begun() -> Replicas:
+    """Two replicas, the first leads; a pod on n1, and each node with the newest cut."""
+    world = Replicas()
+    world.begin()
+    world.pod("a", "p", "n1", {"app": "x"})
+    world.quiet("", False)
+    assert [node.replica.name for node in world.nodes.values() if node.replica] == ["r1", "r2"]
+    return world
+
+
+def test_a_number_waits_for_the_nodes_of_other_replicas() -> None:
+    world = begun()
+    world.pod_gone("a", "p")
+    world.quiet("n2", False)  # it is connected to the replica that doesn't lead, and does nothing
+    leader = world.replicas[0].plane
+    assert [entry.state for entry in leader.intake.allocator.entries()] == ["retiring"]
+    world.quiet("", False)
+    assert list(leader.intake.allocator.entries()) == []
+
+
+def test_a_node_waits_for_a_replica_that_has_not_read_what_it_enforces() -> None:
+    world = begun()
+    first, second = world.replicas
+    world.pod_gone("a", "p")
+    first.deliver("pods", 9, world.now)
+    world.answer("n1", 99)
+    for team in ("two", "one", "two"):
+        world.relabel("b", team)  # nobody lives there
+    second.deliver("namespaces", 9, world.now)
+    assert second.plane.revision > first.plane.revision
+    before = world.nodes["n1"].position
+    world.connect("n1", 1, 99)
+    assert world.nodes["n1"].position == before
+    assert second.plane.nodes.node("n1", world.now).rollout.state == "ahead"
+    second.deliver("pods", 9, world.now)
+    world.answer("n1", 99)
+    after = world.nodes["n1"].position
+    assert after is not None
+    assert after != before
