@@ -283,7 +283,6 @@ class ControlPlane:
         if self.deposed:
             return
         self.intake.allocator.advance(now, self._clear_before(now))
-        self._moved(now)
         while True:
             self.intake.absorb(now)
             if self._retry_at is None:
@@ -296,6 +295,7 @@ class ControlPlane:
             if published is None and not nothing_yet and not afresh:
                 break
             self._publish(published, now)
+        self._moved(now)
         self._watch_usage()
 
     def _publish(self, published: Publication | None, now: float) -> None:
