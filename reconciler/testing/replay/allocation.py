@@ -198,7 +198,8 @@ class Adapter:
         over = [_key(name) for name in sorted(drained)]
         saved = None if self._flight is not None else pickle.dumps(self, pickle.HIGHEST_PROTOCOL)
         self._wait(first, over)
-        plane = cast(ControlPlane, SimpleNamespace(nodes=self._nodes, revision=self._newest[0]))
+        newest = SimpleNamespace(nodes=self._nodes, mark=self._newest[0], _elsewhere={})
+        plane = cast(ControlPlane, newest)
         self._allocator.advance(NOW, ControlPlane._clear_before(plane, NOW))
         batch = self._intake.batch(NOW)
         if batch is None:
