@@ -40,6 +40,8 @@ VERSIONS: Final = {version_of(b"%d" % version): version for version in range(10)
 class _View:
     """A node view that differs from every other in its root alone."""
 
+    position = None
+
     def __init__(self, revision: int, root: bytes) -> None:
         self.revision, self.root = revision, root
 
