@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -40,12 +41,12 @@ class Plane:
                 [sys.executable, "-m", "reconciler.cli", command, *options], stdout=log, stderr=log
             )
 
-    def server(self, name: str) -> None:
+    def server(self, name: str, *options: str) -> None:
         self.start(
             "server", name, "--kubernetes", "--kubeconfig", self.kubeconfig, "--replica", name,
             "--cluster-name", self.name, "--lease", self.name, "--namespace", "default",
             "--lease-seconds", LEASE_SECONDS, "--listen", self.xds(name),
-            "--status", self.status(name), "--drain-seconds", "1", *self.tls("server"),
+            "--status", self.status(name), "--drain-seconds", "1", *self.tls("server"), *options,
         )  # fmt: skip
 
     def agent(self, node: str, *servers: str) -> None:
@@ -75,6 +76,16 @@ class Plane:
 
     async def asked(self, name: str, path: str) -> Any:
         return await asyncio.to_thread(self.ask, name, path)
+
+    def identities(self, name: str, namespace: str) -> list[dict[str, Any]]:
+        """What a replica knows of those of a namespace."""
+        of = f"k8s:io.kubernetes.pod.namespace={namespace};"
+        return [row for row in self.ask(name, "/v1/identities") if of in row["label_set"]]
+
+    def state_of(self, node: str, replica: str) -> str:
+        """Of a node, as a replica sees it."""
+        (found,) = (row for row in self.ask(replica, "/v1/nodes") if row["name"] == node)
+        return str(found["state"])
 
     def kill(self, name: str) -> None:
         process = self.running.pop(name)
@@ -134,7 +145,7 @@ async def test_a_leader_that_is_killed_has_a_successor_and_nothing_is_renumbered
         plane.agent(node, "r1", "r2")
     await plane.until(lambda: all(map(plane.committed, nodes)))
     before = await identities(client)
-    await plane.until(lambda: plane.ask("r2", "/v1/status")["identities"] == 4)
+    await plane.until(lambda: len(plane.identities("r2", shop)) == 4)
 
     plane.kill("r1")
     # The relabel meets a cluster without a leader; the successor finishes it.
@@ -162,3 +173,73 @@ async def test_a_leader_that_is_killed_has_a_successor_and_nothing_is_renumbered
     spec = await journal(client, plane.name)
     assert spec is not None
     assert spec["epoch"] == 2
+
+
+async def test_a_number_is_kept_while_a_node_of_another_replica_uses_it(
+    plane: Plane, client: ApiClient, api: Api
+) -> None:
+    nodes = [await api.node(f"n{at}", f"192.0.2.{at}", f"10.{at}.0.0/16") for at in (1, 2)]
+    shop = await api.namespace("shop", {"team": "one"})
+    for at, node in enumerate(nodes, 1):
+        address = f"10.{at}.0.1"
+        await api.pod(shop, f"p{at}", node=node, labels={"app": f"a{at}"}, addresses=[address])
+    grace = ("--absent-grace", "4")
+    plane.server("r1", *grace)
+    await plane.until(lambda: plane.ask("r1", "/v1/status")["revision"])
+    plane.server("r2", *grace)
+    plane.agent(nodes[0], "r1")
+    plane.agent(nodes[1], "r2")
+    await plane.until(lambda: all(map(plane.committed, nodes)))
+    plane.running[nodes[1]].send_signal(signal.SIGSTOP)  # connected, and enforces what it did
+    await api.delete_pod(shop, "p1")
+
+    def retiring() -> list[int]:
+        rows = plane.identities("r1", shop)
+        return [row["number"] for row in rows if row["phase"] == "retiring"]
+
+    def gone() -> bool:
+        return [plane.state_of(node, "r1") for node in nodes] == ["in-sync", "gone"]
+
+    await plane.until(retiring)
+    (number,) = await asyncio.to_thread(retiring)
+    await plane.until(gone)  # the leader has never heard of it, and waits for it no more
+    await api.pod(shop, "p3", node=nodes[0], labels={"app": "a3"}, addresses=["10.1.0.3"])
+    await plane.until(lambda: len(plane.identities("r1", shop)) == 3)
+    # It has written since, and did not take the number back.
+    assert await asyncio.to_thread(retiring) == [number]
+    plane.running[nodes[1]].send_signal(signal.SIGCONT)
+    await plane.until(lambda: not retiring())
+
+
+async def test_a_leader_that_slept_writes_nothing_when_it_wakes_up(
+    plane: Plane, client: ApiClient, api: Api
+) -> None:
+    node = await api.node("n1", "192.0.2.1", "10.1.0.0/16")
+    shop = await api.namespace("shop", {"team": "one"})
+    await api.pod(shop, "p1", node=node, labels={"app": "a1"}, addresses=["10.1.0.1"])
+    plane.server("r1")
+    await plane.until(lambda: plane.ask("r1", "/v1/status")["revision"])
+    plane.server("r2")
+    plane.agent(node, "r1", "r2")
+    await plane.until(lambda: plane.committed(node))
+
+    plane.running["r1"].send_signal(signal.SIGSTOP)
+    # It has not seen this when it sleeps, and means to give a number when it wakes up.
+    await api.patch(f"/api/v1/namespaces/{shop}", {"metadata": {"labels": {"team": "two"}}})
+
+    def relabelled(name: str) -> list[int]:
+        rows = plane.identities(name, shop)
+        return [row["number"] for row in rows if "team=two" in row["label_set"]]
+
+    await plane.until(lambda: relabelled("r2"))
+    spec = await journal(client, plane.name)
+    assert spec is not None
+    assert spec["epoch"] == 2
+    plane.running["r1"].send_signal(signal.SIGCONT)
+    await plane.until(lambda: "stands down" in (plane.directory / "r1.log").read_text())
+    await plane.until(lambda: relabelled("r1") == relabelled("r2"))
+    after = await journal(client, plane.name)
+    assert after is not None
+    assert after["epoch"] == 2
+    assert after["writer"]["holder"] == spec["writer"]["holder"]
+    await plane.until(lambda: plane.state_of(node, "r1") == "in-sync")  # its stream outlived that

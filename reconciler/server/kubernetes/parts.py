@@ -46,5 +46,9 @@ async def cluster(
     async def report(_: asyncio.Event) -> None:
         await events.run()
 
-    runs = (replica.read, elect, report)
+    async def tell(loaded: asyncio.Event) -> None:
+        await loaded.wait()
+        await replica.reports.run()
+
+    runs = (replica.read, elect, report, tell)
     return Cluster(plane, driver, runs, lambda: replica.problems, client)

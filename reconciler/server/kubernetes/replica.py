@@ -31,6 +31,7 @@ from reconciler.server.kubernetes.journal import KubernetesJournal
 from reconciler.server.kubernetes.journal_api import JournalApi, connect
 from reconciler.server.kubernetes.kinds import Kind
 from reconciler.server.kubernetes.lease import Elector, LeaseObject
+from reconciler.server.kubernetes.reports import Reports
 from reconciler.server.kubernetes.source import CORE, Batch, Source
 
 POSITIONS: Final = frozenset(kind.resource for kind in CORE)
@@ -81,7 +82,24 @@ class Replica:
         self._opened = self._state
         self._objects: identities.Materialiser | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        kinds: tuple[Kind[Any], ...] = (identities.JOURNAL_KIND, identities.KIND, *CORE)
+        self.reports = Reports(
+            client,
+            namespace=config.namespace,
+            lease=config.lease,
+            replica=name,
+            interval=config.lease_seconds * 2 / 15,
+            grace=config.absent_grace,
+            in_use=lambda: plane.in_use,
+            told=driver.elsewhere,
+            leading=lambda: plane.leading,
+            log=log,
+        )
+        kinds: tuple[Kind[Any], ...] = (
+            identities.JOURNAL_KIND,
+            identities.KIND,
+            self.reports.kind,
+            *CORE,
+        )
         self.source = Source(client, kinds, random=random.random, log=log)
         self._read = asyncio.Event()
         times = Times(
@@ -108,6 +126,7 @@ class Replica:
         """Until cancelled. loaded: set when the plane has the whole initial state."""
         async for batch in self.source.batches():
             self._identities(batch)
+            self.reports.changed(batch.others.get(self.reports.kind.resource, {}))
             self._driver.changed(
                 batch.changes,
                 at_once=not loaded.is_set(),
@@ -117,6 +136,8 @@ class Replica:
                     if resource in POSITIONS
                 },
             )
+            if not loaded.is_set():
+                await self.reports.begin()  # before anybody is served
             loaded.set()
             self._read.set()
             self._tell(batch.problems)
