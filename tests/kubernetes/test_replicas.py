@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from reconciler.commands.ask import query
 from reconciler.errors import UnavailableError
@@ -41,10 +42,10 @@ class Plane:
                 [sys.executable, "-m", "reconciler.cli", command, *options], stdout=log, stderr=log
             )
 
-    def server(self, name: str, *options: str) -> None:
+    def server(self, name: str, *options: str, namespace: str = "default") -> None:
         self.start(
             "server", name, "--kubernetes", "--kubeconfig", self.kubeconfig, "--replica", name,
-            "--cluster-name", self.name, "--lease", self.name, "--namespace", "default",
+            "--cluster-name", self.name, "--lease", self.name, "--namespace", namespace,
             "--lease-seconds", LEASE_SECONDS, "--listen", self.xds(name),
             "--status", self.status(name), "--drain-seconds", "1", *self.tls("server"), *options,
         )  # fmt: skip
@@ -243,3 +244,50 @@ async def test_a_leader_that_slept_writes_nothing_when_it_wakes_up(
     assert after["epoch"] == 2
     assert after["writer"]["holder"] == spec["writer"]["holder"]
     await plane.until(lambda: plane.state_of(node, "r1") == "in-sync")  # its stream outlived that
+
+
+ROLES = Path(__file__).parents[2] / "deploy" / "rbac.yaml"
+PATHS = {
+    "Namespace": "/api/v1/namespaces",
+    "ServiceAccount": "/api/v1/namespaces/reconciler/serviceaccounts",
+    "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+    "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/reconciler/roles",
+    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/reconciler/rolebindings",
+}
+
+
+async def test_the_role_that_is_shipped_is_enough(
+    cluster: Cluster, plane: Plane, client: ApiClient, api: Api
+) -> None:
+    objects = list(yaml.safe_load_all(ROLES.read_text()))
+    for object in objects:
+        await api.create(PATHS[object["kind"]], object)
+    account = "system:serviceaccount:reconciler:reconciler-server"
+    groups = ("system:serviceaccounts", "system:authenticated")
+    plane.kubeconfig = cluster.kubeconfig(account, groups)
+    node = await api.node("n1", "192.0.2.1", "10.1.0.0/16")
+    shop = await api.namespace("shop", {"team": "one"})
+    await api.pod(shop, "p1", node=node, labels={"app": "a1"}, addresses=["10.1.0.1"])
+    plane.server("r1", "--absent-grace", "1", namespace="reconciler")
+    plane.agent(node, "r1")
+    await plane.until(lambda: plane.committed(node))
+    (row,) = await asyncio.to_thread(plane.identities, "r1", shop)
+
+    async def objects_of() -> bool:
+        return row["number"] in await identities(client)
+
+    async with asyncio.timeout(WAIT):
+        while not await objects_of():
+            await asyncio.sleep(0.05)
+    # Given, taken back, and its object with it; the Lease is given back at the end.
+    await api.delete_pod(shop, "p1")
+    async with asyncio.timeout(WAIT):
+        while await objects_of():
+            await asyncio.sleep(0.05)
+    plane.running["r1"].terminate()
+    assert await asyncio.to_thread(plane.running["r1"].wait, 20) == 0
+    log = (plane.directory / "r1.log").read_text()
+    assert "forbidden" not in log.lower(), log
+    for object in reversed(objects):
+        await api.delete(f"{PATHS[object['kind']]}/{object['metadata']['name']}")
