@@ -79,8 +79,8 @@ BUGS = (
     Bug(
         "number-back-at-once",
         "reconciler/core/plane.py",
-        "        return self.revision if found is None else found\n",
-        "        return self.revision\n",
+        "min((self.mark if found is None else found, *self._elsewhere.values()))",
+        "self.mark",
     ),
     Bug(
         "absence-is-an-ack",
