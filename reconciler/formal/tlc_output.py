@@ -97,18 +97,22 @@ def progress(line: str) -> Progress | None:
 
 
 def counts(found: Sequence[Message]) -> tuple[int, int]:
-    """States generated, and distinct ones; 0 where TLC did not say."""
+    """States generated, and distinct ones, at the end or as last told; 0 where TLC did not say."""
     states = distinct = 0
     for message in found:
         both = _COUNTS.search(message.text) if message.number == COUNTS else None
         if both is not None:
-            states, distinct = (int(part.replace(",", "")) for part in both.groups())
-        elif message.number in (PROGRESS, SIMULATED) and not distinct:
+            return _number(both.group(1)), _number(both.group(2))
+        if message.number in (PROGRESS, SIMULATED):
             last = _GENERATED.search(message.text)
-            states = int(last.group(1).replace(",", "")) if last else states
+            states = _number(last.group(1)) if last else states
             now = progress(message.text)
             distinct = now.distinct if now and message.number == PROGRESS else 0
     return states, distinct
+
+
+def _number(text: str) -> int:
+    return int(text.replace(",", ""))
 
 
 def errors(found: Sequence[Message]) -> str:

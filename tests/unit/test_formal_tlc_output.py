@@ -46,6 +46,16 @@ def test_recorded(
         assert set(trace[-1].state) == {"a", "b"}
 
 
+def test_a_search_that_was_ended_counts_what_it_told_last() -> None:
+    lines = [
+        f"Progress({depth}) at 2026-01-01 00:00:00: {states} states generated (9 s/min), "
+        f"{distinct} distinct states found (9 ds/min), 7 states left on queue."
+        for depth, states, distinct in ((5, "1,937", "153"), (9, "2,400,000", "810,000"))
+    ]
+    told = tuple(Message(tlc_output.PROGRESS, line) for line in lines)
+    assert tlc_output.counts(told) == (2_400_000, 810_000)
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
