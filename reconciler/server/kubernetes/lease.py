@@ -136,7 +136,7 @@ class Elector:
         self._times = times or Times()
         self.core = Leadership(name, clock(), self._times)
         self._wake = asyncio.Event()
-        self._asked = 0.0
+        self.busy = 0  # takings over and standings down under way
 
     def overtaken(self, reason: str) -> None:
         """A write met a newer epoch."""
@@ -149,7 +149,7 @@ class Elector:
             async with asyncio.TaskGroup() as tasks:
                 while True:
                     self.core.tick(self._clock(), self._random())
-                    self._carry_out(tasks)
+                    self.carry_out(tasks)
                     wait = max(0.0, self.core.next_deadline() - self._clock())
                     try:
                         async with asyncio.timeout(wait):
@@ -165,7 +165,8 @@ class Elector:
                 elif isinstance(effect, StandDown):
                     await self._stand_down(effect.reason)
 
-    def _carry_out(self, tasks: asyncio.TaskGroup) -> None:
+    def carry_out(self, tasks: asyncio.TaskGroup) -> None:
+        """Begin what is to be done, and follow again once nothing is under way."""
         while effects := self.core.effects():
             for effect in effects:
                 match effect:
@@ -177,17 +178,17 @@ class Elector:
                         tasks.create_task(self._release(effect), name="lease-release")
                     case TakeOver():
                         self._log.info("holds the lease")
+                        self.busy += 1
                         tasks.create_task(self._open(), name="journal-open")
                     case Lead():
                         self._log.info("leading")
                         self._lead()
                     case StandDown(reason):
                         self._log.warning("stands down", reason=reason)
+                        self.busy += 1
                         tasks.create_task(self._down(reason), name="stand-down")
-            if self.core.state == "fenced" and not any(
-                isinstance(effect, StandDown) for effect in effects
-            ):
-                self.core.settled()  # it never led: nothing is under way
+        if self.core.state == "fenced" and not self.busy:
+            self.core.settled()
 
     async def _look(self) -> None:
         try:
@@ -223,15 +224,18 @@ class Elector:
     async def _open(self) -> None:
         try:
             await self._take_over()
+            if not self.core.opened():
+                await self._stand_down("the Lease was lost while the journal was opened")
         except ReconcilerError as error:
             self._log.error("journal", reason=str(error))
             self.core.unopened()
-        else:
-            if not self.core.opened():
-                await self._stand_down("the Lease was lost while the journal was opened")
-        self._wake.set()
+        finally:
+            self.busy -= 1
+            self._wake.set()
 
     async def _down(self, reason: str) -> None:
-        await self._stand_down(reason)
-        self.core.settled()
-        self._wake.set()
+        try:
+            await self._stand_down(reason)
+        finally:
+            self.busy -= 1
+            self._wake.set()
