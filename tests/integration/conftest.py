@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.root import need_root
+
 if TYPE_CHECKING:
     from reconciler.datapath.base import Datapath
     from reconciler.datapath.kernel import KernelDatapath
@@ -26,8 +28,7 @@ ROOT = Path("/sys/fs/bpf/reconciler-test")
 @pytest.fixture(scope="session")
 def kernel() -> None:
     """Skips without root: nothing can be said about the kernel then. With root it must work."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
+    need_root()
     from reconciler.datapath import features
 
     for name in ("bpffs", "ringbuf", "membarrier"):

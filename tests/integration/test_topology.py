@@ -16,6 +16,7 @@ import pytest
 from reconciler.agent.links import devices
 from reconciler.testing.topology import NodeSpec, PodSpec, Spec, Topology
 from reconciler.testing.traffic import Traffic, Way
+from tests.root import need_root
 
 pytestmark = pytest.mark.kernel
 
@@ -46,8 +47,7 @@ def spec(nodes: int = 2, pods: int = 2) -> Spec:
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Topology]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
+    need_root()
     with Topology(spec()) as topology:
         yield topology
 
@@ -115,8 +115,7 @@ def test_a_nodes_devices_are_found_with_their_addresses(network: Topology) -> No
 
 def test_nothing_is_left_of_a_topology_that_is_killed() -> None:
     """Its process is killed; a process it had started inside goes too."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
+    need_root()
     program = (
         "import sys\n"
         "from tests.integration.test_topology import spec, Topology\n"

@@ -22,6 +22,7 @@ from reconciler.core.policy.ir import Direction
 from reconciler.datapath.base import Datapath, Event
 from reconciler.datapath.twin import TwinDatapath
 from tests.property.datapath_worlds import Aged, Changed, Flipped, Sent, Step, steps, worlds
+from tests.root import need_root
 
 pytestmark = pytest.mark.kernel
 
@@ -55,8 +56,7 @@ def clock() -> int:
 @pytest.fixture(scope="module")
 def kernel() -> Iterator[Datapath]:
     """Skips without root. With root the kernel has to be able to: nothing is skipped then."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
+    need_root()
     from reconciler.datapath import pins
     from reconciler.datapath.kernel import KernelDatapath
 
