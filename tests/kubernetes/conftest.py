@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from reconciler.server.kubernetes.client import ApiClient
 from reconciler.testing.kubernetes import Cluster
 from tests.kubernetes.api import Api
+from tests.kubernetes.identities import clean
+from tests.kubernetes.plane import Plane
 
 _numbers = itertools.count(1)
 
@@ -35,3 +38,16 @@ async def client(cluster: Cluster) -> AsyncIterator[ApiClient]:
 @pytest.fixture
 def api(client: ApiClient) -> Api:
     return Api(client, f"t{next(_numbers)}")
+
+
+@pytest.fixture
+async def plane(
+    cluster: Cluster, client: ApiClient, api: Api, tmp_path: Path
+) -> AsyncIterator[Plane]:
+    """Nothing runs yet; what a test starts with it ends with the test."""
+    await clean(client)
+    made = Plane(tmp_path, str(cluster.kubeconfig()), api.name("cluster"))
+    yield made
+    for process in made.running.values():
+        process.kill()
+        process.wait()

@@ -3,130 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import signal
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
-import pytest
 import yaml
 
-from reconciler.commands.ask import query
-from reconciler.errors import UnavailableError
-from reconciler.server import certs
 from reconciler.server.kubernetes.client import ApiClient
 from reconciler.testing.kubernetes import Cluster
 from tests.kubernetes.api import Api
-from tests.kubernetes.identities import clean, identities, journal
-
-WAIT = 30.0
-LEASE_SECONDS = "3"
-
-
-class Plane:
-    """Replicas and agents of one test, with a small CA of their own."""
-
-    def __init__(self, directory: Path, kubeconfig: str, name: str) -> None:
-        self.directory, self.kubeconfig, self.name = directory, kubeconfig, name
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
-        now = datetime.datetime.now(datetime.UTC)
-        certs.init(directory, cluster=name, now=now)
-        certs.issue_server(directory, names=("localhost",), now=now)
-
-    def start(self, command: str, name: str, *options: str) -> None:
-        with open(self.directory / f"{name}.log", "ab") as log:
-            self.running[name] = subprocess.Popen(
-                [sys.executable, "-m", "reconciler.cli", command, *options], stdout=log, stderr=log
-            )
-
-    def server(self, name: str, *options: str, namespace: str = "default") -> None:
-        self.start(
-            "server", name, "--kubernetes", "--kubeconfig", self.kubeconfig, "--replica", name,
-            "--cluster-name", self.name, "--lease", self.name, "--namespace", namespace,
-            "--lease-seconds", LEASE_SECONDS, "--listen", self.xds(name),
-            "--status", self.status(name), "--drain-seconds", "1", *self.tls("server"), *options,
-        )  # fmt: skip
-
-    def agent(self, node: str, *servers: str) -> None:
-        now = datetime.datetime.now(datetime.UTC)
-        if not (self.directory / f"node-{node}.crt").exists():
-            certs.issue_node(self.directory, node, now=now)
-        self.start(
-            "agent", node, "--server", ",".join(map(self.xds, servers)), "--status",
-            self.status(node), "--datapath", "memory", "--cni-socket", "", "--cache-dir",
-            str(self.directory / f"cache-{node}"), "--tls-server-name", "localhost",
-            *self.tls(f"node-{node}"),
-        )  # fmt: skip
-
-    def tls(self, stem: str) -> tuple[str, ...]:
-        at = self.directory
-        return ("--tls-cert", f"{at}/{stem}.crt", "--tls-key", f"{at}/{stem}.key",
-                "--tls-ca", f"{at}/ca.crt")  # fmt: skip
-
-    def xds(self, name: str) -> str:
-        return f"unix:{self.directory}/{name}.xds"
-
-    def status(self, name: str) -> str:
-        return f"unix:{self.directory}/{name}.status"
-
-    def ask(self, name: str, path: str) -> Any:
-        return query(self.status(name), path)
-
-    async def asked(self, name: str, path: str) -> Any:
-        return await asyncio.to_thread(self.ask, name, path)
-
-    def identities(self, name: str, namespace: str) -> list[dict[str, Any]]:
-        """What a replica knows of those of a namespace."""
-        of = f"k8s:io.kubernetes.pod.namespace={namespace};"
-        return [row for row in self.ask(name, "/v1/identities") if of in row["label_set"]]
-
-    def state_of(self, node: str, replica: str) -> str:
-        """Of a node, as a replica sees it."""
-        (found,) = (row for row in self.ask(replica, "/v1/nodes") if row["name"] == node)
-        return str(found["state"])
-
-    def kill(self, name: str) -> None:
-        process = self.running.pop(name)
-        process.kill()
-        process.wait()
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        try:
-            async with asyncio.timeout(WAIT):
-                while not await asyncio.to_thread(_holds, condition):
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            logs = [f"== {p.name}\n{p.read_text()[-3000:]}" for p in self.directory.glob("*.log")]
-            said = [
-                str(await asyncio.to_thread(self.ask, name, "/v1/status")) for name in self.running
-            ]
-            raise AssertionError("\n".join([*logs, *said])) from None
-
-    def committed(self, node: str) -> int:
-        """Revision that an agent says it enforces."""
-        return int(self.ask(node, "/v1/status")["committed"])
-
-
-def _holds(condition: Callable[[], object]) -> bool:
-    try:
-        return bool(condition())
-    except UnavailableError:
-        return False  # it is not there yet
-
-
-@pytest.fixture
-async def plane(
-    cluster: Cluster, client: ApiClient, api: Api, tmp_path: Path
-) -> AsyncIterator[Plane]:
-    await clean(client)
-    made = Plane(tmp_path, str(cluster.kubeconfig()), api.name("cluster"))
-    yield made
-    for process in made.running.values():
-        process.kill()
-        process.wait()
+from tests.kubernetes.identities import identities, journal
+from tests.kubernetes.plane import WAIT, Plane
 
 
 async def test_a_leader_that_is_killed_has_a_successor_and_nothing_is_renumbered(
