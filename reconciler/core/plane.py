@@ -263,6 +263,11 @@ class ControlPlane:
         return self._alarms
 
     @property
+    def too_large(self) -> frozenset[str]:
+        """Rule sets that no node could hold, which are served closed to all of them."""
+        return self._too_large
+
+    @property
     def streams(self) -> int:
         return len(self._streams)
 

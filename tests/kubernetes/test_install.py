@@ -22,6 +22,8 @@ from tests.kubernetes.reading import WAIT
 
 CILIUM = "ciliumidentities.cilium.io"
 OURS = "allocationjournals.reconciler.io"
+REALIZATIONS = "policyrealizations.reconciler.io"
+ALL = (OURS, CILIUM, REALIZATIONS)
 
 
 @pytest.fixture(autouse=True)
@@ -57,11 +59,14 @@ async def test_kinds_are_made_and_served_and_a_second_time_changes_nothing(
     client: ApiClient, api: Api
 ) -> None:
     first = await install(client)
-    assert {each.name: each.done for each in first} == {CILIUM: "created", OURS: "created"}
-    before = {name: (await api.get(f"{PATH}/{name}"))["metadata"] for name in (CILIUM, OURS)}
+    assert {each.name: each.done for each in first} == dict.fromkeys(ALL, "created")
+    before = {name: (await api.get(f"{PATH}/{name}"))["metadata"] for name in ALL}
     await identity(api, 300, "web")
     second = await install(client)
-    assert {each.name: each.done for each in second} == {CILIUM: "kept", OURS: "unchanged"}
+    assert {each.name: each.done for each in second} == {
+        **dict.fromkeys(ALL, "unchanged"),
+        CILIUM: "kept",
+    }
     for name, metadata in before.items():
         after = (await api.get(f"{PATH}/{name}"))["metadata"]
         assert (after["uid"], after["generation"]) == (metadata["uid"], metadata["generation"])
@@ -70,12 +75,10 @@ async def test_kinds_are_made_and_served_and_a_second_time_changes_nothing(
 async def test_dry_run_makes_nothing(cluster: Cluster, api: Api) -> None:
     done = command(cluster, "--dry-run", "-o", "json")
     assert (done.returncode, done.stderr) == (0, "")
-    assert [(row["name"], row["done"]) for row in json.loads(done.stdout)] == [
-        (OURS, "created"),
-        (CILIUM, "created"),
-    ]
-    assert await absent(api, f"{PATH}/{CILIUM}")
-    assert await absent(api, f"{PATH}/{OURS}")
+    rows = json.loads(done.stdout)
+    assert [(row["name"], row["done"]) for row in rows] == [(name, "created") for name in ALL]
+    for name in ALL:
+        assert await absent(api, f"{PATH}/{name}")
 
 
 async def test_command_prints_what_it_did(cluster: Cluster) -> None:
@@ -85,6 +88,7 @@ async def test_command_prints_what_it_did(cluster: Cluster) -> None:
         ["NAME", "KIND", "VERSIONS", "DONE"],
         [OURS, "AllocationJournal", "v1alpha1", "created"],
         [CILIUM, "CiliumIdentity", "v2", "created"],
+        [REALIZATIONS, "PolicyRealization", "v1alpha1", "created"],
     ]
 
 
@@ -120,7 +124,7 @@ async def test_ours_is_brought_to_this_version(client: ApiClient, api: Api) -> N
     version["additionalPrinterColumns"] = version["additionalPrinterColumns"][:1]
     await api.patch(f"{PATH}/{OURS}", {"spec": {"versions": [version]}})
     done = {each.name: each.done for each in await install(client)}
-    assert done == {CILIUM: "kept", OURS: "configured"}
+    assert done == {CILIUM: "kept", OURS: "configured", REALIZATIONS: "unchanged"}
     columns = (await api.get(f"{PATH}/{OURS}"))["spec"]["versions"][0]["additionalPrinterColumns"]
     assert [column["name"] for column in columns][:4] == ["Epoch", "Leader", "Revision", "In use"]
 

@@ -14,7 +14,10 @@ import msgspec
 
 
 class ObjectMeta(msgspec.Struct, frozen=True, rename="camel"):
-    """Timestamps stay the RFC 3339 text that the API server writes ("" when missing)."""
+    """Timestamps stay the RFC 3339 text that the API server writes ("" when missing).
+
+    generation: rises with each change of `spec`; 0 where nobody counts
+    """
 
     name: str = ""
     namespace: str = ""
@@ -22,6 +25,7 @@ class ObjectMeta(msgspec.Struct, frozen=True, rename="camel"):
     annotations: dict[str, str] = {}
     uid: str = ""
     resource_version: str = ""
+    generation: int = 0
     creation_timestamp: str = ""
     deletion_timestamp: str = ""
 

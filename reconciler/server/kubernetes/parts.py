@@ -50,5 +50,9 @@ async def cluster(
         await loaded.wait()
         await replica.reports.run()
 
-    runs = (replica.read, elect, report, tell)
+    async def show(loaded: asyncio.Event) -> None:
+        await loaded.wait()
+        await replica.statuses.run()
+
+    runs = (replica.read, elect, report, tell, show)
     return Cluster(plane, driver, runs, lambda: replica.problems, client)

@@ -31,8 +31,10 @@ from reconciler.server.kubernetes.journal import KubernetesJournal
 from reconciler.server.kubernetes.journal_api import JournalApi, connect
 from reconciler.server.kubernetes.kinds import Kind
 from reconciler.server.kubernetes.lease import Elector, LeaseObject
+from reconciler.server.kubernetes.realization import Found, found, nodes_report
 from reconciler.server.kubernetes.reports import Reports
 from reconciler.server.kubernetes.source import CORE, Batch, Source
+from reconciler.server.kubernetes.statuses import Policies, Statuses
 
 POSITIONS: Final = frozenset(kind.resource for kind in CORE)
 """Kinds of which a position is made; the journal has a part of its own."""
@@ -90,7 +92,16 @@ class Replica:
             interval=config.lease_seconds * 2 / 15,
             grace=config.absent_grace,
             in_use=lambda: plane.in_use,
+            nodes=lambda: nodes_report(plane),
             told=driver.elsewhere,
+            leading=lambda: plane.leading,
+            log=log,
+        )
+        self._policies = Policies()
+        self.statuses = Statuses(
+            client,
+            self._policies,
+            look=self._look,
             leading=lambda: plane.leading,
             log=log,
         )
@@ -127,6 +138,7 @@ class Replica:
         async for batch in self.source.batches():
             self._identities(batch)
             self.reports.changed(batch.others.get(self.reports.kind.resource, {}))
+            self._policies.changed(batch.changes)
             self._driver.changed(
                 batch.changes,
                 at_once=not loaded.is_set(),
@@ -168,18 +180,29 @@ class Replica:
             self.elector.overtaken(f"the journal is at epoch {mirror.ledger.epoch}")
 
     def _tell(self, objects: tuple[Rejected, ...]) -> None:
-        found = (*objects, *self._mirror.problems())
-        for problem in found:
+        standing = (*objects, *self._mirror.problems())
+        for problem in standing:
             if problem not in self.problems:
                 self._log.warning("problem", object=problem.object, reason=problem.reason)
-        self.problems = found
+        self.problems = standing
+        self._policies.problems(standing)
         if self._plane.leading:
-            self._reporter.problems(found)
+            self._reporter.problems(standing)
 
     def _alarm(self, kind: str, object: str, text: str) -> None:
         """Said on the object by one replica, not by all."""
         if self._plane.leading:
             self._reporter.alarm(kind, object, text)
+
+    def _look(self) -> Callable[[str, int], Found]:
+        """What is so of any policy, as of now."""
+        reports = (nodes_report(self._plane), *self.reports.beside())
+        rule_sets = self._plane.intake.compiler.rule_sets
+        large = {
+            name.removeprefix(origins.KIND)
+            for name in origins.of_rule_sets(tuple(self._plane.too_large), rule_sets)
+        }
+        return lambda name, version: found(name, version, reports, too_large=name in large)
 
     def _origins(self, rule_set: str) -> tuple[str, ...]:
         return origins.of_rule_sets((rule_set,), self._plane.intake.compiler.rule_sets)

@@ -2,9 +2,10 @@
 
 The leader takes a number back when no node may use it any more, and knows of its own nodes only. So
 each replica keeps a Lease `<lease>-<replica>` with the mark of the oldest cut that a node of its
-may enforce (`ControlPlane.in_use`) as annotation `reconciler.io/in-use`. It is there before the
-replica serves anybody, and is written when the mark has changed, at most once an interval; nothing
-of a relabel waits for it.
+may enforce (`ControlPlane.in_use`) as annotation `reconciler.io/in-use`, and with what its nodes
+enforce of policies (`realization`) as `reconciler.io/nodes`. It is there before the replica serves
+anybody, and is written when one of the two has changed, at most once an interval; nothing of a
+relabel waits for it.
 
 Absence is never an ACK: what a replica said that is not heard of any more counts for the grace of
 absent nodes, which is as long as its nodes have to report somewhere else. Then its Lease is removed
@@ -26,8 +27,10 @@ from reconciler.core.objects import ObjectKey, ObjectMeta
 from reconciler.errors import UnavailableError
 from reconciler.server.kubernetes.client import ApiClient, ApiError
 from reconciler.server.kubernetes.kinds import Kind
+from reconciler.server.kubernetes.realization import NodesReport, parse
 
 IN_USE: Final = "reconciler.io/in-use"
+NODES: Final = "reconciler.io/nodes"
 OF: Final = "reconciler.io/lease"
 """Label: which Lease the replicas stand for election by."""
 
@@ -47,6 +50,11 @@ class Report(msgspec.Struct, frozen=True):
         text = self.metadata.annotations.get(IN_USE, "")
         return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else 0
 
+    @property
+    def nodes(self) -> NodesReport:
+        """None connected, for what can't be read."""
+        return parse(self.metadata.annotations.get(NODES, "")) or NodesReport()
+
 
 def kind(namespace: str, lease: str) -> Kind[Report]:
     path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
@@ -57,6 +65,7 @@ class Reports:
     """One replica's own report, and what it has read of the others'.
 
     in_use: the mark to report now; told: given the others' marks whenever they may have changed
+    nodes:  what to report of the connected nodes now; `beside` is what the others say of theirs
     """
 
     def __init__(
@@ -69,6 +78,7 @@ class Reports:
         interval: float,
         grace: float,
         in_use: Callable[[], int],
+        nodes: Callable[[], NodesReport],
         told: Callable[[Mapping[str, int]], None],
         leading: Callable[[], bool],
         log: Any,
@@ -79,9 +89,10 @@ class Reports:
         self._name = f"{lease}-{replica}".lower().replace("_", "-")[:253].rstrip("-.")
         self._interval, self._grace, self._clock = interval, grace, clock
         self._in_use, self._told, self._leading = in_use, told, leading
+        self._nodes = nodes
         self._others: dict[str, tuple[int, float]] = {}  # name → mark, when it was heard
         self._beside: dict[str, Report] = {}  # those that are there
-        self._said: int | None = None
+        self._said: tuple[int, str] | None = None
         self._quiet = 0
 
     def changed(self, objects: Mapping[ObjectKey, Report | None]) -> None:
@@ -96,6 +107,12 @@ class Reports:
             self._others[key.name] = (report.mark, self._clock())
         self._tell()
 
+    def beside(self) -> tuple[NodesReport, ...]:
+        """Of the replicas that were heard of lately."""
+        silent = self._interval * HEARTBEATS * 2
+        heard = {n for n, (_, when) in self._others.items() if self._clock() <= when + silent}
+        return tuple(report.nodes for name, report in self._beside.items() if name in heard)
+
     async def begin(self) -> None:
         """Until the first report is written."""
         while not await self._report():
@@ -107,10 +124,13 @@ class Reports:
             await asyncio.sleep(self._interval)
             self._tell()
             self._quiet += 1
-            if self._in_use() != self._said or self._quiet >= HEARTBEATS:
+            if self._now() != self._said or self._quiet >= HEARTBEATS:
                 await self._report()
             if self._leading():
                 await self._clean_up()
+
+    def _now(self) -> tuple[int, str]:
+        return self._in_use(), self._nodes().text()
 
     def _tell(self) -> None:
         now = self._clock()
@@ -120,7 +140,7 @@ class Reports:
         self._told({name: mark for name, (mark, _) in self._others.items()})
 
     async def _report(self) -> bool:
-        mark = self._in_use()
+        mark, nodes = said = self._now()
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         body: dict[str, Any] = {
             "apiVersion": "coordination.k8s.io/v1",
@@ -128,7 +148,7 @@ class Reports:
             "metadata": {
                 "name": self._name,
                 "labels": {OF: self._lease},
-                "annotations": {IN_USE: str(mark)},
+                "annotations": {IN_USE: str(mark), NODES: nodes},
             },
             "spec": {"renewTime": now},
         }
@@ -145,7 +165,7 @@ class Reports:
         except (ApiError, UnavailableError) as error:
             self._log.warning("report", reason=str(error))
             return False
-        self._said, self._quiet = mark, 0
+        self._said, self._quiet = said, 0
         return True
 
     async def _clean_up(self) -> None:
