@@ -21,8 +21,10 @@ VARIABLES
     life,       \* models/leadership.toml
     \* @type: Set(REPLICA);
     lease,      \* its holder, or nobody
+    \* @type: Set(REPLICA);
+    opening,    \* those whose taking over is not answered
     \* @type: REPLICA -> Int;
-    own,        \* the epoch that a replica opened the journal with, 0: none
+    own,        \* the epoch that a leader opened the journal with, 0: it does not lead
     \* @type: REPLICA -> Int;
     flight,     \* epoch of the write that is under way, 0: none
     \* @type: Int;
@@ -34,7 +36,7 @@ VARIABLES
     \* @type: Set({machine: Str, on: Str, from: Str, to: Str});
     fired
 
-vars == <<life, lease, own, flight, epoch, wrote, writer, fired>>
+vars == <<life, lease, opening, own, flight, epoch, wrote, writer, fired>>
 
 Fires(on, from, to) == {[machine |-> "leadership", on |-> on, from |-> from, to |-> to]}
 
@@ -50,12 +52,14 @@ End ==
     /\ lease # {}
     /\ lease' = {}
     /\ fired' = {}
-    /\ UNCHANGED <<life, own, flight, epoch, wrote, writer>>
+    /\ UNCHANGED <<life, opening, own, flight, epoch, wrote, writer>>
 
+\* Nobody has it, or itself: from before, when it could not renew it.
 Acquire(r) ==
     /\ life[r] = "follower"
-    /\ lease = {}
+    /\ lease \subseteq {r}
     /\ lease' = {r}
+    /\ opening' = opening \union {r}
     /\ To(r, "acquired", "candidate")
     /\ UNCHANGED <<own, flight, epoch, wrote, writer>>
 
@@ -63,34 +67,47 @@ Acquire(r) ==
 Lose(r) ==
     /\ life[r] \in {"candidate", "leader"}
     /\ To(r, "lost", "fenced")
-    /\ lease' = lease
-    /\ UNCHANGED <<own, flight, epoch, wrote, writer>>
+    /\ own' = [own EXCEPT ![r] = 0]
+    /\ UNCHANGED <<lease, opening, flight, epoch, wrote, writer>>
 
 -----------------------------------------------------------------------------
 (* The journal *)
 
+\* The journal's epoch is the next one, if the write was done.
+Opened(r, done) ==
+    /\ r \in opening
+    /\ opening' = opening \ {r}
+    /\ done => epoch < MaxEpoch
+    /\ epoch' = IF done THEN epoch + 1 ELSE epoch
+
 Open(r) ==
     /\ life[r] = "candidate"
-    /\ epoch < MaxEpoch
-    /\ epoch' = epoch + 1
+    /\ Opened(r, TRUE)
     /\ own' = [own EXCEPT ![r] = epoch + 1]
     /\ To(r, "opened", "leader")
     /\ UNCHANGED <<lease, flight, wrote, writer>>
 
 \* The epoch is taken and the answer lost, or nothing was done.
-OpenFails(r) ==
+OpenFails(r, done) ==
     /\ life[r] = "candidate"
-    /\ epoch' \in {epoch} \union (IF epoch < MaxEpoch THEN {epoch + 1} ELSE {})
+    /\ Opened(r, done)
     /\ lease' = lease \ {r}
     /\ To(r, "unopened", "fenced")
     /\ UNCHANGED <<own, flight, wrote, writer>>
+
+\* The answer comes when the Lease is lost: the journal is closed again, if it was opened.
+OpensLate(r, done) ==
+    /\ life[r] = "fenced"
+    /\ Opened(r, done)
+    /\ fired' = {}
+    /\ UNCHANGED <<life, lease, own, flight, wrote, writer>>
 
 Send(r) ==
     /\ life[r] = "leader"
     /\ flight[r] = 0
     /\ flight' = [flight EXCEPT ![r] = own[r]]
     /\ fired' = {}
-    /\ UNCHANGED <<life, lease, own, epoch, wrote, writer>>
+    /\ UNCHANGED <<life, lease, opening, own, epoch, wrote, writer>>
 
 \* A write reaches the journal, whatever became of its writer meanwhile.
 Arrive(r) ==
@@ -100,7 +117,7 @@ Arrive(r) ==
     /\ writer' = flight[r]
     /\ flight' = [flight EXCEPT ![r] = 0]
     /\ fired' = {}
-    /\ UNCHANGED <<life, lease, own, epoch>>
+    /\ UNCHANGED <<life, lease, opening, own, epoch>>
 
 \* It meets a newer epoch and changes nothing.
 Conflict(r) ==
@@ -109,23 +126,25 @@ Conflict(r) ==
     /\ flight' = [flight EXCEPT ![r] = 0]
     /\ IF life[r] = "leader"
        THEN /\ lease' = lease \ {r}
+            /\ own' = [own EXCEPT ![r] = 0]
             /\ To(r, "overtaken", "fenced")
        ELSE /\ fired' = {}
-            /\ UNCHANGED <<life, lease>>
-    /\ UNCHANGED <<own, epoch, wrote, writer>>
+            /\ UNCHANGED <<life, lease, own>>
+    /\ UNCHANGED <<opening, epoch, wrote, writer>>
 
 \* What was under way is answered, or will never take effect.
 Settle(r) ==
     /\ life[r] = "fenced"
+    /\ r \notin opening
     /\ flight[r] = 0
-    /\ own' = [own EXCEPT ![r] = 0]
     /\ To(r, "settled", "follower")
-    /\ UNCHANGED <<lease, flight, epoch, wrote, writer>>
+    /\ UNCHANGED <<lease, opening, own, flight, epoch, wrote, writer>>
 
 -----------------------------------------------------------------------------
 Init ==
     /\ life = [r \in Replicas |-> "follower"]
     /\ lease = {}
+    /\ opening = {}
     /\ own = [r \in Replicas |-> 0]
     /\ flight = [r \in Replicas |-> 0]
     /\ epoch = 0
@@ -138,7 +157,8 @@ Next ==
     \/ \E r \in Replicas : Acquire(r)
     \/ \E r \in Replicas : Lose(r)
     \/ \E r \in Replicas : Open(r)
-    \/ \E r \in Replicas : OpenFails(r)
+    \/ \E r \in Replicas, done \in BOOLEAN : OpenFails(r, done)
+    \/ \E r \in Replicas, done \in BOOLEAN : OpensLate(r, done)
     \/ \E r \in Replicas : Send(r)
     \/ \E r \in Replicas : Arrive(r)
     \/ \E r \in Replicas : Conflict(r)
@@ -152,7 +172,7 @@ FairSpec ==
         /\ WF_vars(Lose(r) /\ r \notin lease)
         /\ WF_vars(Arrive(r) \/ Conflict(r))
         /\ WF_vars(Settle(r))
-        /\ WF_vars(Open(r) \/ OpenFails(r))
+        /\ WF_vars(Open(r) \/ \E done \in BOOLEAN : OpenFails(r, done) \/ OpensLate(r, done))
 
 -----------------------------------------------------------------------------
 Lives == {"follower", "candidate", "leader", "fenced"}
@@ -162,6 +182,7 @@ TypeOK ==
     /\ writer \in 0..MaxEpoch
     /\ own \in [Replicas -> 0..MaxEpoch]
     /\ flight \in [Replicas -> 0..MaxEpoch]
+    /\ opening \subseteq {r \in Replicas : life[r] \in {"candidate", "fenced"}}
     /\ \A r, s \in lease : r = s
 
 \* Two that think that they lead have different epochs: at most one of them can write.

@@ -59,7 +59,7 @@ class Release(msgspec.Struct, frozen=True):
 
 
 class TakeOver(msgspec.Struct, frozen=True):
-    """Open the journal; answer with `opened` or `unopened`."""
+    """Open the journal; answer with `opened` or `unopened`, however late."""
 
 
 class Lead(msgspec.Struct, frozen=True):
@@ -67,7 +67,7 @@ class Lead(msgspec.Struct, frozen=True):
 
 
 class StandDown(msgspec.Struct, frozen=True):
-    """Write nothing any more; answer with `settled` when nothing is under way."""
+    """Write nothing any more; answer with `stood_down` when nothing is under way."""
 
     reason: str
 
@@ -89,6 +89,7 @@ class Leadership:
         self._seen_at = now  # when it was first seen like this
         self._renewed_at = now
         self._reason = ""
+        self._unanswered = 0  # takings over and standings down
         self._out: list[Effect] = []
 
     @property
@@ -150,14 +151,17 @@ class Leadership:
 
     # -------------------------------------------------------------------------- the journal
 
-    def opened(self) -> bool:
-        """False: the Lease was lost meanwhile; the journal is to be closed again."""
-        if self.state != "candidate":
-            return False
-        MODEL.fire(self, "opened")
-        return True
+    def opened(self) -> None:
+        """The journal is ours; if the Lease was lost meanwhile, it is to be closed again."""
+        self._unanswered -= 1
+        if self.state == "candidate":
+            MODEL.fire(self, "opened")
+        else:
+            self._reason = "the Lease was lost while the journal was opened"
+            self.stand_down()
 
     def unopened(self) -> None:
+        self._unanswered -= 1
         if self.state == "candidate":
             MODEL.fire(self, "unopened")
 
@@ -167,9 +171,13 @@ class Leadership:
             self._reason = reason
             MODEL.fire(self, "overtaken")
 
-    def settled(self) -> None:
+    def stood_down(self) -> None:
         """Nothing that this replica wrote is under way."""
-        if self.state == "fenced":
+        self._unanswered -= 1
+
+    def settle(self) -> None:
+        """Follow again, if all that was asked for is answered."""
+        if self.state == "fenced" and not self._unanswered:
             MODEL.fire(self, "settled")
 
     def stop(self) -> None:
@@ -187,12 +195,14 @@ class Leadership:
     # Effects of the model
 
     def take_over(self) -> None:
+        self._unanswered += 1
         self._out.append(TakeOver())
 
     def lead(self) -> None:
         self._out.append(Lead())
 
     def stand_down(self) -> None:
+        self._unanswered += 1
         self._out.append(StandDown(self._reason))
 
     def release(self) -> None:

@@ -136,7 +136,6 @@ class Elector:
         self._times = times or Times()
         self.core = Leadership(name, clock(), self._times)
         self._wake = asyncio.Event()
-        self.busy = 0  # takings over and standings down under way
 
     def overtaken(self, reason: str) -> None:
         """A write met a newer epoch."""
@@ -178,17 +177,14 @@ class Elector:
                         tasks.create_task(self._release(effect), name="lease-release")
                     case TakeOver():
                         self._log.info("holds the lease")
-                        self.busy += 1
                         tasks.create_task(self._open(), name="journal-open")
                     case Lead():
                         self._log.info("leading")
                         self._lead()
                     case StandDown(reason):
                         self._log.warning("stands down", reason=reason)
-                        self.busy += 1
                         tasks.create_task(self._down(reason), name="stand-down")
-        if self.core.state == "fenced" and not self.busy:
-            self.core.settled()
+        self.core.settle()
 
     async def _look(self) -> None:
         try:
@@ -224,18 +220,14 @@ class Elector:
     async def _open(self) -> None:
         try:
             await self._take_over()
-            if not self.core.opened():
-                await self._stand_down("the Lease was lost while the journal was opened")
         except ReconcilerError as error:
             self._log.error("journal", reason=str(error))
             self.core.unopened()
-        finally:
-            self.busy -= 1
-            self._wake.set()
+        else:
+            self.core.opened()
+        self._wake.set()
 
     async def _down(self, reason: str) -> None:
-        try:
-            await self._stand_down(reason)
-        finally:
-            self.busy -= 1
-            self._wake.set()
+        await self._stand_down(reason)
+        self.core.stood_down()
+        self._wake.set()
