@@ -12,7 +12,7 @@ TRIPLET := $(shell gcc -dumpmachine 2>/dev/null || echo $(shell uname -m)-linux-
 SPEC_TESTS := $(addprefix tests/integration/test_,specs.py traces.py check.py check_apalache.py \
   specs_apalache.py formal_tlc.py formal_docs.py tracecheck.py xds_traces.py evidence.py fuzz.py)
 
-.PHONY: setup system build check test demo bench clean help
+.PHONY: setup system build check test demo demo-kubernetes bench clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -73,6 +73,10 @@ test: setup ## everything: unit, property, specs, real packets, a real Kubernete
 
 demo: setup ## the main job: a cluster on this machine, policies enforced on real packets
 	@$(BIN)/reconciler demo
+
+demo-kubernetes: setup ## 20,000 pods at a real API server: relabelled, the leader killed, on real packets
+	@$(KUBERNETES_BUILD)
+	@$(BIN)/reconciler demo --kubernetes
 
 bench: setup ## print each budget beside what was measured
 	@$(BIN)/python -m bench

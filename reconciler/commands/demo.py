@@ -38,6 +38,14 @@ def _demo(
     manifests: Annotated[
         Path | None, typer.Option("--manifests", help="Other manifests than the shop's.")
     ] = None,
+    kubernetes: Annotated[
+        bool,
+        typer.Option(
+            "--kubernetes", help="A large cluster at a real API server, its leader killed."
+        ),
+    ] = False,
+    pods: Annotated[int, typer.Option("--pods", help="With --kubernetes: how many.")] = 20_000,
+    nodes: Annotated[int, typer.Option("--nodes", help="With --kubernetes: how many.")] = 200,
 ) -> None:
     source = manifests or Path(reconciler.__file__).parent.parent / "demo" / "shop"
     if not source.is_dir():
@@ -47,7 +55,10 @@ def _demo(
     reason = "" if not memory else "asked for with --memory"
     reason = reason or _no_kernel()
     begin = time.monotonic()
-    results = _run(source, reason, screen, keep)
+    if kubernetes:
+        results = _run_kubernetes(pods, nodes, reason, screen, keep)
+    else:
+        results = _run(source, reason, screen, keep)
     took = time.monotonic() - begin
     ok = all(part.ok for part in results)
     if as_json:
@@ -82,6 +93,21 @@ def _no_kernel() -> str:
         if reason := features.missing(name):
             return str(reason)
     return ""
+
+
+def _run_kubernetes(pods: int, nodes: int, reason: str, screen: Screen, keep: bool) -> list[Any]:
+    from reconciler.commands import demo_scale
+    from reconciler.commands.demo_cluster import clean_up_after_others
+    from reconciler.testing.kubernetes.population import Size
+
+    size = Size(pods, nodes)
+    size.check()
+    clean_up_after_others()
+    if reason:
+        screen.say(
+            f"The datapath is in memory ({reason}): no real packets, the same maps and verdicts."
+        )
+    return demo_scale.run(size, reason, screen, keep)
 
 
 def _run(source: Path, reason: str, screen: Screen, keep: bool) -> list[Any]:

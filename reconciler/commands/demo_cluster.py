@@ -63,12 +63,13 @@ def clean_up_after_others() -> None:
             if not owner.isdigit() or Path("/proc", owner).exists():
                 continue
             if directory == BPFFS:
-                _remove_pins(path)
+                remove_pins(path)
             else:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _remove_pins(path: Path) -> None:
+def remove_pins(path: Path) -> None:
+    """What each node pinned below, and the directory."""
     from reconciler.datapath import pins
 
     for node in path.iterdir():
@@ -153,7 +154,7 @@ class DemoCluster:
 
     def _unpin(self) -> None:
         if self._pins.is_dir():
-            _remove_pins(self._pins)
+            remove_pins(self._pins)
 
     def _stop(self) -> None:
         for process in self._processes.values():

@@ -13,20 +13,29 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Final
+from typing import Final, Protocol
 
 import aiohttp
 import msgspec
 
-from reconciler.commands.demo_cluster import DemoCluster
+from reconciler.testing.topology import Spec
 from reconciler.testing.traffic import FlowReport, Way
 
 _PROTOCOLS: Final = {"TCP": "6", "UDP": "17"}
 _AT_ONCE: Final = 16
 
 
+class Agents(Protocol):
+    """spec: the pods; nodes: those with an agent."""
+
+    spec: Spec
+    nodes: tuple[str, ...]
+
+    def agent_status(self, node: str) -> str: ...
+
+
 class MemoryProber:
-    def __init__(self, cluster: DemoCluster) -> None:
+    def __init__(self, cluster: Agents) -> None:
         self._node_of = {pod.name: pod.node for pod in cluster.spec.pods}
         self._addresses = {pod.name: pod.addresses for pod in cluster.spec.pods}
         self._sockets = {

@@ -51,12 +51,18 @@ class Screen:
         with working(what):
             yield
 
+    def progress(self, text: str) -> None:
+        """How far something is, that takes minutes; where a spinner can't say it."""
+        if not self._quiet and not sys.stderr.isatty():
+            print(f"... {text}", file=sys.stderr, flush=True)
+
     def show(self, part: Any) -> None:
         from rich.padding import Padding
         from rich.text import Text
 
         self.say()
-        self._out.rule(f"[bold]{part.title}[/bold]  ({part.seconds:.1f} s)", align="left")
+        took = f"  ({part.seconds:.1f} s)" if part.seconds else ""
+        self._out.rule(f"[bold]{part.title}[/bold]{took}", align="left")
         for line in part.lines:
             if isinstance(line, Table):
                 self._draw(line)

@@ -71,8 +71,13 @@ class _Flow:
 class Traffic:
     """Servers and flows in one background thread, while in the context."""
 
-    def __init__(self, topology: Topology, ports: Iterable[tuple[str, int]]) -> None:
-        """ports: ("TCP" | "UDP", number), open on every pod and on the world's addresses."""
+    def __init__(
+        self, topology: Topology, ports: Iterable[tuple[str, int]], *, period: float = 0.005
+    ) -> None:
+        """ports: ("TCP" | "UDP", number), open on every pod and on the world's addresses.
+
+        period: seconds between two messages of a flow
+        """
         self._topology = topology
         self._ports = tuple(dict.fromkeys(ports))
         self._selector = selectors.DefaultSelector()
@@ -82,7 +87,7 @@ class Traffic:
         self._flows: dict[int, _Flow] = {}
         self._next_flow = 1
         self._arrived: Counter[int] = Counter()
-        self._period = 0.005
+        self._period = period
 
     def __enter__(self) -> Traffic:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -182,7 +187,7 @@ class Traffic:
     # ------------------------------------------------------------------------------ flows
 
     def flow(self, way: Way) -> int:
-        """Begin a flow, 200 messages a second, each answered by an echo. Its number is its name in
+        """Begin a flow, a message each period, each answered by an echo. Its number is its name in
         `report`. TCP: connected first; OSError if that fails."""
         sock = self._socket(way)
         if way.protocol == "TCP":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from signal import SIGCONT, SIGTERM, Signals
@@ -33,9 +33,14 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 class Process:
-    """One run of `command`; everything that it prints is appended to `log`."""
+    """One run of `command`; everything that it prints is appended to `log`.
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
+    environment: beside this process's own
+    """
+
+    def __init__(
+        self, command: Sequence[str], log: Path, *, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.name, self.log = Path(command[0]).name, log
         bound = [sys.executable, "-ISc", _BOUND, str(os.getpid())]
         with open(log, "ab") as output:
@@ -46,6 +51,7 @@ class Process:
                 stdout=output,
                 stderr=output,
                 cwd=log.parent,
+                env={**os.environ, **(environment or {})},
                 start_new_session=True,  # a Ctrl-C is for the test, which then ends this in order
             ).result()
 
