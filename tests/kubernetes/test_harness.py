@@ -48,6 +48,17 @@ def test_staged_modules_are_taken_as_published() -> None:
         build.go_mod("module k8s.io/kubernetes\n\ngo 1.26.0\n", "v1.37.2")
 
 
+def test_helm_is_built_with_what_kubernetes_is_built_with() -> None:
+    assert build.helm_go_mod(THEIRS, "v1.37.2", "v4.3.1").splitlines() == [
+        "module reconciler.test/helm",
+        "go 1.26.0",
+        "require helm.sh/helm/v4 v4.3.1",
+        "replace k8s.io/api => k8s.io/api v0.37.2",
+        "replace k8s.io/client-go => k8s.io/client-go v0.37.2",
+        "replace example.org/other => example.org/other v1.2.3",
+    ]
+
+
 @pytest.mark.parametrize(
     ("said", "version"),
     [

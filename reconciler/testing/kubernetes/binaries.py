@@ -15,6 +15,7 @@ from typing import Final
 from reconciler.errors import ConfigError
 
 KUBERNETES: Final = "v1.37.2"
+HELM: Final = "v4.3.1"
 KWOK: Final = "v0.8.0"
 BUILD: Final = "python -m reconciler.testing.kubernetes.build"
 
@@ -31,6 +32,10 @@ def apiserver_path() -> Path:
     return cache() / f"kubernetes-{KUBERNETES}" / "kube-apiserver"
 
 
+def helm_path() -> Path:
+    return cache() / f"helm-{HELM}" / "helm"
+
+
 def kwok_path() -> Path:
     return cache() / f"kwok-{KWOK}" / "kwok"
 
@@ -43,6 +48,11 @@ def failure_path() -> Path:
 def apiserver() -> Path:
     """ConfigError says that it is missing, and how to get it."""
     return _built(apiserver_path())
+
+
+def helm() -> Path:
+    """As `apiserver`."""
+    return _built(helm_path())
 
 
 def kwok() -> Path:

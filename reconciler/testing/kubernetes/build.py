@@ -1,4 +1,4 @@
-"""Builds kube-apiserver and KWOK from their Go modules, once: `python -m` this module.
+"""Builds kube-apiserver, Helm and KWOK from their Go modules, once: `python -m` this module.
 
 What is there already is not built again. A build that was interrupted goes on where Go's own build
 cache is; two at a time are one, since the second waits for the first. A program appears under its
@@ -45,6 +45,7 @@ TRIES: Final = 3
 """Of a step that downloads."""
 
 MODULE: Final = "k8s.io/kubernetes"
+HELM_MODULE: Final = "helm.sh/helm/v4"
 
 MAIN: Final = """\
 package main
@@ -74,20 +75,22 @@ def build() -> None:
     root = binaries.cache()
     root.mkdir(parents=True, exist_ok=True)
     with _alone(root / "build.lock"):
-        missing = [
-            path
-            for path in (binaries.apiserver_path(), binaries.kwok_path())
-            if not os.access(path, os.X_OK)
-        ]
+        programs = {
+            binaries.apiserver_path(): _kube_apiserver,
+            binaries.helm_path(): _helm,
+            binaries.kwok_path(): _kwok,
+        }
+        missing = [path for path in programs if not os.access(path, os.X_OK)]
         if not missing:
-            _say(f"kube-apiserver {binaries.KUBERNETES} and KWOK {binaries.KWOK} are in {root}")
+            _say(
+                f"kube-apiserver {binaries.KUBERNETES}, Helm {binaries.HELM} and KWOK "
+                f"{binaries.KWOK} are in {root}"
+            )
             return
         try:
             go = _Go(find_go(root))
-            if binaries.apiserver_path() in missing:
-                _kube_apiserver(go, root)
-            if binaries.kwok_path() in missing:
-                _kwok(go)
+            for path in missing:
+                programs[path](go)
         except ReconcilerError as error:
             binaries.failure_path().write_text(f"{error}\n")
             raise
@@ -183,14 +186,17 @@ class _Download(msgspec.Struct, rename="pascal"):
     go_mod: str
 
 
-def _kube_apiserver(go: _Go, root: Path) -> None:
+def _read_go_mod(go: _Go, module: str, version: str, at: Path) -> str:
+    said = go.run("mod", "download", "-json", f"{module}@{version}", at=at, tries=TRIES)
+    return Path(msgspec.json.decode(said, type=_Download).go_mod).read_text()
+
+
+def _kube_apiserver(go: _Go) -> None:
     version, target = binaries.KUBERNETES, binaries.apiserver_path()
     _say(f"kube-apiserver {version}: reading its modules")
-    work = root / f"kubernetes-{version}" / "build"
+    work = target.parent / "build"
     work.mkdir(parents=True, exist_ok=True)
-    said = go.run("mod", "download", "-json", f"{MODULE}@{version}", at=work, tries=TRIES)
-    theirs = Path(msgspec.json.decode(said, type=_Download).go_mod).read_text()
-    (work / "go.mod").write_text(go_mod(theirs, version))
+    (work / "go.mod").write_text(go_mod(_read_go_mod(go, MODULE, version, work), version))
     (work / "main.go").write_text(MAIN)
     go.run("mod", "tidy", at=work, tries=TRIES)
     _say(f"kube-apiserver {version}: compiling, about ten minutes of processor time")
@@ -203,6 +209,23 @@ def _kube_apiserver(go: _Go, root: Path) -> None:
     os.replace(part, target)
     shutil.rmtree(work)
     _say(f"kube-apiserver {version}: {target}, {target.stat().st_size >> 20} MB")
+
+
+def _helm(go: _Go) -> None:
+    version, target = binaries.HELM, binaries.helm_path()
+    _say(f"Helm {version}: compiling")
+    work = target.parent / "build"
+    work.mkdir(parents=True, exist_ok=True)
+    theirs = _read_go_mod(go, MODULE, binaries.KUBERNETES, work)
+    (work / "go.mod").write_text(helm_go_mod(theirs, binaries.KUBERNETES, version))
+    part = work / "helm"
+    flags = f"-s -w -X {HELM_MODULE}/internal/version.version={version}"
+    what = f"{HELM_MODULE}/cmd/helm"
+    go.run("build", "-v", "-ldflags", flags, "-o", str(part), what, at=work, tries=TRIES)
+    _check(part, "version", version)
+    os.replace(part, target)
+    shutil.rmtree(work)
+    _say(f"Helm {version}: {target}, {target.stat().st_size >> 20} MB")
 
 
 def _kwok(go: _Go) -> None:
@@ -238,6 +261,31 @@ def go_mod(theirs: str, version: str) -> str:
             debug[0] if debug else "",
             f"require {MODULE} {version}",
             *(f"replace {module} => {module} {published}" for module in staged),
+            "",
+        ]
+    )
+
+
+def helm_go_mod(theirs: str, kubernetes: str, version: str) -> str:
+    """A module that needs Helm, from Kubernetes' own go.mod.
+
+    What Kubernetes needs as well is taken in Kubernetes' version: then most of Helm is compiled
+    already. Helm asks for newer ones of some (golang.org/x), without using what is new.
+    """
+    mine = go_mod(theirs, kubernetes).splitlines()
+    staged = {line.split()[1] for line in mine if line.startswith("replace ")}
+    needed = [
+        (module, at)
+        for module, at in re.findall(r"^\s+(\S+) (v\S+)", theirs, re.MULTILINE)
+        if module not in staged
+    ]
+    return "\n".join(
+        [
+            "module reconciler.test/helm",
+            mine[1],
+            f"require {HELM_MODULE} {version}",
+            *(line for line in mine if line.startswith("replace ")),
+            *(f"replace {module} => {module} {at}" for module, at in needed),
             "",
         ]
     )
