@@ -25,10 +25,12 @@ from reconciler.testing.kubernetes import Cluster
 from tests.kubernetes.api import Api
 from tests.kubernetes.deployed import NAMESPACE, PATHS, RBAC_FILE
 from tests.kubernetes.identities import IDENTITIES, JOURNALS, clean, identities, identity, journal
-from tests.kubernetes.test_replicas import WAIT, Plane
+from tests.kubernetes.plane import WAIT, Plane
 
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:reconciler-server"
 GROUPS = ("system:serviceaccounts", "system:authenticated")
+POLICIES = "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies"
+REALIZATIONS = "/apis/reconciler.io/v1alpha1/namespaces/{}/policyrealizations"
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
 POLICY = {
     "apiVersion": "audit.k8s.io/v1",
@@ -92,16 +94,20 @@ def granted(objects: list[dict[str, Any]]) -> set[Right]:
 
 def asked(log: Path) -> tuple[set[Right], list[str]]:
     """(what was asked for, requests that were forbidden). Discovery, which needs no role, is
-    nobody's right."""
+    nobody's right. An apply that makes its object, a patch that is answered 201, is allowed by the
+    API server to who may create as well."""
     rights, refused = set(), []
     for line in log.read_text().splitlines():
         event = json.loads(line)
         about = event.get("objectRef")
         if about is None:
             continue
-        right = (about.get("apiGroup", ""), about["resource"], event["verb"])
-        rights.add(right)
-        if event.get("responseStatus", {}).get("code") == 403:
+        resource = "/".join(filter(None, (about["resource"], about.get("subresource"))))
+        code = event.get("responseStatus", {}).get("code")
+        made = event["verb"] == "patch" and code == 201
+        for verb in (event["verb"], *(["create"] if made else [])):
+            rights.add((about.get("apiGroup", ""), resource, verb))
+        if code == 403:
             refused.append(event["requestURI"])
     return rights, refused
 
@@ -128,6 +134,14 @@ async def test_every_verb_of_the_role_is_used_and_no_other(
     )  # fmt: skip
     await plane.until(lambda: plane.committed(node))
 
+    # How far a policy is enforced: an object beside it, changed when it has changed.
+    await api.policy(shop, "one", {"podSelector": {}, "ingress": [{"ports": [{"port": 80}]}]})
+    await until(plane, lambda: realized(api, shop, 1))
+    change = {"spec": {"ingress": [{"ports": [{"port": 81}]}]}}
+    await api.patch(f"{POLICIES.format(shop)}/one", change)
+    await until(plane, lambda: realized(api, shop, 2))
+    await api.delete(f"{POLICIES.format(shop)}/one")
+
     # Identities: written, repaired after a foreign edit, a foreign one said to be none, deleted.
     (row,) = await asyncio.to_thread(plane.identities, "r1", shop)
     number = row["number"]
@@ -142,7 +156,7 @@ async def test_every_verb_of_the_role_is_used_and_no_other(
     for times in (1, 2):
         await api.policy(shop, "wide", TOO_MANY)
         await until(plane, lambda times=times: said(api, "NetworkPolicy", times))  # type: ignore[misc]
-        await api.delete(f"/apis/networking.k8s.io/v1/namespaces/{shop}/networkpolicies/wide")
+        await api.delete(f"{POLICIES.format(shop)}/wide")
         await plane.until(lambda: not alarms(plane))
     await api.node("n2", "nonsense")
     await until(plane, lambda: said(api, "Node"))
@@ -255,6 +269,12 @@ async def said(api: Api, kind: str, times: int = 1) -> bool:
     items = (await api.get("/apis/events.k8s.io/v1/events"))["items"]
     about = [item for item in items if item["regarding"]["kind"] == kind]
     return any((item.get("series") or {"count": 1})["count"] >= times for item in about)
+
+
+async def realized(api: Api, namespace: str, generation: int) -> bool:
+    """Whether it is said that the only policy is enforced as it is by now."""
+    items = (await api.get(REALIZATIONS.format(namespace)))["items"]
+    return [each["status"]["observedGeneration"] for each in items] == [generation]
 
 
 async def absent_lease(client: ApiClient, name: str) -> bool:
