@@ -131,6 +131,7 @@ class Intake:
             self._leader(journal, now) if leading else self._follower(journal)
         )
         self.compiler = Compiler(config.filter)
+        self._room: tuple[int, int] | None = None  # of the journal, as it was last told
         self._queue: list[Change] = []
         self._read: Mapping[str, int] = {}  # positions of what is queued
         self.positions: Mapping[str, int] = {}  # and of what is applied: kind → resource version
@@ -155,6 +156,8 @@ class Intake:
     def lead(self, journal: JournalState, now: float) -> None:
         """Give numbers from now on; the journal is ours, in this state."""
         allocator = self._leader(journal, now)
+        if self._room is not None:
+            allocator.room(*self._room)
         self._swap(allocator)
         allocator.bind(self._groups_with, now)
 
@@ -168,6 +171,12 @@ class Intake:
         followed = self._follower(journal if journal.revision > own.revision else own)
         self._swap(followed)
         followed.bind(self._groups_with, now)
+
+    def room(self, revision: int, size: int) -> None:
+        """What the journal has room for (`Allocator.room`); of a follower's for when it leads."""
+        self._room = revision, size
+        if isinstance(self.allocator, Allocator):
+            self.allocator.room(revision, size)
 
     def batch(self, now: float) -> JournalBatch | None:
         """The next journal write, if one is due and none is under way."""

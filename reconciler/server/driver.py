@@ -102,6 +102,13 @@ class Driver:
             self._plane.hold_back(numbers, self._clock())
             self._carry_out()
 
+    def room(self, revision: int, size: int) -> None:
+        """What the journal has room for; see `Allocator.room`."""
+        self._plane.intake.room(revision, size)
+        if self._plane.leading:
+            self._plane.tick(self._clock())
+            self._carry_out()
+
     async def written(self) -> None:
         """Until no journal write is under way."""
         if self._writes:

@@ -85,9 +85,9 @@ class Plane:
         process.kill()
         process.wait()
 
-    async def until(self, condition: Callable[[], object]) -> None:
+    async def until(self, condition: Callable[[], object], seconds: float = WAIT) -> None:
         try:
-            async with asyncio.timeout(WAIT):
+            async with asyncio.timeout(seconds):
                 while not await asyncio.to_thread(_holds, condition):
                     await asyncio.sleep(0.05)
         except TimeoutError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reconciler.core.identity.allocator import ENTRY_BYTES, WAVE_BYTES
 from tests.unit.test_allocator import DB, DNS, DRAIN, JOB, WEB, World
 
 
@@ -58,3 +59,68 @@ def test_number_that_is_held_back_while_it_is_given_or_freed() -> None:
     assert world.allocator.usage() == (1, 3), "set aside is not free"
     world.allocator.hold_back([])
     assert world.allocator.usage() == (0, 3)
+
+
+def _large(count: int) -> list[str]:
+    """Each takes a tenth of a wave."""
+    size = WAVE_BYTES // 10 - ENTRY_BYTES
+    return [f"k8s:n{n:03}=".ljust(size - 1, "x") + ";" for n in range(count)]
+
+
+def test_no_more_is_given_than_the_journal_has_room_for() -> None:
+    world = World(size=100)
+    label_sets = _large(25)
+    world.allocator.room(world.state.revision, WAVE_BYTES)
+    world.bind(*label_sets)
+    assert [each for each, _ in world.write().activated] == label_sets[:10]
+    # What it was told of is used up; it waits to be told of more, and asks for no turn of its own
+    assert world.nothing_to_write()
+    assert world.allocator.next_deadline(world.now) is None
+    assert world.allocator.unserved()
+    world.allocator.room(world.state.revision, WAVE_BYTES - 1)
+    assert world.nothing_to_write(), "less than a wave, and more than that is waiting"
+    assert world.allocator.next_deadline(world.now) is None
+    world.allocator.room(world.state.revision, WAVE_BYTES)
+    assert world.allocator.next_deadline(world.now) == world.now
+    assert [each for each, _ in world.write().activated] == label_sets[10:20]
+    world.allocator.room(world.state.revision, WAVE_BYTES // 2)
+    assert [each for each, _ in world.write().activated] == label_sets[20:], "all that waits fits"
+    assert not world.allocator.unserved()
+
+
+def test_numbers_are_taken_back_while_there_is_no_room_to_give_any() -> None:
+    world = World(size=100)
+    world.bind(WEB)
+    world.write()
+    world.allocator.room(world.state.revision, 0)
+    world.bind(DB)
+    assert world.nothing_to_write()
+    world.release(WEB)
+    world.now += DRAIN
+    batch = world.batch()
+    assert (batch.retire, batch.allocate) == ((256,), ())
+    world.commit(batch)
+    assert world.nothing_to_write()
+
+
+def test_room_that_is_told_of_while_a_write_is_under_way() -> None:
+    label_sets = _large(40)
+    for told_after in (False, True):
+        world = World(size=100)
+        world.allocator.room(world.state.revision, WAVE_BYTES)
+        world.bind(*label_sets)
+        batch = world.batch()
+        revision = world.state.revision
+        # Either the journal doesn't have the write yet, or it does and the answer is on its way
+        world.allocator.room(revision + told_after, 2 * WAVE_BYTES)
+        world.commit(batch)
+        world.allocator.room(revision, 9 * WAVE_BYTES)  # of an older revision: no news
+        assert len(world.write().activated) == (20 if told_after else 10)
+
+
+def test_label_set_that_never_fits_is_refused_where_that_is_seen() -> None:
+    world = World(size=100)
+    huge = f"k8s:z={'z' * 2 * WAVE_BYTES};"
+    world.allocator.room(world.state.revision, WAVE_BYTES)
+    world.bind(huge, WEB)
+    assert [label_set for _, label_set in world.batch().allocate] == [huge]

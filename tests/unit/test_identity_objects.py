@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from reconciler.core.identity import POOL, Entry, JournalBatch
+from reconciler.core.identity.allocator import ENTRY_BYTES
 from reconciler.core.identity.objects import (
     BIRTH,
     MAX_SPEC_BYTES,
@@ -138,6 +139,28 @@ def test_journal_with_every_number_in_use_leaves_room_for_a_batch() -> None:
     entries = [Entry(n, 1 << 40, f"k8s:app=n{n};", "retiring") for n in POOL]
     size = len(msgspec.json.encode(encode(ledger(*entries), WRITER)))
     assert size < MAX_SPEC_BYTES - 650_000
+
+
+@pytest.mark.parametrize("held", [0, 3_000])
+def test_what_the_journal_says_it_has_room_for_fits_and_hardly_more(held: int) -> None:
+    def text(n: int) -> str:
+        return f"k8s:app=n{n};".ljust(300, "x")
+
+    entries = [Entry(n, 1 << 20, text(n), "active") for n in range(256, 256 + held)]
+    pending = tuple(entry.number for entry in entries)
+    register = Register(ledger(*entries, pending=pending), entries)
+    register.materialised = set(pending[: held // 2])
+    register.ledger = msgspec.structs.replace(register.ledger, revision=1 << 20)
+    count = register.room() // (300 + ENTRY_BYTES)
+    numbers = range(256 + held, 256 + held + count)
+    batch = JournalBatch(
+        epoch=register.ledger.epoch,
+        expected=1 << 20,
+        allocate=tuple((n, text(n)) for n in numbers),
+        retire=(), revive=(), free=(), cursor=256,
+    )  # fmt: skip
+    size = len(msgspec.json.encode(encode(register.after(register.batch(batch)), WRITER)))
+    assert 0.9 * MAX_SPEC_BYTES < size <= MAX_SPEC_BYTES
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,10 @@ which digests and bitmaps take up to 0.7. A larger label set is written alone.""
 ENTRY_BYTES: Final = 64
 """What an entry takes besides its label set, where it is written as text."""
 
+WAVE_BYTES: Final = 300_000
+"""Of a journal that is nearly full: for less room than this, or than what waits takes, no write is
+made. Each one writes the whole object."""
+
 QUEUED: Final = ("waiting", "recalled", "draining")
 
 SPEC: Final = "Allocation"
@@ -89,6 +93,8 @@ class Allocator:
         }
         self._flight: _Flight | None = None
         self._deposed = False
+        self._room: int | None = None  # None: no bound
+        self._room_at = state.revision
         self._published = self._clear_before = 0
         self._adopt(state, now)
         if self._trace is not None:
@@ -140,6 +146,16 @@ class Allocator:
         self._set_aside = self._free & BitMap(self._held_back)
         self._free -= self._set_aside
 
+    def room(self, revision: int, size: int) -> None:
+        """The journal has room for so many bytes of label sets, `ENTRY_BYTES` more each, at this
+        revision of it. It has room for any until this is called.
+
+        What doesn't fit waits, for a call that says more: numbers are given in as many writes as
+        that takes. Numbers are taken back meanwhile.
+        """
+        if revision >= self._room_at:
+            self._room, self._room_at = size, revision
+
     # The journal
 
     def next_batch(self, now: float) -> JournalBatch | None:
@@ -184,6 +200,10 @@ class Allocator:
         flight = self._landed()
         self._registry.deadline = now + self._drain_seconds
         self._revision, self._cursor = revision, flight.batch.cursor
+        if self._room is not None and self._room_at < revision:
+            given = (label_set for _, label_set in flight.batch.allocate)
+            self._room -= sum(len(label_set) + ENTRY_BYTES for label_set in given)
+            self._room_at = revision
         for number, label_set in flight.batch.allocate:
             self._free.discard(number)
             self._set_aside.discard(number)
@@ -328,7 +348,7 @@ class Allocator:
         """When `next_batch` has something to do if nothing else happens; None: never."""
         if self._flight is not None or self._deposed:
             return None
-        if self._queues["recalled"] or (self._queues["waiting"] and self._free):
+        if self._queues["recalled"] or (self._free and self._fitting()):
             return now
         if next(self._clear(), None) is not None:
             return now
@@ -373,10 +393,15 @@ class Allocator:
                 yield entry
 
     def _fitting(self) -> int:
-        """How many of those that wait fit in one write; one of any size does."""
+        """How many of those that wait fit in one write; one of any size does, where there is room
+        for a wave."""
         waiting = self._queues["waiting"]
+        room = MAX_BATCH_BYTES if self._room is None else min(self._room, MAX_BATCH_BYTES)
         sizes = accumulate(len(label_set) + ENTRY_BYTES for label_set in waiting)
-        return max(sum(1 for _ in takewhile(MAX_BATCH_BYTES.__ge__, sizes)), min(1, len(waiting)))
+        fitting = sum(1 for _ in takewhile(room.__ge__, sizes))
+        if fitting == len(waiting) or room >= WAVE_BYTES:
+            return max(fitting, min(1, len(waiting)))
+        return 0
 
     def _next_numbers(self, wanted: int) -> list[int]:
         """Free numbers from the cursor on, once around the pool."""

@@ -49,6 +49,9 @@ MAX_SPEC_BYTES: Final = 1_400_000
 
 MAX_NUMBER: Final = 65535
 
+_REVISION_BYTES: Final = 20  # of a number of 64 bits, with a comma
+_REST_BYTES: Final = 1_000  # names of fields, numbers, the writer's mark
+
 _OWNED: Final = 1 << 63
 _SURPLUS: Final = "reconciler:surplus="
 
@@ -218,6 +221,13 @@ def encode(ledger: Ledger, writer: Writer) -> JournalSpec:
         counts=Counts(len(numbers), len(ledger.retiring), len(pending)),
         writer=writer,
     )
+
+
+def fixed_bytes(ledger: Ledger) -> int:
+    """Of the spec as JSON without its pending entries, or somewhat more."""
+    bitmaps = 2 * 4 * ((MAX_NUMBER // 8 + 1) // 3 + 1)
+    digests = 4 * (8 * len(ledger.digests) // 3 + 1)
+    return bitmaps + digests + _REVISION_BYTES * len(ledger.adoptions) + _REST_BYTES
 
 
 def decode(spec: JournalSpec) -> Ledger:

@@ -15,6 +15,7 @@ from typing import Literal
 
 import msgspec
 
+from reconciler.core.identity.allocator import ENTRY_BYTES
 from reconciler.core.identity.journal import (
     Entry,
     JournalBatch,
@@ -23,10 +24,12 @@ from reconciler.core.identity.journal import (
     contradiction,
 )
 from reconciler.core.identity.objects import (
+    MAX_SPEC_BYTES,
     CiliumIdentity,
     Ledger,
     Pending,
     digest,
+    fixed_bytes,
     is_nobody,
     proven,
     says,
@@ -147,6 +150,13 @@ class Register:
         if entry is None or entry.phase != old or number in changed:
             raise contradiction(f"number {number} is not {old}")
         return msgspec.structs.replace(entry, phase=new)
+
+    def room(self) -> int:
+        """Bytes of label sets, `ENTRY_BYTES` more for each, that the next write may give numbers;
+        below 0 where the object is too large already."""
+        pending = self._pending().values()
+        held = sum(len(each.labels.encode()) + ENTRY_BYTES for each in pending)
+        return MAX_SPEC_BYTES - fixed_bytes(self.ledger) - held
 
     def after(self, change: Change) -> Ledger:
         """The journal's content with the change."""

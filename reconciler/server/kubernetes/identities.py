@@ -5,6 +5,10 @@
     objects.loaded()                                     # the first list has been told
     await objects.run()                                  # while this server leads
 
+What the journal has room for follows from which entries have no object yet, and is told by `room`.
+While it is less than one write may need, label sets may be waiting: then objects don't wait for
+`rate`.
+
 What is due is worked out for each number by itself, from the journal's entry and the object as it
 was last seen, whenever one of both has changed; so it may be interrupted at any point, begin anew
 in another process, and be done twice. Writes name what was read (UID and resourceVersion), so a
@@ -27,6 +31,7 @@ from typing import Final
 
 import msgspec
 
+from reconciler.core.identity.allocator import MAX_BATCH_BYTES
 from reconciler.core.identity.objects import (
     AllocationJournal,
     CiliumIdentity,
@@ -59,6 +64,9 @@ MERGE_PATCH: Final = "application/merge-patch+json"
 CONFLICT: Final = 409
 NOT_FOUND: Final = 404
 
+_TELL_EVERY: Final = 256
+"""Objects written before it is told again what the journal has room for."""
+
 _YIELD_EVERY: Final = 64
 """Numbers looked at, some 30 µs each, before others on the event loop have their turn."""
 
@@ -83,6 +91,7 @@ class Materialiser:
     report:    told what somebody did to an object, and what can't be written
     hold_back: told, whenever they are others than `journal.held_at_open` or than told before, the
                numbers that must be neither given nor taken back (`Allocator.hold_back`)
+    room:      told what the journal has room for, when that has changed (`KubernetesJournal.room`)
     done:      writes of objects that took effect, by kind
     failed:    writes that did not, and were put off
     """
@@ -95,6 +104,7 @@ class Materialiser:
         *,
         report: Callable[[Rejected], None],
         hold_back: Callable[[frozenset[int]], None] = lambda _: None,
+        room: Callable[[int, int], None] = lambda revision, size: None,
         random: Callable[[], float],
         pace: Pace = Pace(),  # noqa: B008 - a frozen value
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -102,7 +112,10 @@ class Materialiser:
         self.done: Counter[str] = Counter()
         self.failed = 0
         self._client, self._journal, self._thread = client, journal, thread
-        self._report, self._hold_back = report, hold_back
+        self._report, self._hold_back, self._room = report, hold_back, room
+        self._told = (-1, 0)  # by `room`
+        self._told_at = 0  # how many objects had been written
+        self._full = False  # the journal
         self._random, self._pace, self._sleep = random, pace, sleep
         self._loop = asyncio.get_running_loop()
         self._loaded = False
@@ -173,11 +186,15 @@ class Materialiser:
     async def _work(self, tasks: asyncio.TaskGroup) -> None:
         looked = 0
         while True:
-            for number in self._journal.touched():
+            touched = self._journal.touched()
+            for number in touched:
                 self._want(number)
+            if touched or (self._full and self.done.total() >= self._told_at + _TELL_EVERY):
+                self._tell_room()
             number = next((each for each in self._due if each not in self._busy), -1)
             if number < 0:
                 self._tell_held_back()
+                self._tell_room()
                 return
             await self._slots.acquire()
             del self._due[number]
@@ -196,7 +213,8 @@ class Materialiser:
                 continue
             self._busy.add(number)
             self._written.set()  # perhaps the journal has to hold the entry again
-            await self._bucket.take()
+            if not self._full:
+                await self._bucket.take()
             tasks.create_task(self._carry_out(todo), name=f"ciliumidentity-{number}")
 
     async def _carry_out(self, todo: Action) -> None:
@@ -323,6 +341,14 @@ class Materialiser:
         if held != self._held:
             self._held = held
             self._hold_back(held)
+
+    def _tell_room(self) -> None:
+        self._told_at = self.done.total()
+        found = self._journal.room()
+        self._full = found[1] < MAX_BATCH_BYTES
+        if found != self._told:
+            self._told = found
+            self._room(*found)
 
     # The journal
 

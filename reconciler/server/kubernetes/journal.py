@@ -205,6 +205,14 @@ class KubernetesJournal:
         with self._lock:
             return held_back(objects, {} if self._register is None else self._register.entries)
 
+    def room(self) -> tuple[int, int]:
+        """(revision, bytes): what the next write has room for (`Allocator.room`), now that these
+        entries have objects. From any thread."""
+        with self._lock:
+            if self._register is None:
+                return 0, 0
+            return self._register.ledger.revision, self._register.room()
+
     def unmarked(self) -> tuple[Entry, ...]:
         """Entries of adoptions that the journal has not closed. From any thread."""
         with self._lock:

@@ -235,12 +235,14 @@ class Replica:
                 "problem", object=problem.object, reason=problem.reason
             ),
             hold_back=self._driver.hold_back,
+            room=self._driver.room,
             random=random.random,
         )
         journal.changed = objects.journal_changed
         for number, seen in self._mirror.objects.items():
             objects.identity_changed(str(number), seen, int(seen.metadata.resource_version))
         objects.loaded()
+        self._driver.room(*journal.room())
         self._driver.lead(journal, self._opened)
         self._driver.hold_back(journal.held_at_open)
         task = asyncio.create_task(self._materialise(objects), name="materialise")

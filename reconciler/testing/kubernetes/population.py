@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -32,6 +33,7 @@ NODES: Final = 4_000
 PORT: Final = 8080
 MERGE: Final = "application/merge-patch+json"
 
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 _SHIFT: Final = 37  # by which each round over the nodes begins later than the one before
 
 
@@ -137,10 +139,10 @@ class Population:
     async def create_nodes(self) -> None:
         await self.all(self._post("/api/v1/nodes", _node(at)) for at in range(self.size.nodes))
 
-    async def create_namespaces(self) -> None:
-        """With the service accounts that a controller would make."""
+    async def create_namespaces(self, more: Mapping[str, str] = _NONE) -> None:
+        """With the service accounts that a controller would make. more: further labels of each."""
         for at, name in enumerate(self.namespaces):
-            labels = {"team": f"t{at}", "release": "r0"}
+            labels = {**more, "team": f"t{at}", "release": "r0"}
             meta = {"name": name, "labels": labels}
             await self._post("/api/v1/namespaces", {"metadata": meta})
             account = {"metadata": {"name": "default"}, "automountServiceAccountToken": False}
