@@ -49,6 +49,7 @@ def state_of(intake: Intake) -> State:
         addresses=addresses,
         endpoint=endpoint,
         node_addresses=node_addresses,
+        api_server=cluster.api_server_addresses,
         unknown=cluster.unknown_prefixes,
         peer_sets=intake.compiler.peer_sets,
         rule_sets=intake.compiler.rule_sets,

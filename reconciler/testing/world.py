@@ -15,6 +15,7 @@ from reconciler.core.objects import (
     Container,
     ContainerPort,
     Delete,
+    EndpointSlice,
     KubeObject,
     Namespace,
     NetworkPolicy,
@@ -28,6 +29,7 @@ from reconciler.core.objects import (
     PodIP,
     PodSpec,
     PodStatus,
+    SliceEndpoint,
     Upsert,
     key_of,
 )
@@ -58,6 +60,16 @@ class World:
                         NodeAddress(type="InternalIP", address=f"fd01::{index}"),
                     )
                 ),
+            )
+        )
+
+    def api_server(self, *addresses: str) -> Change:
+        """Where the API server is: ready at all of these."""
+        return self._put(
+            EndpointSlice(
+                metadata=ObjectMeta(name="kubernetes", namespace="default"),
+                address_type="IPv4",
+                endpoints=(SliceEndpoint(addresses=addresses),),
             )
         )
 

@@ -12,7 +12,7 @@ from reconciler.errors import Rejected
 from reconciler.server.kubernetes.client import ApiClient
 from reconciler.server.kubernetes.kinds import Kind
 from reconciler.server.kubernetes.reflector import Timing
-from reconciler.server.kubernetes.source import API_SERVER, CORE, Batch, Source
+from reconciler.server.kubernetes.source import CORE, Batch, Source
 
 WAIT: Final = 60.0
 FAST: Final = Timing(first=0.05, limit=0.5)
@@ -92,7 +92,7 @@ class Reading:
 @contextlib.asynccontextmanager
 async def reading(
     client: ApiClient,
-    kinds: Sequence[Kind[Any]] = (*CORE, API_SERVER),
+    kinds: Sequence[Kind[Any]] = CORE,
     timing: Timing = FAST,
 ) -> AsyncIterator[Reading]:
     """The first batch is read already."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -135,12 +136,17 @@ async def test_a_leader_that_slept_writes_nothing_when_it_wakes_up(
 ROLES = Path(__file__).parents[2] / "deploy" / "rbac.yaml"
 PATHS = {
     "Namespace": "/api/v1/namespaces",
-    "ServiceAccount": "/api/v1/namespaces/reconciler/serviceaccounts",
+    "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
     "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
     "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
-    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/reconciler/roles",
-    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/reconciler/rolebindings",
+    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles",
+    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
 }
+
+
+def path(object: dict[str, Any]) -> str:
+    """Of the collection that it is in."""
+    return PATHS[object["kind"]].format(object["metadata"].get("namespace"))
 
 
 async def test_the_role_that_is_shipped_is_enough(
@@ -148,7 +154,7 @@ async def test_the_role_that_is_shipped_is_enough(
 ) -> None:
     objects = list(yaml.safe_load_all(ROLES.read_text()))
     for object in objects:
-        await api.create(PATHS[object["kind"]], object)
+        await api.create(path(object), object)
     account = "system:serviceaccount:reconciler:reconciler-server"
     groups = ("system:serviceaccounts", "system:authenticated")
     plane.kubeconfig = cluster.kubeconfig(account, groups)
@@ -176,4 +182,4 @@ async def test_the_role_that_is_shipped_is_enough(
     log = (plane.directory / "r1.log").read_text()
     assert "forbidden" not in log.lower(), log
     for object in reversed(objects):
-        await api.delete(f"{PATHS[object['kind']]}/{object['metadata']['name']}")
+        await api.delete(f"{path(object)}/{object['metadata']['name']}")

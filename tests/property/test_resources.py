@@ -136,6 +136,7 @@ class World:
             addresses=lambda group: self.owned.get(group, set()),
             endpoint=self.endpoints.get,
             node_addresses=lambda node: self.nodes.get(node, ()),
+            api_server=lambda: self.nodes.get("n1", ()),
             unknown=lambda: self.prefixes,
             peer_sets=self.peer_sets,
             rule_sets=self.rule_sets,

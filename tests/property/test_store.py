@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from reconciler.core.labels import LabelFilter, group_key, label_set
 from reconciler.core.objects import (
     Change,
+    Conditions,
     Delete,
+    EndpointSlice,
     KubeObject,
     LabelSelector,
     Namespace,
@@ -28,6 +30,7 @@ from reconciler.core.objects import (
     PodIP,
     PodSpec,
     PodStatus,
+    SliceEndpoint,
     Upsert,
     key_of,
     parse_address,
@@ -83,6 +86,15 @@ def _node(draw: Any) -> Node:
     )
 
 
+def _slice(draw: Any) -> EndpointSlice:
+    ready = st.sampled_from([None, True, False])
+    endpoints = [
+        SliceEndpoint((text,), Conditions(ready=draw(ready))) for text in draw(_addresses())
+    ]
+    name = draw(st.sampled_from(["kubernetes", "kubernetes-v6"]))
+    return EndpointSlice(ObjectMeta(name=name, namespace="default"), "IPv4", tuple(endpoints))
+
+
 def _namespace(draw: Any) -> Namespace:
     labels = draw(st.dictionaries(st.sampled_from(["team", "env"]), st.sampled_from("12")))
     return Namespace(ObjectMeta(name=draw(NAMESPACES), labels=labels))
@@ -102,7 +114,7 @@ def _policy(draw: Any) -> NetworkPolicy:
 
 @st.composite
 def _change(draw: Any) -> Change:
-    make = draw(st.sampled_from([_pod, _pod, _pod, _node, _namespace, _policy]))
+    make = draw(st.sampled_from([_pod, _pod, _pod, _node, _namespace, _policy, _slice]))
     item: KubeObject = make(draw)
     return Delete(key_of(item)) if draw(st.integers(0, 3)) == 0 else Upsert(item, "test")
 
@@ -122,6 +134,7 @@ class State:
     label_sets: set[str]
     addresses: dict[str, set[bytes]]  # group -> addresses
     unknown: set[str]
+    api_server: list[bytes]
 
 
 def shown(store: Cluster) -> State:
@@ -137,7 +150,7 @@ def shown(store: Cluster) -> State:
         endpoints={
             name: (e.uid, e.node, e.ipv4, e.ipv6, e.group) for name, e in store.endpoints.items()
         },
-        nodes={name: (n.addresses, n.pod_cidrs) for name, n in store.nodes.items()},
+        nodes={name: (n.addresses, n.pod_cidrs, n.api_server) for name, n in store.nodes.items()},
         policies={name: policy.spec for name, policy in store.policies.items()},
         namespaces={name: n.metadata.labels for name, n in store.namespaces.items()},
         label_sets=set(store.label_sets),
@@ -146,6 +159,7 @@ def shown(store: Cluster) -> State:
             for name in store.groups
         },
         unknown=set(map(str, store.unknown_prefixes())),
+        api_server=sorted(store.api_server_addresses()),
     )
 
 
@@ -184,6 +198,14 @@ def worked_out(objects: dict[ObjectKey, KubeObject]) -> State:
             v6 = b"".join(a for a in mine if len(a) == 16)
             name = f"{pod.metadata.namespace}/{pod.metadata.name}"
             endpoints[name] = (pod.metadata.uid, pod.spec.node_name, v4, v6, key.name)
+    api_server = {
+        parse_address(text)
+        for x in objects.values()
+        if isinstance(x, EndpointSlice)
+        for each in x.endpoints
+        if each.conditions.ready is not False
+        for text in each.addresses
+    }
     cidrs = {*CONFIGURED, *(parse_prefix(text) for node in nodes for text in node.spec.pod_cidrs)}
     return State(
         groups=groups,
@@ -192,6 +214,7 @@ def worked_out(objects: dict[ObjectKey, KubeObject]) -> State:
             n.metadata.name: (
                 tuple(owned(n)),
                 tuple(sorted({parse_prefix(text) for text in n.spec.pod_cidrs})),
+                tuple(address for address in owned(n) if address in api_server),
             )
             for n in nodes
         },
@@ -199,6 +222,7 @@ def worked_out(objects: dict[ObjectKey, KubeObject]) -> State:
         namespaces={name: n.metadata.labels for name, n in namespaces.items()},
         label_sets={key for key, _ in groups.values()},
         addresses=addresses,
+        api_server=sorted(api_server & {address for n in nodes for address in owned(n)}),
         unknown={str(a) for a in cidrs if not any(b != a and b.covers(a) for b in cidrs)},
     )
 

@@ -53,6 +53,7 @@ class World:
                 addresses=lambda group: [self.addresses[self.groups.index(group)]],
                 endpoint=self._endpoint,
                 node_addresses=lambda _: (),
+                api_server=lambda: (),
                 unknown=lambda: (),
                 peer_sets=self.peer_sets,
                 rule_sets=self.rule_sets,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from reconciler.core.intake import IntakeConfig
 from reconciler.core.labels import LabelFilter
 from reconciler.core.objects import (
+    Delete,
     LabelSelector,
     NetworkPolicy,
     NetworkPolicyIngressRule,
@@ -128,3 +129,26 @@ def test_a_malformed_frame_ends_its_stream_only() -> None:
     closed = [each for each in plane.effects() if isinstance(each, Close)]
     assert [(each.stream, each.status) for each in closed] == [(1, "INVALID_ARGUMENT")]
     assert plane.streams == 1
+
+
+def test_the_api_server_has_an_identity_of_its_own_where_it_is_on_a_node() -> None:
+    world = shop()
+    world.node("n2", 2)
+    world.api_server("192.168.0.2", "203.0.113.9")
+    plane, _, _ = plane_with(world, capacity=512)
+
+    def told() -> list[bytes]:
+        view = plane.nodes.node("n1", 0.0).rollout._view_of(frozenset())
+        messages = [
+            pb.AddressGroup.FromString(each.body)
+            for each in view.resources()
+            if each.name.startswith("reserved/kube-apiserver/")
+        ]
+        return [message.ipv4 for message in messages]
+
+    # The other one is outside of the cluster: the world, which policies name by CIDR.
+    assert told() == [bytes([192, 168, 0, 2])]
+    plane.objects_changed([world.api_server("192.168.0.1")], 1.0)
+    assert told() == [bytes([192, 168, 0, 1])]
+    plane.objects_changed([Delete(ObjectKey("EndpointSlice", "default", "kubernetes"))], 2.0)
+    assert told() == []

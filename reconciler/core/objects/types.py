@@ -261,7 +261,40 @@ class Workload(msgspec.Struct, frozen=True):
     template: PodTemplate
 
 
-KubeObject: TypeAlias = Namespace | Node | Pod | NetworkPolicy
+class Conditions(msgspec.Struct, frozen=True, rename="camel"):
+    """ready: None is unknown, which the API says to read as ready."""
+
+    ready: bool | None = None
+
+
+class SliceEndpoint(msgspec.Struct, frozen=True, rename="camel"):
+    addresses: tuple[str, ...] = ()
+    conditions: Conditions = Conditions()
+
+
+class EndpointSlice(msgspec.Struct, frozen=True, rename="camel"):
+    """Of discovery.k8s.io/v1, of the Service of the API server: where that is.
+
+    address_type: IPv4, IPv6 or FQDN
+    """
+
+    metadata: ObjectMeta
+    address_type: str = ""
+    endpoints: tuple[SliceEndpoint, ...] = ()
+
+    @property
+    def kind(self) -> Literal["EndpointSlice"]:
+        return "EndpointSlice"
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Of endpoints that are ready, sorted; none of names."""
+        ready = (e for e in self.endpoints if e.conditions.ready is not False)
+        found = {address for endpoint in ready for address in endpoint.addresses}
+        return () if self.address_type == "FQDN" else tuple(sorted(found))
+
+
+KubeObject: TypeAlias = Namespace | Node | Pod | NetworkPolicy | EndpointSlice
 
 
 # ------------------------------------------------------------------------------ keys and changes

@@ -15,6 +15,7 @@ from typing import Final
 from reconciler.core.objects.net import format_address, parse_address, parse_prefix
 from reconciler.core.objects.types import (
     Container,
+    EndpointSlice,
     IPBlock,
     KubeObject,
     LabelSelector,
@@ -62,6 +63,12 @@ def _problems(object: KubeObject | Workload) -> Iterator[Problem]:
         yield from _policy(object)
     elif isinstance(object, Node):
         yield from _node(object)
+    elif isinstance(object, EndpointSlice):
+        for text in object.addresses:
+            try:
+                parse_address(text)
+            except ValueError as error:
+                yield "endpoints", str(error)
     elif isinstance(object, Workload):
         yield from _labels(object.template.metadata.labels, "spec.template.metadata.labels")
         spec = object.template.spec

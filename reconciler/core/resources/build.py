@@ -63,6 +63,7 @@ class State(msgspec.Struct, frozen=True):
     addresses: Callable[[str], Iterable[bytes]]
     endpoint: Callable[[str], LocalEndpoint | None]
     node_addresses: Callable[[str], Iterable[bytes]]
+    api_server: Callable[[], Iterable[bytes]]
     unknown: Callable[[], Iterable[Prefix]]
     peer_sets: Mapping[str, BitMap]
     rule_sets: Mapping[str, RuleSet]
@@ -189,6 +190,8 @@ class ViewBuilder:
         if changed.nodes:
             self._unknown = tuple(self._state.unknown())
             self._replace("unknown", encode.unknown(self._unknown), put, gone)
+            api_server = encode.api_server(self._state.api_server())
+            self._replace("kube-apiserver", api_server, put, gone)
         self._cluster = self._cluster.changed(put, gone)
         self._policies.update(changed.peer_sets, changed.rule_sets_removed, changed.policies)
         self._update_endpoints(changed)

@@ -170,6 +170,7 @@ def address_group(group: str, addresses: Iterable[bytes]) -> list[Resource]:
 
 
 def api_server(addresses: Iterable[bytes]) -> list[Resource]:
+    """Where the API server is, of addresses that are nodes' own."""
     return _slices(
         "reserved/kube-apiserver", addresses, namespace="reserved", reserved="kube-apiserver"
     )

@@ -37,10 +37,11 @@ class Position(msgspec.Struct, frozen=True):
         return self.journal + sum(version for _, version in self.objects)
 
     def covers(self, other: Position) -> bool:
-        """Nothing that `other` has read is missing here."""
+        """Nothing that `other` has read is missing here, of the kinds that are read here at all:
+        servers of two versions may differ in these."""
         mine = dict(self.objects)
         return self.journal >= other.journal and all(
-            mine.get(kind, -1) >= version for kind, version in other.objects
+            mine.get(kind, version) >= version for kind, version in other.objects
         )
 
     def __str__(self) -> str:

@@ -8,6 +8,9 @@ hostNetwork pods are part of their node. Pods that are done (Succeeded, Failed, 
 with all containers ended) own no address and are in no group. A pod is in its group as soon as it
 exists, so that its identity is there before its address. Addresses that can't be read are reported
 and claimed by nobody. Validation of policies happens before, where they are decoded.
+
+The API server is where its EndpointSlices say. Only where that is a node's address does it matter:
+elsewhere it is the world, which policies name by CIDR.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from reconciler.core.labels import Grouper, GroupKey, LabelFilter, LabelSet, lab
 from reconciler.core.objects import (
     Change,
     Delete,
+    EndpointSlice,
     KubeObject,
     Namespace,
     NetworkPolicy,
@@ -106,6 +110,9 @@ class Cluster:
         self._endpoints: dict[str, Endpoint] = {}
         self._endpoints_on: dict[str, set[str]] = {}  # node -> names
         self._addresses_of: dict[str, set[bytes]] = {}  # group -> addresses
+        self._slices: dict[ObjectKey, frozenset[bytes]] = {}  # of the API server
+        self._api_server: frozenset[bytes] = frozenset()  # all of them
+        self._api_server_on: dict[str, tuple[bytes, ...]] = {}  # node -> those that are its own
         self._unknown: tuple[Prefix, ...] | None = None
         self._bad: dict[ObjectKey, tuple[Rejected, ...]] = {}
 
@@ -137,6 +144,10 @@ class Cluster:
     def owner_of(self, address: bytes) -> ObjectKey | None:
         """The pod or node that owns an address."""
         return self._owners.owner(address)
+
+    def api_server_addresses(self) -> tuple[bytes, ...]:
+        """Addresses of nodes at which the API server is."""
+        return tuple(each for own in self._api_server_on.values() for each in own)
 
     def unknown_prefixes(self) -> tuple[Prefix, ...]:
         """The cluster's own CIDRs: configured ones and nodes' pod CIDRs, sorted, none inside
@@ -174,6 +185,7 @@ class Cluster:
                 batch.nodes.add(key.name)
             else:
                 batch.pods.add(key)
+        self._settle_api_server(batch)
         namespaces = _differing(batch.namespaces, self._namespaces, lambda n: n.metadata.labels)
         nodes = self._settle_nodes(batch)
         added, removed, rebound = self._settle_groups(batch, namespaces)
@@ -201,6 +213,11 @@ class Cluster:
             name = f"{meta.namespace}/{meta.name}"
             batch.policies.setdefault(name, self._policies.get(name))
             self._policies[name] = object
+        elif isinstance(object, EndpointSlice):
+            key = key_of(object)
+            read, problems = _read(parse_address, object.addresses, key, source, "endpoints")
+            self._note(key, problems, batch)
+            self._slices[key] = frozenset(read)
         else:
             self._put_node(object, source, batch)
 
@@ -216,6 +233,8 @@ class Cluster:
         elif key.kind == "NetworkPolicy":
             batch.policies.setdefault(name, self._policies.get(name))
             self._policies.pop(name, None)
+        elif key.kind == "EndpointSlice":
+            self._slices.pop(key, None)
         elif key.kind == "Node" and key.name in self._declared:
             for address in self._declared.pop(key.name)[0].addresses:
                 self._owners.release(address, key)
@@ -306,6 +325,14 @@ class Cluster:
 
     # ---------------------------------------------------------------------------- after a batch
 
+    def _settle_api_server(self, batch: _Batch) -> None:
+        now = frozenset(address for slice in self._slices.values() for address in slice)
+        for address in now ^ self._api_server:
+            owner = self._owners.owner(address)
+            if owner is not None and owner.kind == "Node":
+                batch.nodes.add(owner.name)
+        self._api_server = now
+
     def _settle_nodes(self, batch: _Batch) -> frozenset[str]:
         changed = set()
         for name in batch.nodes:
@@ -314,12 +341,17 @@ class Cluster:
                 declared = self._declared[name][0]
                 key = ObjectKey("Node", "", name)
                 owned = tuple(a for a in declared.addresses if self._owners.owns(key, a))
-                after = NodeInfo(name, owned, declared.pod_cidrs)
+                own = tuple(a for a in owned if a in self._api_server)
+                after = NodeInfo(name, owned, declared.pod_cidrs, own)
             if before == after:
                 continue
             changed.add(name)
             if (before.pod_cidrs if before else ()) != (after.pod_cidrs if after else ()):
                 self._unknown = None
+            if after is not None and after.api_server:
+                self._api_server_on[name] = after.api_server
+            else:
+                self._api_server_on.pop(name, None)
             if after is None:
                 del self._nodes[name]
             else:

@@ -39,11 +39,15 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 class NodeInfo(msgspec.Struct, frozen=True):
-    """addresses: sorted, those that this node owns; pod_cidrs: sorted, without duplicates."""
+    """addresses: sorted, those that this node owns; pod_cidrs: sorted, without duplicates.
+
+    api_server: those of its addresses at which the API server is
+    """
 
     name: str
     addresses: tuple[bytes, ...] = ()
     pod_cidrs: tuple[Prefix, ...] = ()
+    api_server: tuple[bytes, ...] = ()
 
 
 _NONE: frozenset[str] = frozenset()
@@ -55,7 +59,7 @@ class Delta(msgspec.Struct, frozen=True):
     groups_added, groups_removed: names
     groups_rebound:  names of groups that were and are, with another label set
     endpoints:       "namespace/pod" of those that came, went or differ in any field
-    nodes:           names of those that came, went or differ (addresses, pod CIDRs)
+    nodes:           names of those that came, went or differ in any field
     policies:        "namespace/name" of those that came, went or have another spec
     namespaces:      names of those that came, went or have other labels
     address_groups:  names of groups that own other addresses than before

@@ -23,11 +23,11 @@ import msgspec
 from reconciler.core.objects import (
     Change,
     Delete,
+    EndpointSlice,
     Namespace,
     NetworkPolicy,
     Node,
     ObjectKey,
-    ObjectMeta,
     Pod,
     Upsert,
     validate,
@@ -52,51 +52,19 @@ NETWORK_POLICIES: Final = Kind(
     exact=False,
 )
 
-CORE: Final[tuple[Kind[Any], ...]] = (NAMESPACES, NODES, NETWORK_POLICIES, PODS)
-"""Kinds whose changes are `Change`s of the core."""
-
-
-class Conditions(msgspec.Struct, frozen=True, rename="camel"):
-    """ready: None is unknown, which the API says to read as ready."""
-
-    ready: bool | None = None
-
-
-class Endpoint(msgspec.Struct, frozen=True, rename="camel"):
-    addresses: tuple[str, ...] = ()
-    conditions: Conditions = Conditions()
-
-
-class EndpointPort(msgspec.Struct, frozen=True, rename="camel"):
-    name: str = ""
-    protocol: str = "TCP"
-    port: int | None = None
-
-
-class EndpointSlice(msgspec.Struct, frozen=True, rename="camel"):
-    """Of discovery.k8s.io/v1. address_type: IPv4, IPv6 or FQDN."""
-
-    metadata: ObjectMeta
-    address_type: str = ""
-    endpoints: tuple[Endpoint, ...] = ()
-    ports: tuple[EndpointPort, ...] = ()
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """Of endpoints that are ready, sorted."""
-        ready = (e for e in self.endpoints if e.conditions.ready is not False)
-        return tuple(sorted({address for endpoint in ready for address in endpoint.addresses}))
-
-
 API_SERVER: Final = Kind(
     "EndpointSlice",
     "endpointslices",
     "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
     EndpointSlice,
     params={"labelSelector": "kubernetes.io/service-name=kubernetes"},
+    check=validate,
     exact=False,
 )
-"""Where the API server itself is, as it says: the addresses of identity kube-apiserver."""
+"""Where the API server itself is, as it says."""
+
+CORE: Final[tuple[Kind[Any], ...]] = (NAMESPACES, NODES, API_SERVER, NETWORK_POLICIES, PODS)
+"""Kinds whose changes are `Change`s of the core."""
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -137,7 +105,7 @@ class Source:
     def __init__(
         self,
         client: ApiClient,
-        kinds: Sequence[Kind[Any]] = (*CORE, API_SERVER),
+        kinds: Sequence[Kind[Any]] = CORE,
         *,
         random: Callable[[], float],
         timing: Timing = Timing(),  # noqa: B008 - a frozen value
@@ -231,7 +199,7 @@ def _flat(maps: Iterable[Mapping[ObjectKey, Change]]) -> Iterable[Change]:
 
 def watch(
     client: ApiClient,
-    kinds: Sequence[Kind[Any]] = (*CORE, API_SERVER),
+    kinds: Sequence[Kind[Any]] = CORE,
     *,
     random: Callable[[], float],
     timing: Timing = Timing(),  # noqa: B008 - a frozen value

@@ -269,6 +269,7 @@ class Worlds:
                 addresses=lambda group: addresses.get(group, ()),
                 endpoint=endpoints.get,
                 node_addresses=lambda node: (),
+                api_server=lambda: (),
                 unknown=lambda: (),
                 peer_sets=peer_sets,
                 rule_sets=dict(self._rules.values()),
