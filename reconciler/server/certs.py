@@ -11,15 +11,17 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from reconciler import signing
 from reconciler.errors import ConfigError
 from reconciler.tls import NODE_ORGANIZATION, NODE_PREFIX, is_node_name, node_uri
 
@@ -29,7 +31,6 @@ SERVER_NAME: Final = "reconciler-server"
 CA_DAYS: Final = 3650
 LEAF_DAYS: Final = 365
 MAX_NODE_NAME: Final = 64 - len(NODE_PREFIX)  # ub-common-name of RFC 5280 is 64
-_SKEW: Final = datetime.timedelta(minutes=5)  # clocks of nodes may be behind
 
 
 class Issued(msgspec.Struct, frozen=True):
@@ -41,15 +42,9 @@ class Issued(msgspec.Struct, frozen=True):
 
 def init(directory: Path, *, cluster: str, now: datetime.datetime, days: int = CA_DAYS) -> Issued:
     """Make the CA: `ca.crt` and `ca.key`. ConfigError when either is there already."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = signing.new_key()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"reconciler CA {cluster}")])
-    certificate = (
-        _builder(name, name, key.public_key(), now, days)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs_certificates=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
+    certificate = signing.root(name, key, now=now, lasts=datetime.timedelta(days=days))
     return _write(directory / CA_CERTIFICATE, directory / CA_KEY, certificate, key)
 
 
@@ -65,7 +60,7 @@ def issue_server(
     if not names:
         raise ConfigError("--san: a server certificate needs at least one name or address")
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, SERVER_NAME)])
-    general = x509.SubjectAlternativeName([_general_name(name) for name in names])
+    general = [_general_name(name) for name in names]
     return _issue(directory, stem, subject, ExtendedKeyUsageOID.SERVER_AUTH, general, now, days)
 
 
@@ -94,8 +89,7 @@ def issue_node(
     if fits:
         parts.append(x509.NameAttribute(NameOID.COMMON_NAME, NODE_PREFIX + node))
     subject = x509.Name(parts)
-    uri = x509.UniformResourceIdentifier(node_uri(cluster, node))
-    names = x509.SubjectAlternativeName([uri]) if cluster else None
+    names = [x509.UniformResourceIdentifier(node_uri(cluster, node))] if cluster else []
     eku = ExtendedKeyUsageOID.CLIENT_AUTH
     return _issue(directory, stem or f"node-{node}", subject, eku, names, now, days)
 
@@ -105,24 +99,22 @@ def _issue(
     stem: str,
     subject: x509.Name,
     purpose: x509.ObjectIdentifier,
-    names: x509.SubjectAlternativeName | None,
+    names: Sequence[x509.GeneralName],
     now: datetime.datetime,
     days: int,
 ) -> Issued:
     ca, ca_key = _authority(directory)
-    key = ec.generate_private_key(ec.SECP256R1())
-    builder = (
-        _builder(subject, ca.subject, key.public_key(), now, days)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
-        )
+    key = signing.new_key()
+    certificate = signing.leaf(
+        subject,
+        key,
+        purpose,
+        issuer=ca.subject,
+        issuer_key=ca_key,
+        now=now,
+        lasts=datetime.timedelta(days=days),
+        names=names,
     )
-    if names is not None:
-        builder = builder.add_extension(names, critical=False)
-    certificate = builder.sign(ca_key, hashes.SHA256())
     return _write(directory / f"{stem}.crt", directory / f"{stem}.key", certificate, key)
 
 
@@ -137,38 +129,6 @@ def _authority(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePriva
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != ca.public_key():
         raise ConfigError(f"{directory}: {CA_KEY} is not the key of {CA_CERTIFICATE}")
     return ca, key
-
-
-def _builder(
-    subject: x509.Name,
-    issuer: x509.Name,
-    public: ec.EllipticCurvePublicKey,
-    now: datetime.datetime,
-    days: int,
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _SKEW)
-        .not_valid_after(now + datetime.timedelta(days=days))
-    )
-
-
-def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
 
 
 def _general_name(name: str) -> x509.GeneralName:
@@ -189,15 +149,10 @@ def _write(
     for path in (certificate_path, key_path):
         if path.exists() or path.is_symlink():
             raise ConfigError(f"{path}: exists and is not overwritten")
-    pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
     try:
         certificate_path.parent.mkdir(parents=True, exist_ok=True)
-        _create(key_path, pem, 0o600)
-        _create(certificate_path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+        _create(key_path, signing.key_pem(key), 0o600)
+        _create(certificate_path, signing.certificate_pem(certificate), 0o644)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}") from None
     return Issued(certificate_path, key_path)
