@@ -10,7 +10,7 @@ TRIPLET := $(shell gcc -dumpmachine 2>/dev/null || echo $(shell uname -m)-linux-
 
 # Tests that keep a model checker or one processor busy: they run two at a time.
 SPEC_TESTS := $(addprefix tests/integration/test_,specs.py traces.py check.py check_apalache.py \
-  specs_apalache.py formal_tlc.py formal_docs.py tracecheck.py xds_traces.py evidence.py fuzz.py)
+  specs_apalache.py formal_archive.py formal_tlc.py formal_docs.py tracecheck.py xds_traces.py evidence.py fuzz.py)
 
 .PHONY: setup system build check test demo demo-kubernetes bench clean help
 .DEFAULT_GOAL := help
@@ -64,7 +64,8 @@ test: setup ## everything: unit, property, specs, real packets, a real Kubernete
 	@echo "== unit and property tests"
 	@$(BIN)/pytest -q -n 2 tests/unit tests/property
 	@echo "== specs, machines and code against each other"
-	@$(BIN)/pytest -q -n 2 --dist loadfile $(SPEC_TESTS)
+	@$(BIN)/python -m reconciler.formal.archive build/tlc.jsa
+	@TLA_SHARED_ARCHIVE=$(CURDIR)/build/tlc.jsa $(BIN)/pytest -q -n 2 --dist loadfile $(SPEC_TESTS)
 	@echo "== integration tests: processes, packets in network namespaces"
 	@$(BIN)/pytest -q tests/integration $(addprefix --ignore=,$(SPEC_TESTS))
 	@echo "== Kubernetes: a real API server"

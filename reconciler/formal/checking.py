@@ -7,6 +7,8 @@ adapter, replayed on the code; both come from the caller, this package knows nei
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import threading
 import time
 import traceback
@@ -179,7 +181,7 @@ def run_jobs(
             said = traceback.format_exc()
             return Report((Line(spec, run, "job", "job", 0, 0.0, FAILED, said),))
 
-    with ThreadPoolExecutor(max_workers=at_once) as pool:
+    with _many_objects(), ThreadPoolExecutor(max_workers=at_once) as pool:
         futures: list[Future[Report]] = [pool.submit(work, job) for job in found]
         try:
             for future in as_completed(futures):
@@ -189,6 +191,18 @@ def run_jobs(
                 future.cancel()
             if cancel is not None:
                 cancel.set()
+
+
+@contextlib.contextmanager
+def _many_objects() -> Iterator[None]:
+    """Adapters that wait are many objects that live on: looking for cycles among them again and
+    again is a sixth of a replay's time."""
+    before = gc.get_threshold()
+    gc.set_threshold(100_000, 50, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def lint_line(suite: Suite, spec: Spec) -> Line:

@@ -73,12 +73,14 @@ def invoke(
     timeout: float,
     heap: str = "3g",
     on_line: Callable[[str], None] | None = None,
+    options: Sequence[str] = (),
 ) -> Ran:
     """Run class `main` of the jar in `folder`; a run that needs more than `timeout` is ended.
 
     timeout: seconds of a processor, so that a loaded machine gives the same verdicts; on the
         clock it may be PATIENCE times that. Where a process's time can't be read, on the clock.
     libraries: searched for modules after `folder`. on_line: is given each line as it comes.
+    options: of Java, beside those for all runs
     """
     java, jar = find_java(), find_jar()
     started = time.monotonic()
@@ -87,6 +89,7 @@ def invoke(
             java,
             "-XX:+UseSerialGC",
             *(["-XX:TieredStopAtLevel=1"] if timeout <= _SHORT else []),
+            *(options or _shared()),
             f"-Xmx{heap}",
             f"-Djava.io.tmpdir={scratch}",
             f"-DTLA-Library={os.pathsep.join(str(path.resolve()) for path in libraries)}",
@@ -134,6 +137,12 @@ def invoke(
     if late.is_set() and code == -signal.SIGKILL:  # not one that ended by itself meanwhile
         code = TIMED_OUT
     return Ran(code, "".join(lines), time.monotonic() - started)
+
+
+def _shared() -> list[str]:
+    """The archive of TLC's classes, where one is given and there; see `archive`."""
+    given = os.environ.get("TLA_SHARED_ARCHIVE")
+    return [f"-XX:SharedArchiveFile={given}"] if given and Path(given).is_file() else []
 
 
 def _overdue(pid: int, waited: float, timeout: float) -> bool:
