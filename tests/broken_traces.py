@@ -28,6 +28,11 @@ STALE = {"StaleAck", "StaleNack"}
 """Answers to nothing, which change nothing."""
 
 
+TOLD = {"Known", "Stood", "Elsewhere"}
+"""Lines that say what a replica was told, or knew before it led: no line before them says so, and
+others could as well be true."""
+
+
 def broken(
     events: Sequence[Event], kind: Kind, chance: random.Random
 ) -> tuple[int, list[Event]] | None:
@@ -38,11 +43,11 @@ def broken(
     if len(events) < 4:
         return None
     lines = list(events)
-    places: Sequence[int] = range(1, len(lines) - 1)
+    places = [at for at in range(1, len(lines) - 1) if lines[at].action not in TOLD]
     if kind == "swapped":
         places = [at for at in places if not commute(lines[at], lines[at + 1])]
-        if not places:
-            return None
+    if not places:
+        return None
     at = chance.choice(places)
     match kind:
         case "dropped":
@@ -61,7 +66,8 @@ def commute(first: Event, second: Event) -> bool:
     """Whether two lines that follow each other mean the same in the other order: those that are the
     same, or about different things, each of which moves by itself; or about different responses,
     where what is seen after them is the same too."""
-    if first == second or {first.action, second.action} in COMMUTE:
+    actions = {first.action, second.action}
+    if first == second or actions in COMMUTE or actions & TOLD:
         return True
     about = [[event.args.get(name) for name in ABOUT] for event in (first, second)]
     if about[0] != about[1]:

@@ -79,7 +79,7 @@ BUGS = (
     Bug(
         "number-back-at-once",
         "reconciler/core/plane.py",
-        "min((self.mark if found is None else found, *self._elsewhere.values()))",
+        "min((self.mark if found is None else found, *self.nodes.elsewhere.values()))",
         "self.mark",
     ),
     Bug(

@@ -126,7 +126,7 @@ class ControlPlane:
         self.intake = Intake(config.intake, journal, now, trace, leading=leading)
         self.builder = ViewBuilder(state_of(self.intake), config.scope)
         self.encoder = Encoder()
-        self.nodes = Nodes(self._rollout, config.absent_grace, now, trace)
+        self.nodes = Nodes(self._rollout, config.absent_grace, now, trace, leading=leading)
         self.deposed = ""  # why, once it is
         self._sizes = Sizes(self.intake.compiler.peer_sets)
         self._too_large: frozenset[str] = frozenset()  # rule sets that no node could hold
@@ -136,7 +136,6 @@ class ControlPlane:
         self._retry_at: float | None = None
         self._afresh = False  # publish even if nothing has changed
         self._published = False  # anything
-        self._elsewhere: Mapping[str, int] = {}  # replica → mark of the oldest cut in use there
 
     # ------------------------------------------------------------------------------- events
 
@@ -153,6 +152,7 @@ class ControlPlane:
     def follow(self, journal: JournalState, now: float) -> None:
         """The journal has got to this state, and others write it. A leader follows from here on:
         the answer of a write that is under way means nothing any more."""
+        self.nodes.follows()
         self.leading, self._retry_at = False, None
         self.epoch = max(self.epoch, journal.epoch)
         self._alarm("journal", "journal", "")
@@ -163,9 +163,8 @@ class ControlPlane:
         """This replica has taken the journal over, in this state, and is the one that writes."""
         self.leading, self.epoch = True, journal.epoch
         self.intake.lead(journal, now)
-        self.nodes.wait_anew(now)
-        # Whoever leads has to know of every number on its way out that a cut without it is there,
-        # and that the nodes of this replica have it.
+        self.nodes.wait_anew(now, self.mark)
+        # A cut without the numbers that are on their way out is published for this leader too.
         self._afresh = self._published
         self._advance(now)
 
@@ -177,7 +176,7 @@ class ControlPlane:
 
     def elsewhere(self, marks: Mapping[str, int], now: float) -> None:
         """What other replicas say: the mark of the oldest cut that a node of theirs may enforce."""
-        self._elsewhere = marks
+        self.nodes.told(marks)
         self._advance(now)
 
     def journal_written(self, revision: int, now: float) -> None:
@@ -353,6 +352,7 @@ class ControlPlane:
         if position == self.position or not position.covers(self.position):
             return
         self.position, self.revision = position, position.revision
+        self.nodes.moved(self.mark)
         for node in [node for node in self.nodes if node.rollout.state == "ahead"]:
             node.rollout.view_changed(self.revision, now, self.position)
             self._flush(node, now)
@@ -392,7 +392,7 @@ class ControlPlane:
                     held.identities = Served(event.initial, trace)
                 self._serve_identities(stream, held, event)
             case Subscribed(type_url=type_url, initial=initial):
-                node.rollout.subscribed(type_url, initial, now)
+                node.rollout.subscribed(type_url, initial, now, (self.revision, self.position))
                 node.heard = node.heard or node.rollout.reported
             case Acked(type_url=type_url, nonce=nonce):
                 node.rollout.acked_response(type_url, nonce, now)
@@ -464,7 +464,7 @@ class ControlPlane:
 
     def _clear_before(self, now: float) -> int:
         found = self.nodes.clear_before(now)
-        return min((self.mark if found is None else found, *self._elsewhere.values()))
+        return min((self.mark if found is None else found, *self.nodes.elsewhere.values()))
 
     def _watch_usage(self) -> None:
         level = self.intake.allocator.alarm()

@@ -6,24 +6,37 @@ EXTENDS Naturals, Sequences
 VARIABLES
     \* @type: Str;
     rollout,
-    \* @type: {server: Int, cut: Int, root: Str};
+    \* @type: {server: Int, cut: Int, root: Str, at: Seq(Int)};
     acked,
-    \* @type: {server: Int, cut: Int, root: Str};
+    \* @type: {server: Int, cut: Int, root: Str, at: Seq(Int)};
     target,
-    \* @type: {server: Int, cut: Int};
+    \* @type: {server: Int, cut: Int, at: Seq(Int)};
     newest,
     \* @type: Int;
     lines       \* so far, of this rollout
 
-None == [server |-> 0, cut |-> 0, root |-> ""]
+None == [server |-> 0, cut |-> 0, root |-> "", at |-> <<>>]
+Nothing == [server |-> 0, cut |-> 0, at |-> <<>>]
 
-\* @type: ({server: Int, cut: Int}, {server: Int, cut: Int}) => Bool;
-NotAfter(a, b) == a.server < b.server \/ (a.server = b.server /\ a.cut <= b.cut)
+\* Of several replicas a cut says up to where each kind of object was read: only that has an order then.
+\* @type: ({server: Int, cut: Int, at: Seq(Int)}, {server: Int, cut: Int, at: Seq(Int)}) => Bool;
+NotAfter(a, b) ==
+    IF a.at = <<>> \/ b.at = <<>>
+    THEN a.server < b.server \/ (a.server = b.server /\ a.cut <= b.cut)
+    ELSE Len(a.at) = Len(b.at) /\ \A i \in DOMAIN a.at : a.at[i] <= b.at[i]
+
+\* A server that takes over knows a newer revision from the start.
+First(e) == newest = Nothing /\ e.action # "Hear"
+
+\* A replica reads on without a word where nothing changes: a report is judged by what it has read, and a
+\* cut begins there.
+ReadOn(from, to) == from.at # <<>> /\ to.at # <<>> /\ NotAfter(from, to)
 
 \* The step ends in a state in which a cut of the newest revision is under way.
 Begun(states) ==
     /\ rollout' \in states
-    /\ target'.server = newest'.server /\ target'.cut = newest'.cut
+    /\ \/ target'.server = newest'.server /\ target'.cut = newest'.cut
+       \/ ReadOn(newest', target')
 
 Real == {"staging", "committing"}
 Closed == {"closed-staging", "closed-committing"}
@@ -53,9 +66,9 @@ Hear ==
 
 Report ==
     /\ rollout = "absent"
-    /\ newest' = newest
-    /\ \/ rollout' = "ahead" /\ target' = None /\ ~NotAfter(acked', newest)
-       \/ NotAfter(acked', newest) /\ Begun(Real \union Closed)
+    /\ newest' = newest \/ ReadOn(newest, newest')
+    /\ \/ rollout' = "ahead" /\ target' = None /\ ~NotAfter(acked', newest')
+       \/ NotAfter(acked', newest') /\ Begun(Real \union Closed)
 
 Acked ==
     /\ newest' = newest /\ Same
@@ -83,10 +96,7 @@ Break == rollout' = "absent" /\ acked' = acked /\ target' = None /\ newest' = ne
 TraceInit(e) ==
     /\ lines = 0
     /\ rollout = "absent" /\ acked = None /\ target = None
-    /\ newest = [server |-> 0, cut |-> 0]
-
-\* A server that takes over knows a newer revision from the start.
-First(e) == newest = [server |-> 0, cut |-> 0] /\ e.action # "Hear"
+    /\ newest = Nothing
 
 Explain(e) ==
     /\ rollout' = e.args.state

@@ -26,12 +26,18 @@ from reconciler.tracefile import Life
 from tests.broken_traces import KINDS, broken
 from tests.golden_traces import SPECS
 from tests.integration.test_processes import SHOP, Processes
-from tests.property import other_clients
+from tests.property import other_clients, replica_runs
 from tests.property.joined_runs import STORIES, record, record_story
 
 SUITE = suite.load(SPECS)
 READ = [spec for spec in SUITE.specs if spec.trace]
 RUNS = 200
+REPLICAS = 12
+"""Runs of several replicas. Their nodes record nothing."""
+
+SERVED = ("Allocation", "StageCommit", "XdsStream")
+"""Specs of which servers record steps."""
+
 OTHERS = 8
 """Runs of clients that are none of ours, and of servers that are deposed."""
 
@@ -51,6 +57,8 @@ def lives() -> Mapping[str, Life]:
         found |= record(seed)
     for path in STORIES:
         found |= record_story(path)
+    for seed in range(REPLICAS):
+        found |= replica_runs.record(seed)
     for seed in range(OTHERS):
         found |= other_clients.record(seed)
     return found
@@ -66,7 +74,11 @@ def test_recorded_runs_are_explained(spec: Spec, lives: Mapping[str, Life]) -> N
     judged = judge(SUITE, lives, specs=[spec.name])
     explained(judged)
     runs = {each.life.partition(",")[0] for each in judged}
-    assert len(runs) == RUNS + len(STORIES) + OTHERS, "every run has traces of every spec"
+    replicas = {name for name in runs if name.startswith("replicas")}
+    assert len(runs - replicas) == RUNS + len(STORIES) + OTHERS, (
+        "every run has traces of every spec"
+    )
+    assert len(replicas) == (REPLICAS if spec.name in SERVED else 0)
     events = Counter(event.action for each in judged for event in each.verdict.events)
     print(f"{spec.name}: {len(judged)} traces, {events.total()} events: {dict(events)}")
     assert set(events) == actions_read(spec), "what is recorded is read, and the other way round"

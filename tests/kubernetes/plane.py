@@ -85,6 +85,12 @@ class Plane:
         process.kill()
         process.wait()
 
+    def stop(self, name: str) -> None:
+        """As its supervisor would: it has time to end."""
+        process = self.running.pop(name)
+        process.terminate()
+        assert process.wait(WAIT) == 0
+
     async def until(self, condition: Callable[[], object], seconds: float = WAIT) -> None:
         try:
             async with asyncio.timeout(seconds):

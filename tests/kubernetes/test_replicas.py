@@ -9,8 +9,12 @@ from typing import Any
 
 import yaml
 
+from reconciler.formal import suite
 from reconciler.server.kubernetes.client import ApiClient
 from reconciler.testing.kubernetes import Cluster
+from reconciler.testing.replay.evidence import judge
+from reconciler.tracefile import read
+from tests.golden_traces import SPECS
 from tests.kubernetes.api import Api
 from tests.kubernetes.identities import identities, journal
 from tests.kubernetes.plane import WAIT, Plane
@@ -26,9 +30,9 @@ async def test_a_leader_that_is_killed_has_a_successor_and_nothing_is_renumbered
             shop, f"p{at}", node=nodes[at % 2], labels={"app": f"a{at % 4}"},
             addresses=[f"10.{at % 2 + 1}.0.{at + 1}"],
         )  # fmt: skip
-    plane.server("r1")
+    plane.server("r1", "--record-trace", f"{plane.directory}/r1.jsonl")
     await plane.until(lambda: plane.ask("r1", "/v1/status")["revision"])
-    plane.server("r2")
+    plane.server("r2", "--record-trace", f"{plane.directory}/r2.jsonl")
     for node in nodes:
         plane.agent(node, "r1", "r2")
     await plane.until(lambda: all(map(plane.committed, nodes)))
@@ -48,8 +52,7 @@ async def test_a_leader_that_is_killed_has_a_successor_and_nothing_is_renumbered
             == 4
         )
     )
-    newest = (await plane.asked("r2", "/v1/status"))["revision"]
-    await plane.until(lambda: all(plane.committed(n) >= newest for n in nodes))
+    await plane.until(lambda: all(plane.state_of(node, "r2") == "in-sync" for node in nodes))
     rows = await plane.asked("r2", "/v1/identities")
     numbers = [row["number"] for row in rows]
     assert len(numbers) == len(set(numbers))
@@ -61,6 +64,19 @@ async def test_a_leader_that_is_killed_has_a_successor_and_nothing_is_renumbered
     spec = await journal(client, plane.name)
     assert spec is not None
     assert spec["epoch"] == 2
+
+    # What both recorded, of their leading and of their following, is what the specs allow.
+    await asyncio.to_thread(plane.stop, "r2")
+    lives = {
+        name: life for name in ("r1", "r2") for life in read(plane.directory / f"{name}.jsonl")
+    }
+    judged = await asyncio.to_thread(judge, suite.load(SPECS), lives)
+    refused = [str(each.verdict) for each in judged if not each.verdict.passed]
+    assert not refused, "\n".join(refused)
+    leaderships = {(each.life, each.part) for each in judged if each.spec == "Allocation"}
+    assert leaderships == {("r1", "epoch 1"), ("r2", "epoch 2")}
+    streams = {each.life for each in judged if each.spec == "XdsStream"}
+    assert streams == {"r1", "r2"}
 
 
 async def test_a_number_is_kept_while_a_node_of_another_replica_uses_it(

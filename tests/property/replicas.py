@@ -17,6 +17,7 @@ from reconciler.core.plane import Close, ControlPlane, PlaneConfig, Send, WriteJ
 from reconciler.core.resources.build import NodeView
 from reconciler.core.resources.position import Position, parse_position
 from reconciler.core.resources.types import BINDINGS, COMMIT
+from reconciler.core.trace import Trace
 from reconciler.core.xds.client import Client, Report
 from reconciler.core.xds.codec import decode_response
 from reconciler.errors import JournalConflict, JournalError
@@ -90,13 +91,18 @@ def _name(change: Change) -> object:
 
 class Replica:
     def __init__(
-        self, name: str, store: Store, now: float, told: Callable[[Replica], None]
+        self,
+        name: str,
+        store: Store,
+        now: float,
+        told: Callable[[Replica], None],
+        trace: Trace | None = None,
     ) -> None:
         self.name, self.store = name, store
         self.read = dict.fromkeys(KINDS, 0)  # events of the log
         self.state = 0  # index of the journal's state
         self.plane = ControlPlane(
-            config(), store.states[0], now, on_publish=lambda _: told(self), leading=False
+            config(), store.states[0], now, lambda _: told(self), trace, leading=False
         )
         self.frames: dict[int, deque[bytes]] = {}  # stream → what is on its way to the node
         self.closed: set[int] = set()

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from reconciler.core.objects import ObjectKey
 from reconciler.core.resources.position import Position
+from reconciler.core.trace import Trace
 from reconciler.testing.world import World
 from tests.property.replicas import ABSENT_GRACE, KINDS, Node, Replica, Store, used_in
 
@@ -51,13 +52,18 @@ class Replicas(RuleBasedStateMachine):
 
     def _replica(self) -> Replica:
         """One that has listed everything."""
-        replica = Replica(f"r{next(self.names)}", self.store, self.now, self._published)
+        name = f"r{next(self.names)}"
+        replica = Replica(name, self.store, self.now, self._published, self.life(name))
         replica.deliver_journal(self.now)
         replica.read = {kind: len(self.store.log[kind]) for kind in KINDS}
         changes = [change for kind in KINDS for _, change in self.store.log[kind]]
         replica.plane.objects_changed(changes, self.now, replica.positions)
         replica.carry_out()
         return replica
+
+    def life(self, name: str) -> Trace | None:
+        """What records the life of a replica."""
+        return None
 
     def _published(self, replica: Replica) -> None:
         position = replica.plane.position
@@ -133,7 +139,8 @@ class Replicas(RuleBasedStateMachine):
     @rule(at=st.integers(0, 9))
     def elect(self, at: int) -> None:
         """Nobody tells the last leader: it finds out by a write, or by the journal."""
-        event("another leader")
+        if currently_in_test_context():
+            event("another leader")
         self.replicas[at % len(self.replicas)].lead(self.now)
 
     @rule()
@@ -155,7 +162,8 @@ class Replicas(RuleBasedStateMachine):
 
     @rule(at=st.integers(0, 9))
     def crash(self, at: int) -> None:
-        event("a replica crashed")
+        if currently_in_test_context():
+            event("a replica crashed")
         gone = self.replicas.pop(at % len(self.replicas))
         mark, _ = self.reported.get(gone.name, (0, 0.0))
         self.reported[gone.name] = (mark, self.now + ABSENT_GRACE)
@@ -322,3 +330,19 @@ def test_a_node_waits_for_a_replica_that_has_not_read_what_it_enforces() -> None
     after = world.nodes["n1"].position
     assert after is not None
     assert after != before
+
+
+def test_a_node_is_judged_by_what_a_replica_has_read_not_by_what_it_published() -> None:
+    world = begun()
+    first, second = world.replicas
+    world.connect("n1", 1, 99)  # so that both know it
+    world.pod_gone("a", "p")
+    world.relabel("b", "two")  # nobody lives there
+    first.deliver("namespaces", 9, world.now)
+    world.connect("n1", 0, 99)  # its cut has that, and not that the pod is gone
+    second.deliver("pods", 9, world.now)
+    second.deliver("namespaces", 9, world.now)
+    world.connect("n1", 1, 99)
+    node = world.nodes["n1"]
+    assert node.root == second.plane.builder.view("n1", 1).root
+    assert node.position == second.plane.position

@@ -12,7 +12,7 @@ anything to a node or to its rollout says so by `noted`, which costs O(log n).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from reconciler.core.machine import load
@@ -98,6 +98,15 @@ class Node:
         if target and target != begun:
             self._trace(Event(SPEC, "Begin", {"node": self.name, **cut(target)}))
 
+    def record_known(self) -> None:
+        """What a replica that begins to lead knows of it."""
+        if self._trace is None:
+            return
+        reported, floor, begun = self._told
+        known = {"state": self.state, "reported": reported, "heard": self.heard}
+        args = {"node": self.name, **known, **cut(floor), "begun": begun}
+        self._trace(Event(SPEC, "Known", args))
+
     @property
     def counts(self) -> bool:
         return self.state != "gone"
@@ -151,16 +160,21 @@ class Nodes:
         absent_grace: float,
         started: float,
         trace: Trace | None = None,
+        *,
+        leading: bool = True,
     ) -> None:
         self._trace = trace
         self._rollout_of = rollout_of
         self._absent_grace = absent_grace
         self._nodes: dict[str, Node] = {}
+        self.elsewhere: Mapping[str, int] = {}  # replica → mark of the oldest cut in use there
         self._deadlines = Least()
         self._floors = Least()  # of nodes that count
         # Whoever may have been served by the server before this one, and may never be heard of.
         self._strangers_until = started + absent_grace
         self._strangers_over = False  # as recorded
+        if not leading:
+            self.follows()
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self._nodes.values())
@@ -223,10 +237,37 @@ class Nodes:
         least = self._floors.least()
         return None if least is None else int(least)
 
-    def wait_anew(self, now: float) -> None:
-        """Another server led until now: what it was told of, and did not pass on, is waited for."""
+    def wait_anew(self, now: float, mark: int) -> None:
+        """Another server led until now: what it was told of, and did not pass on, is waited for.
+
+        mark: of what this one publishes since it followed
+        """
         self._strangers_until = now + self._absent_grace
         self._strangers_over = False
+        for node in self._nodes.values():
+            node.record_known()
+        if self._trace is not None:
+            self._trace(Event(SPEC, "Stood", cut(mark)))
+        self.told(self.elsewhere)
+
+    def told(self, marks: Mapping[str, int]) -> None:
+        """What other replicas say: the mark of the oldest cut that a node of theirs may enforce."""
+        self.elsewhere = marks
+        if self._trace is not None:
+            of = [{"replica": name, "mark": mark} for name, mark in marks.items()]
+            self._trace(Event(SPEC, "Elsewhere", {"marks": of}))
+
+    # What is recorded of a replica besides
+
+    def follows(self) -> None:
+        """It does not lead, or no more: what it does is no step of the spec."""
+        if self._trace is not None:
+            self._trace(Event(SPEC, "Follow"))
+
+    def moved(self, mark: int) -> None:
+        """What is published is that of a newer journal too."""
+        if self._trace is not None:
+            self._trace(Event(SPEC, "Moved", cut(mark)))
 
     def oldest_heard(self, none: int) -> int:
         """Mark of the oldest cut in use by nodes that were heard of; `none` if there are none."""

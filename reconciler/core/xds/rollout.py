@@ -17,7 +17,7 @@ refusal. The next cut overwrites that, so that its root fits at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -135,9 +135,21 @@ class Rollout:
 
     # ------------------------------------------------------------------------------- events
 
-    def subscribed(self, type_url: str, initial: dict[str, str], now: float) -> None:
-        """The first request of a type. Nothing is sent before that of every type is here."""
+    def subscribed(
+        self,
+        type_url: str,
+        initial: dict[str, str],
+        now: float,
+        newest: tuple[int, Position | None] | None = None,
+    ) -> None:
+        """The first request of a type. Nothing is sent before that of every type is here.
+
+        newest: revision and position now. A replica reads on without a word to nodes where nothing
+        changes, and a report is judged by what it has read.
+        """
         self._now = now
+        if newest is not None:
+            self.newest, self.position = newest
         self._initial[type_url] = initial
         if not self.reported and all(each in self._initial for each in CUT_TYPES):
             self.reported = True
@@ -394,7 +406,7 @@ class Rollout:
             args = {
                 "line": self._noted,
                 "state": self.state,
-                "newest": cut(self.newest),
+                "newest": {**cut(self.newest), "at": _at(self.position)},
                 "acked": _named_cut(self.acked),
                 "target": _named_cut(self.target),
             }
@@ -447,10 +459,15 @@ def mark(revision: int, position: Position | None) -> int:
     return revision if position is None else position.journal
 
 
-def _named_cut(held: Enforced | NodeView | None) -> dict[str, int | str]:
+def _named_cut(held: Enforced | NodeView | None) -> dict[str, Any]:
     if held is None:
-        return {**cut(0), "root": ""}
-    return {**cut(held.revision), "root": held.root[:8].hex()}
+        return {**cut(0), "root": "", "at": ()}
+    return {**cut(held.revision), "root": held.root[:8].hex(), "at": _at(held.position)}
+
+
+def _at(position: Position | None) -> tuple[int, ...]:
+    """Replicas have the same kinds."""
+    return () if position is None else (position.journal, *(each for _, each in position.objects))
 
 
 def rule_sets_naming(view: NodeView, selector: str) -> set[str]:

@@ -198,7 +198,7 @@ class Adapter:
         over = [_key(name) for name in sorted(drained)]
         saved = None if self._flight is not None else pickle.dumps(self, pickle.HIGHEST_PROTOCOL)
         self._wait(first, over)
-        newest = SimpleNamespace(nodes=self._nodes, mark=self._newest[0], _elsewhere={})
+        newest = SimpleNamespace(nodes=self._nodes, mark=self._newest[0])
         plane = cast(ControlPlane, newest)
         self._allocator.advance(NOW, ControlPlane._clear_before(plane, NOW))
         batch = self._intake.batch(NOW)

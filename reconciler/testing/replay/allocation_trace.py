@@ -1,4 +1,8 @@
-"""What a server recorded of numbers, cuts and nodes, for specs/trace/AllocationTrace.tla."""
+"""What a server recorded of numbers, cuts and nodes, for specs/trace/Allocation*Trace.tla.
+
+A single server leads as long as it lives; of several replicas each leads now and then, and what one
+recorded while it followed is no trace of Allocation: it gives nothing then, and takes nothing back.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,7 @@ def _constants(events: Sequence[Event]) -> Mapping[str, Value]:
         label_sets |= {event.args["label_set"]} if "label_set" in event.args else set()
         label_sets |= {each["owner"] for each in event.args.get("entries", ())}
         nodes |= {event.args["node"]} if "node" in event.args else set()
+        nodes |= _others(event)
     first, last = next((pool for event in events if (pool := _numbers(event))), (1, 1))
     if last - first > WHOLE:  # far from full: what nobody came near need not be counted
         seen = [first]
@@ -46,15 +51,40 @@ def _constants(events: Sequence[Event]) -> Mapping[str, Value]:
     }
 
 
+def _of_replica(events: Sequence[Event]) -> Mapping[str, Value]:
+    replicas = frozenset(name for event in events for name in _others(event))
+    return {**_constants(events), "Replicas": replicas}
+
+
+def _others(event: Event) -> set[str]:
+    return {each["replica"] for each in event.args.get("marks", ())}
+
+
 def _split(events: Sequence[Event]) -> Parts:
     """A trace each leadership."""
     parts: dict[str, list[Event]] = {}
-    epoch = 0
+    leads = ""
     for event in events:
         if event.action == "Lead":
-            epoch = event.args["epoch"]
-        parts.setdefault(f"epoch {epoch}", []).append(event)
+            leads = f"epoch {event.args['epoch']}"
+        elif event.action == "Follow":
+            leads = ""
+        if leads:
+            parts.setdefault(leads, []).append(event)
     return parts
+
+
+def _alone(events: Sequence[Event]) -> Parts:
+    return {} if _is_replica(events) else _split(events)
+
+
+def _one_of_several(events: Sequence[Event]) -> Parts:
+    return _split(events) if _is_replica(events) else {}
+
+
+def _is_replica(events: Sequence[Event]) -> bool:
+    """It begins as a follower; and says so too when it begins to lead."""
+    return any(event.action in ("Follow", "Known", "Stood", "Elsewhere") for event in events)
 
 
 def _pool(events: Sequence[Event]) -> Hashable:
@@ -70,6 +100,15 @@ def _numbers(event: Event) -> tuple[int, int] | None:
     return (first, last) if isinstance(first, int) and isinstance(last, int) else None
 
 
-TRACE: Final = Recorded(
-    module="AllocationTrace", process="server", constants=_constants, split=_split, group=_pool
+TRACE: Final = (
+    Recorded(
+        module="AllocationTrace", process="server", constants=_constants, split=_alone, group=_pool
+    ),
+    Recorded(
+        module="AllocationReplicaTrace",
+        process="server",
+        constants=_of_replica,
+        split=_one_of_several,
+        group=_pool,
+    ),
 )
