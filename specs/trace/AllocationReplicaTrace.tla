@@ -70,9 +70,22 @@ Moved(mark) ==
     /\ UNCHANGED <<journal, late, flight, deposed, seen, cursor, life, number, birth, without, cuts, nodes,
                    reported, heard, floor, shown, begun, strayed>>
 
+\* What it enforces is said in the next line.
+Reports(n) ==
+    /\ nodes[n] \in Connected
+    /\ ~reported[n]
+    /\ reported' = [reported EXCEPT ![n] = TRUE]
+    /\ heard' = [heard EXCEPT ![n] = TRUE]
+    /\ floor' = [floor EXCEPT ![n] = -1]
+    /\ shown' = [shown EXCEPT ![n] = NoCut]
+    /\ begun' = [begun EXCEPT ![n] = NoCut]
+    /\ fired' = {}
+    /\ UNCHANGED <<journal, late, flight, deposed, seen, cursor, life, number, birth, without, cuts, newest, nodes,
+                   strayed>>
+
 \* What it is taken to enforce after its report, whoever made that cut.
 Stands(n, mark) ==
-    /\ reported[n] /\ begun[n] = NoCut
+    /\ reported[n] /\ floor[n] = -1 /\ begun[n] = NoCut
     /\ floor' = [floor EXCEPT ![n] = mark]
     /\ shown' = [shown EXCEPT ![n] = [cut |-> mark, uses |-> Unknown]]
     /\ fired' = {}
@@ -104,7 +117,7 @@ Explain(e) ==
       [] e.action = "Moved" -> Moved(e.args.cut)
       [] e.action = "Anew" -> Begins(e.args.node)
       [] e.action = "Connect" -> Connect(e.args.node)
-      [] e.action = "Report" -> Report(e.args.node, 0)
+      [] e.action = "Report" -> Reports(e.args.node)
       [] e.action = "Begin" ->
             \/ Begin(e.args.node)
             \/ /\ reported[e.args.node]
