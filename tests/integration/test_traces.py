@@ -124,8 +124,9 @@ def _broken(
     where: dict[str, tuple[str, int]] = {}
     parts = [
         list(part)
-        for life in lives.values()
+        for name, life in lives.items()
         if life.process == reading.process
+        and name.startswith("replicas") == (reading.module == "AllocationReplicaTrace")
         for part in reading.split(
             [event for event in life.events if event.spec == (reading.spec or spec.name)]
         ).values()
