@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"
 CHART: Final = DEPLOY / "chart" / "reconciler"
@@ -27,3 +28,8 @@ PATHS: Final = {  # kind → collection, with {} for the namespace
     "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
     "ServiceMonitor": "/apis/monitoring.coreos.com/v1/namespaces/{}/servicemonitors",
 }
+
+
+def collection(object: Mapping[str, Any], namespace: str = "") -> str:
+    """Path of the collection that an object belongs to; namespace: where it says none."""
+    return PATHS[object["kind"]].format(object["metadata"].get("namespace") or namespace)

@@ -21,7 +21,7 @@ from reconciler.server.kubernetes.client import ApiClient, ApiError
 from reconciler.server.kubernetes.install import definitions
 from reconciler.testing.kubernetes import Cluster
 from tests.kubernetes.api import Api
-from tests.kubernetes.deployed import CHART, DEPLOY, NAMESPACE, PATHS
+from tests.kubernetes.deployed import CHART, DEPLOY, NAMESPACE, collection
 from tests.kubernetes.rendered import files, helm, rendered, template
 
 Json = dict[str, Any]
@@ -164,16 +164,11 @@ def test_a_wrong_value_is_named(wrong: Json, said: str) -> None:
 # ---------------------------------------------------------------------------------- the API server
 
 
-def path_of(object: Json) -> str:
-    meta = object["metadata"]
-    return PATHS[object["kind"]].format(meta.get("namespace", ""))
-
-
 async def dry(client: ApiClient, object: Json) -> None:
     """All of the API server's checks, unknown fields among them; nothing is kept."""
     body = json.dumps(object).encode()
     params = {"dryRun": "All", "fieldValidation": "Strict"}
-    await client.request("POST", path_of(object), params=params, body=body)
+    await client.request("POST", collection(object), params=params, body=body)
 
 
 async def test_the_api_server_takes_every_object(client: ApiClient, api: Api, values: Json) -> None:

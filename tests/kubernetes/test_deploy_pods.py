@@ -30,7 +30,7 @@ from reconciler.server.kubernetes.client import ApiClient
 from reconciler.testing.kubernetes import Cluster
 from tests.integration.conftest import own_pins
 from tests.kubernetes.api import Api
-from tests.kubernetes.deployed import PATHS
+from tests.kubernetes.deployed import collection
 from tests.kubernetes.identities import clean
 from tests.kubernetes.pods import Container, mounts
 from tests.kubernetes.reading import WAIT
@@ -82,7 +82,7 @@ class Deployed:
         }  # fmt: skip
         self.objects = rendered(values, namespace=self.namespace)
         for object in self.objects:
-            await api.create(PATHS[object["kind"]].format(self.namespace), object)
+            await api.create(collection(object, self.namespace), object)
         at = f"/api/v1/namespaces/{self.namespace}"
         files = {each: (self.directory / each).read_text() for each in ("server.crt", "server.key")}
         data = {
@@ -97,8 +97,9 @@ class Deployed:
 
     async def remove(self) -> None:
         for object in self.objects:
-            if object["kind"] in ("ClusterRole", "ClusterRoleBinding"):
-                await self.api.delete(f"{PATHS[object['kind']]}/{object['metadata']['name']}")
+            if object["metadata"].get("namespace") != self.namespace:
+                path = collection(object, self.namespace)
+                await self.api.delete(f"{path}/{object['metadata']['name']}")
 
     async def pod(self, kind: str, name: str) -> Json:
         """As its controller makes it and a scheduler places it; with what admission adds."""

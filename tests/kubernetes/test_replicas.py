@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -16,6 +14,7 @@ from reconciler.testing.replay.evidence import judge
 from reconciler.tracefile import read
 from tests.golden_traces import SPECS
 from tests.kubernetes.api import Api
+from tests.kubernetes.deployed import RBAC_FILE, collection
 from tests.kubernetes.identities import identities, journal
 from tests.kubernetes.plane import WAIT, Plane
 
@@ -149,28 +148,12 @@ async def test_a_leader_that_slept_writes_nothing_when_it_wakes_up(
     await plane.until(lambda: plane.state_of(node, "r1") == "in-sync")  # its stream outlived that
 
 
-ROLES = Path(__file__).parents[2] / "deploy" / "rbac.yaml"
-PATHS = {
-    "Namespace": "/api/v1/namespaces",
-    "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
-    "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
-    "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
-    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles",
-    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
-}
-
-
-def path(object: dict[str, Any]) -> str:
-    """Of the collection that it is in."""
-    return PATHS[object["kind"]].format(object["metadata"].get("namespace"))
-
-
 async def test_the_role_that_is_shipped_is_enough(
     cluster: Cluster, plane: Plane, client: ApiClient, api: Api
 ) -> None:
-    objects = list(yaml.safe_load_all(ROLES.read_text()))
+    objects = list(yaml.safe_load_all(RBAC_FILE.read_text()))
     for object in objects:
-        await api.create(path(object), object)
+        await api.create(collection(object), object)
     account = "system:serviceaccount:reconciler:reconciler-server"
     groups = ("system:serviceaccounts", "system:authenticated")
     plane.kubeconfig = cluster.kubeconfig(account, groups)
@@ -198,4 +181,4 @@ async def test_the_role_that_is_shipped_is_enough(
     log = (plane.directory / "r1.log").read_text()
     assert "forbidden" not in log.lower(), log
     for object in reversed(objects):
-        await api.delete(f"{path(object)}/{object['metadata']['name']}")
+        await api.delete(f"{collection(object)}/{object['metadata']['name']}")

@@ -23,7 +23,7 @@ from reconciler.server.kubernetes.client import ApiClient
 from reconciler.server.kubernetes.reports import IN_USE, OF
 from reconciler.testing.kubernetes import Cluster
 from tests.kubernetes.api import Api
-from tests.kubernetes.deployed import NAMESPACE, PATHS, RBAC_FILE
+from tests.kubernetes.deployed import NAMESPACE, RBAC_FILE, collection
 from tests.kubernetes.identities import IDENTITIES, JOURNALS, clean, identities, identity, journal
 from tests.kubernetes.plane import WAIT, Plane
 
@@ -117,7 +117,7 @@ async def test_every_verb_of_the_role_is_used_and_no_other(
 ) -> None:
     objects = list(yaml.safe_load_all(RBAC_FILE.read_text()))
     for object in objects:
-        await api.create(PATHS[object["kind"]].format(NAMESPACE), object)
+        await api.create(collection(object, NAMESPACE), object)
     node = await api.node("n1", "192.0.2.1", "10.1.0.0/16")
     token = await agent_token(api, node)
     shop = await api.namespace("shop", {"team": "one"})
