@@ -24,6 +24,7 @@ GROUPS: Final = {
     "clients": "protocol clients over gRPC and TLS: the server's part",
     "agents": "whole agents over gRPC and TLS, maps in memory",
     "streams": "many streams: memory and one broadcast",
+    "kubernetes": "a server process at a real API server, with KWOK and protocol clients",
 }
 PROFILES: Final = {
     "kernel": "kernel",

@@ -58,7 +58,7 @@ def running(
     """parts: the nodes of each process; pods: of each node, for whole agents."""
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(_scratch())
-        address = f"127.0.0.1:{_free_port()}"
+        address = f"127.0.0.1:{free_port()}"
         context.say(f"starting {1 + len(parts)} processes")
         first = stack.enter_context(
             Child(server.main, Setup(address, {server.SERVER: keys[server.SERVER]}, "", directory))
@@ -134,7 +134,8 @@ def _scratch() -> Iterator[str]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """That nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

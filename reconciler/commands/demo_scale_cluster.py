@@ -99,7 +99,7 @@ class ScaleCluster:
             self._thread.start()
             stack.callback(self._loop.call_soon_threadsafe, self._loop.stop)
             self.audit = Audit(self.directory, [f"{USER}{name}" for name in REPLICAS])
-            self.api = stack.enter_context(Cluster(apiserver_flags=self.audit.flags))
+            self.api = stack.enter_context(Cluster(apiserver_flags=self.audit.flags, large=True))
             self.kubeconfig = self.api.kubeconfig()
             self.client = self.run(ApiClient.connect(self.kubeconfig))
             stack.callback(lambda: self.run(self.client.close()))

@@ -176,7 +176,7 @@ def _of_the_system(object: dict[str, Any]) -> bool:
 async def scale(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Scale]:
     """Of the size that the test is parametrized with."""
     audit = Audit(tmp_path, [USER])
-    with Cluster(apiserver_flags=audit.flags) as cluster, Kwok(cluster):
+    with Cluster(apiserver_flags=audit.flags, large=True) as cluster, Kwok(cluster):
         client = await ApiClient.connect(cluster.kubeconfig())
         await install(client)
         plane = Plane(tmp_path, cluster.kubeconfig(USER, ("system:masters",)), "scale")
