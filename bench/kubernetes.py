@@ -46,7 +46,9 @@ QUICK: Final = Size(pods=2_000, nodes=20)
 IDENTITIES: Final = "/apis/cilium.io/v2/ciliumidentities"
 CONFIG_MAPS: Final = "/api/v1/namespaces/default/configmaps"
 WAIT_SECONDS: Final = 600.0
-POLL_SECONDS: Final = 0.02
+POLL_SECONDS: Final = 0.1
+"""When a node acknowledged is known from the server; asking costs it time."""
+
 BYSTANDER_SECONDS: Final = 0.02
 """Between two requests of somebody who has nothing to do with it."""
 

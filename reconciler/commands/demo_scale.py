@@ -134,7 +134,7 @@ class ScaleDemo:
                 lambda: self.look.numbers(REPLICAS[1]) == self.look.numbers(first) != {},
             )
             cluster.wait(
-                "every identity is an object", lambda: len(cluster.identities()) == size.label_sets
+                "every identity is an object", lambda: cluster.count_identities() == size.label_sets
             )
         writes = cluster.audit.writes()
         used = [f"{name}: {usage(cluster.running[name].pid)}" for name in REPLICAS]
@@ -212,7 +212,10 @@ class ScaleDemo:
             )
             rows = self.look.nodes()
             last = max(row["committed_at"] for row in rows.values()) - begin
-            cluster.wait("every identity is an object", lambda: self.look.materialised("r1"))
+            cluster.wait(
+                "every identity is an object",
+                lambda: cluster.count_identities() == len(known) + size.label_sets,
+            )
             objects = time.monotonic() - begin
             after = cluster.latencies()
             self._finish_flows(part)
@@ -237,7 +240,10 @@ class ScaleDemo:
             self.look.rows += [
                 ("relabel: until the last agent's ACK", f"{last * 1000:.0f} ms"),
                 ("relabel: until the last CiliumIdentity", f"{objects:.2f} s"),
-                ("relabel: writes", written(writes)),
+                *(
+                    (f"relabel: {resource}, {verb}", f"{count:,} writes")
+                    for (resource, verb), count in sorted(counts.items())
+                ),
             ]
             part.check("every label set got a new number", new == size.label_sets, str(new))
             part.check("no number changed", all(now[key] == pair for key, pair in known.items()))
@@ -293,7 +299,10 @@ class ScaleDemo:
                 "every node enforces the relabel", lambda: self.look.enforced("r2", before)
             )
             last = max(row["committed_at"] for row in self.look.nodes().values()) - begin
-            cluster.wait("every identity is an object", lambda: self.look.materialised("r2"))
+            cluster.wait(
+                "every identity is an object",
+                lambda: cluster.count_identities() == len(known) + size.label_sets,
+            )
             objects = time.monotonic() - begin
             self._finish_flows(part)
             now = self.look.pairs()

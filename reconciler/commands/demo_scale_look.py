@@ -81,10 +81,6 @@ class Look:
         key = "k8s:io.cilium.k8s.namespace.labels.release"
         return [each for each in identities if each.has(key, release)]
 
-    def materialised(self, release: str) -> bool:
-        found = self.labelled(release, self.cluster.identities())
-        return len(found) == self.cluster.size.label_sets
-
     def check_numbers(self, part: Part) -> None:
         """Nothing is taken back while the demo runs, so all numbers ever given are there."""
         objects = self.cluster.identities()

@@ -73,13 +73,15 @@ _YIELD_EVERY: Final = 64
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """rate, burst: writes a second, and how many may begin at once after a rest; else seconds.
+    Nobody waits for the objects, and everybody for the API server: 32 at once and as fast as it
+    could made the requests of others three times as slow.
 
     first, limit: of the back-off of a number whose write failed
     """
 
-    concurrency: int = 32
-    rate: float = 200.0
-    burst: int = 500
+    concurrency: int = 4
+    rate: float = 100.0
+    burst: int = 20
     first: float = 0.2
     limit: float = 60.0
     tidy_seconds: float = 10.0
