@@ -152,16 +152,23 @@ async def deployed(
 
 @pytest.fixture
 def device(pins: Path) -> Iterator[None]:
-    """The host side of a pod's veth pair, with the route that a CNI plugin leaves."""
-    subprocess.run(
-        ["ip", "link", "add", DEVICE, "type", "veth", "peer", "name", "rkpeer0"], check=True
-    )
+    """The host side of a pod's veth pair, with the route that a CNI plugin leaves. One that was
+    left behind, by a test that was killed, is removed."""
+    for name in os.listdir("/sys/class/net"):
+        owner = name.removeprefix(DEVICES)
+        if owner != name and owner.isdecimal() and not Path("/proc", owner).exists():
+            ip("link", "delete", name)
+    ip("link", "add", DEVICE, "type", "veth", "peer", "name", f"{DEVICE}p")
     try:
-        subprocess.run(["ip", "link", "set", DEVICE, "up"], check=True)
-        subprocess.run(["ip", "route", "add", f"{ADDRESS}/32", "dev", DEVICE], check=True)
+        ip("link", "set", DEVICE, "up")
+        ip("route", "add", f"{ADDRESS}/32", "dev", DEVICE)
         yield
     finally:
-        subprocess.run(["ip", "link", "delete", DEVICE], check=True)
+        ip("link", "delete", DEVICE)
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)
 
 
 async def until(condition: Callable[[], object], *containers: Container) -> None:
