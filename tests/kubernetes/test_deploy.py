@@ -317,3 +317,28 @@ def test_containers_may_do_no_more_than_they_need(values: Json) -> None:
             assert "add" not in security["capabilities"]
             assert spec["securityContext"]["runAsNonRoot"] is True
             assert not any("hostPath" in volume for volume in spec["volumes"])
+
+
+# ------------------------------------------------------------------------------------------ images
+
+
+@pytest.mark.parametrize("name", ["server", "agent"])
+def test_containerfiles(name: str) -> None:
+    """Versions of Debian's packages are not pinned: a build takes what is repaired by then."""
+    file = DEPLOY / f"Containerfile.{name}"
+    done = subprocess.run(
+        ["hadolint", "--no-color", "--ignore", "DL3008", str(file)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    last = {
+        line.partition(" ")[0]: line.partition(" ")[2] for line in file.read_text().splitlines()
+    }
+    (container,) = (c for _, c in containers({}) if c["name"] == name)
+    assert json.loads(last["ENTRYPOINT"]) == ["reconciler"], "arguments begin with the command"
+    assert json.loads(last["CMD"])[0] == container["args"][0] == name
+    (spec,) = (s for s, c in containers({}) if c["name"] == name)
+    user = {**spec["securityContext"], **container["securityContext"]}["runAsUser"]
+    assert last.get("USER", "0:0").partition(":")[0] == str(user)
