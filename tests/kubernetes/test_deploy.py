@@ -20,8 +20,8 @@ from reconciler.config import AgentConfig, Config, ServerConfig, load
 from reconciler.server.kubernetes.client import ApiClient, ApiError
 from reconciler.server.kubernetes.install import definitions
 from reconciler.testing.kubernetes import Cluster
-from tests.kubernetes.api import Api
-from tests.kubernetes.deployed import CHART, DEPLOY, NAMESPACE, collection
+from tests.kubernetes.api import Api, absent
+from tests.kubernetes.deployed import CHART, DEPLOY, NAMESPACE, PATHS, collection
 from tests.kubernetes.rendered import files, helm, rendered, template
 
 Json = dict[str, Any]
@@ -209,6 +209,39 @@ def test_kubectl_takes_the_plain_manifests(cluster: Cluster) -> None:
     lines = done.stdout.splitlines()
     assert "daemonset.apps/reconciler-agent created (server dry run)" in lines
     assert len(lines) == sum(len(list(yaml.safe_load_all(text))) for text in files().values())
+
+
+async def test_helm_installs_upgrades_rolls_back_and_removes(cluster: Cluster, api: Api) -> None:
+    """And keeps the kinds, with the numbers in them. Nobody schedules here: it is not waited."""
+    namespace = await api.namespace("helm")
+    where = ("--kubeconfig", cluster.kubeconfig(), "--namespace", namespace)
+
+    def run(*arguments: str) -> None:
+        done = helm(*arguments, *where)
+        assert done.returncode == 0, done.stderr
+
+    async def there() -> tuple[int, str, str]:
+        at = f"/apis/apps/v1/namespaces/{namespace}"
+        server = await api.get(f"{at}/deployments/reconciler-server")
+        (container,) = server["spec"]["template"]["spec"]["containers"]
+        agent = await api.get(f"{at}/daemonsets/reconciler-agent")
+        (other,) = agent["spec"]["template"]["spec"]["containers"]
+        return server["spec"]["replicas"], container["image"], other["image"]
+
+    old, new = ("reconciler-server:0.1.0", "reconciler-agent:0.1.0"), "--set=server.image.tag=0.2.0"
+    run("install", "reconciler", str(CHART))
+    assert await there() == (2, *old)
+    run("upgrade", "reconciler", str(CHART), new, "--set=agent.image.tag=0.1.0")
+    assert await there() == (2, "reconciler-server:0.2.0", old[1])  # the server first
+    run("upgrade", "reconciler", str(CHART), new, "--set=agent.image.tag=0.2.0,server.replicas=3")
+    assert await there() == (3, "reconciler-server:0.2.0", "reconciler-agent:0.2.0")
+    run("rollback", "reconciler", "1")
+    assert await there() == (2, *old)
+    run("uninstall", "reconciler")
+    assert await absent(api, f"{PATHS['ClusterRole']}/reconciler-server")
+    for each in definitions():
+        path = f"{PATHS['CustomResourceDefinition']}/{each['metadata']['name']}"
+        assert not await absent(api, path)
 
 
 # -------------------------------------------------------------------------------------- containers
