@@ -26,7 +26,11 @@ class Build(build_py):
             subprocess.run([sys.executable, *protoc.split()], check=True)
             if KERNEL:
                 make = ["make", "-C", "kernel", f"PYTHON={sys.executable}"]
-                subprocess.run(make, check=True)
+                here = {
+                    **os.environ,
+                    "PYTHONPATH": os.getcwd(),
+                }  # layout.h is made from the package
+                subprocess.run(make, check=True, env=here)
         super().run()
 
 

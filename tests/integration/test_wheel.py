@@ -19,8 +19,10 @@ GENERATED = ("*.so", "*.o", "*_pb2.py*", "layout.h", "__pycache__", "*.egg-info"
 
 
 def build(directory: Path, **environment: str) -> Path:
-    """A wheel of a tree that has no more than the sources."""
-    tree = directory / "tree"
+    """A wheel of a tree that has no more than the sources, where no other `reconciler` is."""
+    tree, other = directory / "tree", directory / "other"
+    other.mkdir()
+    (other / "reconciler.py").write_text("raise ImportError('not the one that is built')\n")
     for name in SOURCES:
         shutil.copytree(REPOSITORY / name, tree / name, ignore=shutil.ignore_patterns(*GENERATED))
     for name in ("pyproject.toml", "setup.py", "README.md"):
@@ -29,7 +31,7 @@ def build(directory: Path, **environment: str) -> Path:
     subprocess.run(
         [*command, "--quiet", "--disable-pip-version-check", "-w", str(directory)],
         cwd=tree,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONPATH": str(other), **environment},
         check=True,
         timeout=100,
     )
