@@ -176,9 +176,10 @@ class Container:
         yield f"mkdir {scratch}/upper {scratch}/work {root}"
         layers = f"lowerdir=/,upperdir={scratch}/upper,workdir={scratch}/work"
         yield f"mount -t overlay -o {layers} root {root}"
-        for path in sorted(self._program()):  # in an image, everyone can read it
-            yield f"chmod o+x {root}{path}"
-            if os.stat(path).st_dev != os.stat("/").st_dev:
+        for path in sorted(self._program()):
+            if (device := os.stat(path).st_dev) == os.stat("/").st_dev:
+                yield f"chmod o+x {root}{path}"  # in an image, everyone can read it
+            elif os.stat(os.path.dirname(path)).st_dev != device:  # the overlay has nothing of it
                 yield f"mount --bind {path} {root}{path}"
         for name in ("proc", "dev"):
             yield f"mount --rbind /{name} {root}/{name}"
