@@ -48,6 +48,10 @@ LONGEST_PAUSE_SECONDS: Final = 60.0
 MAX_MESSAGE: Final = 1024
 
 
+Look = Callable[[str, int], Found]
+"""("namespace/name", version) → what is so of that policy."""
+
+
 class Condition(msgspec.Struct, frozen=True, rename="camel"):
     """As in Kubernetes; `type` is Accepted or Realized."""
 
@@ -153,15 +157,17 @@ class Policies:
 
 
 class Statuses:
-    """look: what is so of a policy of this name and version, now. leading: who doesn't writes
-    nothing. `results` counts "written", "refused", "failed" and "gone" (the policy is)."""
+    """look: gives what is so now, of any policy. leading: who doesn't writes nothing.
+
+    `results` counts "written", "refused", "failed" and "gone" (the policy is)
+    """
 
     def __init__(
         self,
         client: ApiClient,
         policies: Policies,
         *,
-        look: Callable[[], Callable[[str, int], Found]],
+        look: Callable[[], Look],
         leading: Callable[[], bool],
         log: Any,
         monotonic: Callable[[], float] = time.monotonic,
@@ -192,13 +198,14 @@ class Statuses:
         try:
             if self._held is None:
                 self._held = await self._list()
-            for name in self._due():
+            look = self._look()
+            for name in self._due(look):
                 if not self._leading():
                     break
                 if (wait := self._wait()) > 0:
                     return max(wait, LOOK_SECONDS / 4)
                 self._tokens -= 1
-                await self._write(name)
+                await self._write(name, look)
         except (ApiError, UnavailableError, msgspec.DecodeError) as error:
             asked = error.retry_after if isinstance(error, ApiError) else 0.0
             self.results["failed"] += 1
@@ -207,24 +214,23 @@ class Statuses:
         self._backoff.worked()
         return LOOK_SECONDS
 
-    def _due(self) -> list[str]:
+    def _due(self, look: Look) -> list[str]:
         """Names of what is to be written, those that fail first."""
-        held, look, now = self._held or {}, self._look(), self._monotonic()
+        held, now = self._held or {}, self._monotonic()
         due: list[tuple[int, str]] = []
-        names = self._policies.known.keys() | self._policies.refused.keys()
+        known, refused = self._policies.known, self._policies.refused
+        names = known.keys() | refused.keys()
         for gone in [name for name in held if name not in names]:
             del held[gone]
         for name in names:
             if self._not_before.get(name, 0.0) > now:
                 continue
-            policy = self._policies.known.get(name)
-            problem = self._policies.refused.get(name, "")
-            if problem:
+            if name in refused:
                 before = held.get(name)
-                if before is None or _why(before[1]) != problem[:MAX_MESSAGE]:
+                if before is None or _why(before[1]) != refused[name][:MAX_MESSAGE]:
                     due.append((0, name))
                 continue
-            assert policy is not None
+            policy = known[name]
             wanted = _status(policy, look(name, policy.version))
             uid, before_status = held.get(name, ("", Status()))
             if uid == policy.uid and wanted.said == before_status.said:
@@ -263,19 +269,19 @@ class Statuses:
                 return found
             params = {"limit": str(PAGE), "continue": page.metadata.next}
 
-    async def _write(self, name: str) -> None:
+    async def _write(self, name: str, look: Look) -> None:
         namespace, _, policy_name = name.partition("/")
-        problem = self._policies.refused.get(name, "")
+        problem = self._policies.refused.get(name)
         held = self._held
         assert held is not None
         try:
-            if problem:
+            if problem is not None:
                 policy = await self._read(namespace, policy_name)
                 status = _refused(policy, problem)
             else:
                 if (known := self._policies.known.get(name)) is None:
                     return
-                policy, status = known, _status(known, self._look()(name, known.version))
+                policy, status = known, _status(known, look(name, known.version))
             before = held.get(name, ("", Status()))[1]
             status = _since(status, before, _now(self._wall()))
             body = {
