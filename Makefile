@@ -67,7 +67,7 @@ test: setup ## everything: unit, property, specs, real packets, a real Kubernete
 	@$(BIN)/python -m reconciler.formal.archive build/tlc.jsa
 	@TLA_SHARED_ARCHIVE=$(CURDIR)/build/tlc.jsa $(BIN)/pytest -q -n 2 --dist loadfile $(SPEC_TESTS)
 	@echo "== integration tests: processes, packets in network namespaces"
-	@$(BIN)/pytest -q tests/integration $(addprefix --ignore=,$(SPEC_TESTS))
+	@$(BIN)/pytest -q -n 2 --dist loadfile tests/integration $(addprefix --ignore=,$(SPEC_TESTS))
 	@echo "== Kubernetes: a real API server"
 	@$(KUBERNETES_BUILD)
 	@$(BIN)/pytest -q -n 2 --dist loadfile tests/kubernetes
