@@ -8,11 +8,12 @@ can't be read at the start ends the process; later the last good state stays.
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import json
 import signal
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,8 @@ async def run(config: ServerConfig, *, ready: Callable[[int], None] | None = Non
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         loaded = asyncio.Event()
         runs = [tasks.create_task(each(loaded)) for each in cluster.runs]
-        await _first(loaded, runs)
+        with _no_garbage(stack):
+            await _first(loaded, runs)
 
         if keys is not None:
             tasks.create_task(watch_certificate(keys, driver.alarm, log, stop), name="certificate")
@@ -179,6 +181,21 @@ def _on_signals(stack: AsyncExitStack, stop: asyncio.Event) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
         stack.callback(loop.remove_signal_handler, number)
+
+
+@contextmanager
+def _no_garbage(stack: AsyncExitStack) -> Iterator[None]:
+    """What is made in here stays, and is never looked through for garbage as long as the stack is.
+
+    With 20,000 pods that took a fifth of the time of reading them, and 0.2 s at a time later on.
+    """
+    gc.disable()
+    try:
+        yield
+        stack.callback(gc.unfreeze)
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 async def _first(loaded: asyncio.Event, runs: list[asyncio.Task[None]]) -> None:

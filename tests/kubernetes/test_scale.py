@@ -49,10 +49,10 @@ SECONDS: Final = 600.0 if PROFILE == "long" else 90.0
 MANY: Final = Size(pods=5_000, nodes=50, namespaces=5, deployments=1_000)
 """Label sets as they are, more than one object holds. The same with few and large ones:"""
 
-LARGE: Final = Size(pods=300, nodes=5, namespaces=1, deployments=300)
+LARGE: Final = Size(pods=240, nodes=5, namespaces=1, deployments=240)
 PADDING: Final = {f"padding-{at:02}": "x" * 63 for at in range(60)}
 
-SIZE: Final = Size() if PROFILE == "long" else Size(pods=900, nodes=9, namespaces=3, deployments=20)
+SIZE: Final = Size() if PROFILE == "long" else Size(pods=500, nodes=5, namespaces=2, deployments=25)
 
 
 class Scale:

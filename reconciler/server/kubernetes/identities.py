@@ -12,8 +12,9 @@ While it is less than one write may need, label sets may be waiting: then object
 What is due is worked out for each number by itself, from the journal's entry and the object as it
 was last seen, whenever one of both has changed; so it may be interrupted at any point, begin anew
 in another process, and be done twice. Writes name what was read (UID and resourceVersion), so a
-late one does nothing. An object is changed or deleted only if the journal was still this server's
-after the object had been seen: what a newer leader made is not taken for somebody else's. At most
+late one does nothing. An object is changed, deleted, or made again only if the journal was still
+this server's after the object had been seen, or missed: what a newer leader did is not taken for
+somebody else's doing. At most
 `concurrency` writes are under way, and `rate` begin a second; what fails is tried again with
 back-off, number by number.
 
@@ -208,7 +209,8 @@ class Materialiser:
                 if looked % _YIELD_EVERY == 0:
                     await asyncio.sleep(0)
                 continue
-            if todo.seen is not None and self._seen_at[number] >= self._journal.confirmed_at:
+            theirs = todo.seen is not None or number in self._vanished
+            if theirs and self._seen_at[number] >= self._journal.confirmed_at:
                 self._slots.release()
                 self._doubtful.add(number)
                 self._doubt.set()
@@ -292,6 +294,7 @@ class Materialiser:
         if seen is None:
             if old is not None:
                 self._vanished[number] = old.birth
+                self._seen_at[number] = self._journal.now()
             return
         self._objects[number] = seen
         self._seen_at[number] = self._journal.now()

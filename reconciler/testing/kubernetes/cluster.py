@@ -96,7 +96,7 @@ class Cluster:
 
     def start(self) -> None:
         """UnavailableError with the end of a log: it did not get ready in time."""
-        _sweep()
+        sweep()
         self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         try:
             self._authority = pki.Authority(self._folder)
@@ -296,7 +296,7 @@ class Cluster:
         return context
 
 
-def _sweep() -> None:
+def sweep() -> None:
     """Remove folders of processes that were killed before they could."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         owner = folder.name.removeprefix(_PREFIX).partition("-")[0]

@@ -1,0 +1,90 @@
+"""The large demo as a whole, with few pods; nothing of it is left, however it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler.commands.demo_cluster import BPFFS, PREFIX
+from tests.conftest import PROFILE
+
+COMMAND = [
+    sys.executable, "-m", "reconciler.cli", "demo", "--kubernetes", "--pods", "250", "--nodes", "5",
+]  # fmt: skip
+pytestmark = pytest.mark.skipif(
+    PROFILE != "long", reason="half a minute each; what it shows is tested in smaller pieces"
+)
+
+SECONDS = 240
+"""On a machine that does other things too; it takes half a minute on an idle one."""
+
+
+def _left(pid: int) -> list[str]:
+    """Files, pins, and processes that know of a file of the demo's or of its cluster's."""
+    places = (Path(tempfile.gettempdir()), BPFFS)
+    names = (f"{PREFIX}{pid}", f"reconciler-cluster-{pid}-")
+    found = [str(path) for name in names for place in places for path in place.glob(f"{name}*")]
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            line = Path("/proc", entry, "cmdline").read_bytes().decode()
+        except OSError:
+            continue  # it has ended meanwhile
+        if any(name in line for name in names):
+            found.append(line)
+    return found
+
+
+@pytest.mark.timeout(SECONDS + 30)
+def test_everything_holds() -> None:
+    with subprocess.Popen(
+        [*COMMAND, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            out, errors = process.communicate(timeout=SECONDS)
+        finally:
+            process.kill()
+    assert out, errors
+    found: dict[str, Any] = json.loads(out)
+    failed = [
+        f"{part['title']}: {check['what']}: {check['detail']}"
+        for part in found["parts"]
+        for check in part["checks"]
+        if not check["ok"]
+    ]
+    assert failed == [], errors
+    assert process.returncode == 0
+    assert len(found["parts"]) == 3
+    assert _left(process.pid) == []
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name
+)
+@pytest.mark.timeout(SECONDS + 90)
+@pytest.mark.parametrize("when", ["creating", "trying every way", "killing the leader"])
+def test_nothing_is_left_of_one_that_is_ended(number: signal.Signals, when: str) -> None:
+    with subprocess.Popen(
+        COMMAND, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stderr is not None
+            assert any(when in line for line in process.stderr)
+            process.send_signal(number)
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+    if number == signal.SIGKILL:
+        from reconciler.commands.demo_cluster import clean_up_after_others
+        from reconciler.testing.kubernetes.cluster import sweep
+
+        clean_up_after_others()  # as the next demo does when it starts, and the next cluster
+        sweep()
+    assert _left(process.pid) == []
