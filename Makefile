@@ -80,6 +80,7 @@ demo-kubernetes: setup ## 20,000 pods at a real API server: relabelled, the lead
 	@$(BIN)/reconciler demo --kubernetes
 
 bench: setup ## print each budget beside what was measured
+	@$(KUBERNETES_BUILD)
 	@$(BIN)/python -m bench
 
 clean: ## remove what was built (not the virtual environment)

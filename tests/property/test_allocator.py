@@ -39,6 +39,7 @@ from reconciler.core.identity import (
     JournalState,
     apply_batch,
 )
+from reconciler.core.identity.allocator import ENTRY_BYTES
 from reconciler.core.identity.journal import Phase
 from reconciler.errors import JournalConflict
 from reconciler.server.journal import SqliteJournal, read
@@ -46,6 +47,8 @@ from reconciler.server.journal import SqliteJournal, read
 LABEL_SETS = tuple(f"k8s:app={letter};" for letter in "abcd")
 NODES = ("n1", "n2")
 DRAIN = 10.0
+ROOM = 1_000_000
+"""Bytes, more than any of this takes."""
 
 label_sets = st.sampled_from(LABEL_SETS)
 nodes = st.sampled_from(NODES)
@@ -55,6 +58,11 @@ class Held(NamedTuple):
     birth: int
     label_set: str
     phase: Phase
+
+
+def size_of(batch: JournalBatch) -> int:
+    """Of what it gives numbers, as the journal counts it."""
+    return sum(len(label_set) + ENTRY_BYTES for _, label_set in batch.allocate)
 
 
 class MemoryJournal:
@@ -89,6 +97,7 @@ class Leader:
         self.bound: set[str] = set()
         self.batch: JournalBatch | None = None
         self.revision: int | None = None  # the answer to `batch`, not delivered yet
+        self.room: int | None = None  # what the journal has room for, by what it told
         self.misled = False  # it was told that a write failed which did not
         self.cuts = 0
         self.released: dict[str, float] = {
@@ -204,6 +213,12 @@ class AllocatorMachine(RuleBasedStateMachine):
     def begin_write(self) -> None:
         self.take_batch(self.leader)
 
+    @rule(size=st.sampled_from([0, 80, 160, ROOM]))
+    def journal_tells_its_room(self, size: int) -> None:
+        """As it is now, with what has reached it."""
+        self.leader.allocator.room(self.content().revision, size)
+        self.leader.room = size
+
     def take_batch(self, leader: Leader) -> None:
         """A write concerns what is or isn't bound now; at most one is under way."""
         batch = leader.batch = leader.allocator.next_batch(self.now)
@@ -211,6 +226,7 @@ class AllocatorMachine(RuleBasedStateMachine):
             return
         assert leader.allocator.next_batch(self.now) is None
         assert leader.bound.issuperset(label_set for _, label_set in batch.allocate)
+        assert leader.misled or leader.room is None or size_of(batch) <= max(leader.room, 0)
         if leader is self.leader and not leader.misled:
             assert leader.bound.issuperset(self.truth[number].label_set for number in batch.revive)
             for number in batch.retire + batch.free:
@@ -234,6 +250,8 @@ class AllocatorMachine(RuleBasedStateMachine):
             return False
         assert leader is self.leader, "R5: a deposed leader's write took effect"
         assert not leader.misled
+        if leader.room is not None:
+            leader.room -= size_of(leader.batch)
         self.record(leader.batch, leader.revision, before.cursor)
         return True
 
@@ -414,6 +432,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         self.unsettled = 0
         if self.leader.misled:
             self.change_leader(sync=True, paused=False)
+        self.journal_tells_its_room(ROOM)
         self.sync()
         for node in NODES:
             self.node_acknowledges(node)
