@@ -47,8 +47,8 @@ from reconciler.server.journal import SqliteJournal, read
 LABEL_SETS = tuple(f"k8s:app={letter};" for letter in "abcd")
 NODES = ("n1", "n2")
 DRAIN = 10.0
-ROOM = 1_000_000
-"""Bytes, more than any of this takes."""
+NARROW, ROOM = 80, 1_000_000
+"""Bytes: for one label set, and for more than there ever are."""
 
 label_sets = st.sampled_from(LABEL_SETS)
 nodes = st.sampled_from(NODES)
@@ -132,9 +132,10 @@ class AllocatorMachine(RuleBasedStateMachine):
     def content(self) -> JournalState:
         return self.store["journal"]
 
-    @initialize(size=st.integers(1, 5), max_batch=st.integers(1, 4))
-    def begin(self, size: int, max_batch: int) -> None:
+    @initialize(size=st.integers(1, 5), max_batch=st.integers(1, 4), narrow=st.booleans())
+    def begin(self, size: int, max_batch: int, narrow: bool) -> None:
         self.pool, self.max_batch = range(256, 256 + size), max_batch
+        self.narrow = narrow
         self.open_store()
         self.lead(sync=True)
 
@@ -144,6 +145,8 @@ class AllocatorMachine(RuleBasedStateMachine):
             entry.number: Held(entry.birth, entry.label_set, entry.phase)
             for entry in self.leader.state.entries
         } == self.truth
+        if self.narrow:
+            self.journal_tells_its_room(NARROW)
         if sync:
             self.sync()
 
@@ -213,7 +216,7 @@ class AllocatorMachine(RuleBasedStateMachine):
     def begin_write(self) -> None:
         self.take_batch(self.leader)
 
-    @rule(size=st.sampled_from([0, 80, 160, ROOM]))
+    @rule(size=st.sampled_from([0, NARROW, 2 * NARROW, ROOM]))
     def journal_tells_its_room(self, size: int) -> None:
         """As it is now, with what has reached it."""
         self.leader.allocator.room(self.content().revision, size)
