@@ -27,6 +27,9 @@ def record(seed: int) -> Mapping[str, Life]:
     world.begin()
     for _ in range(chance.randrange(10, 60)):
         chance.choice(STEPS)(world, chance)
+        world.no_replica_goes_back()
+        world.what_is_published_follows_from_the_position_alone()
+        world.a_node_enforces_a_published_cut()
     world.settle()
     return {
         f"replicas {seed}, {name}": Life("server", "server", 2, tuple(events))
@@ -54,6 +57,7 @@ STEPS: tuple[Callable[[Replicas, random.Random], None], ...] = (
     lambda world, chance: world.catch_up(chance.randrange(9), chance.random() < 0.5),
     lambda world, chance: world.write(chance.random() < 0.5),
     lambda world, chance: world.elect(chance.randrange(9)),
+    lambda world, chance: world.stand_down(chance.randrange(9)),
     lambda world, chance: world.reports(),
     lambda world, chance: world.crash(chance.randrange(9)),
     lambda world, chance: world.time(chance.choice((1.0, 20.0, 60.0))),

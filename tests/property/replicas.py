@@ -15,7 +15,7 @@ from reconciler.core.labels import LabelFilter
 from reconciler.core.objects import Change, Delete, Upsert
 from reconciler.core.plane import Close, ControlPlane, PlaneConfig, Send, WriteJournal
 from reconciler.core.resources.build import NodeView
-from reconciler.core.resources.position import Position, parse_position
+from reconciler.core.resources.position import Position, parse_position, position_of
 from reconciler.core.resources.types import BINDINGS, COMMIT
 from reconciler.core.trace import Trace
 from reconciler.core.xds.client import Client, Report
@@ -65,6 +65,11 @@ class Store:
         self.states.append(self.journal.state)
         return revision, [before[number] for number in effect.batch.free]
 
+    @property
+    def position(self) -> Position:
+        """Of all that there is."""
+        return position_of(self.journal.state.revision, dict.fromkeys(KINDS, self.version))
+
     def at(self, position: Position) -> ControlPlane:
         """What a replica has that read exactly this, and nothing before it."""
         state = next(each for each in self.states if each.revision == position.journal)
@@ -100,6 +105,7 @@ class Replica:
     ) -> None:
         self.name, self.store = name, store
         self.read = dict.fromkeys(KINDS, 0)  # events of the log
+        self.positions = dict.fromkeys(KINDS, 0)  # up to where each kind is read
         self.state = 0  # index of the journal's state
         self.plane = ControlPlane(
             config(), store.states[0], now, lambda _: told(self), trace, leading=False
@@ -109,19 +115,25 @@ class Replica:
         self.flight: WriteJournal | None = None
         self.epoch_of_flight = 0
 
-    @property
-    def positions(self) -> dict[str, int]:
-        """As bookmarks would tell: a kind without a newer event is read up to now."""
-        found = {}
-        for kind, count in self.read.items():
-            log = self.store.log[kind]
-            found[kind] = log[count - 1][0] if count else 0
-        return found
+    def listed(self, now: float) -> None:
+        """Everything, as it is now."""
+        changes = []
+        for kind in KINDS:
+            self.read[kind] = len(self.store.log[kind])
+            self.positions[kind] = self.store.version
+            changes += [change for _, change in self.store.log[kind]]
+        self.plane.objects_changed(changes, now, dict(self.positions))
+        self.carry_out()
 
     def deliver(self, kind: str, count: int, now: float) -> None:
+        """So many events; a bookmark where there are fewer: nothing of the kind is newer."""
         log = self.store.log[kind][self.read[kind] : self.read[kind] + count]
         self.read[kind] += len(log)
-        self.plane.objects_changed([change for _, change in log], now, self.positions)
+        if len(log) < count:
+            self.positions[kind] = self.store.version
+        else:
+            self.positions[kind] = log[-1][0]
+        self.plane.objects_changed([change for _, change in log], now, dict(self.positions))
         self.carry_out()
 
     def deliver_journal(self, now: float) -> None:
@@ -131,6 +143,12 @@ class Replica:
         if not self.plane.leading or state.epoch > self.plane.epoch:
             self.flight = None if self.plane.leading else self.flight
             self.plane.follow(state, now)
+        self.carry_out()
+
+    def stand_down(self, now: float) -> None:
+        """Its Lease is over. What it has read of the journal may be older than what it wrote."""
+        self.flight = None
+        self.plane.follow(self.store.states[self.state], now)
         self.carry_out()
 
     def lead(self, now: float) -> None:

@@ -40,6 +40,7 @@ class Replicas(RuleBasedStateMachine):
         self.replicas: list[Replica] = []
         self.reported: dict[str, tuple[int, float]] = {}  # replica → mark, time of its end
         self.nodes = {name: Node(name) for name in NODES}
+        self.been: dict[str, Position] = {}  # replica → where it was
 
     @initialize()
     def begin(self) -> None:
@@ -55,10 +56,7 @@ class Replicas(RuleBasedStateMachine):
         name = f"r{next(self.names)}"
         replica = Replica(name, self.store, self.now, self._published, self.life(name))
         replica.deliver_journal(self.now)
-        replica.read = {kind: len(self.store.log[kind]) for kind in KINDS}
-        changes = [change for kind in KINDS for _, change in self.store.log[kind]]
-        replica.plane.objects_changed(changes, self.now, replica.positions)
-        replica.carry_out()
+        replica.listed(self.now)
         return replica
 
     def life(self, name: str) -> Trace | None:
@@ -142,6 +140,12 @@ class Replicas(RuleBasedStateMachine):
         if currently_in_test_context():
             event("another leader")
         self.replicas[at % len(self.replicas)].lead(self.now)
+
+    @rule(at=st.integers(0, 9))
+    def stand_down(self, at: int) -> None:
+        replica = self.replicas[at % len(self.replicas)]
+        if replica.plane.leading:
+            replica.stand_down(self.now)
 
     @rule()
     def reports(self) -> None:
@@ -232,6 +236,17 @@ class Replicas(RuleBasedStateMachine):
                 assert replica.plane.builder.view(name, 1).root == alone[name][0], str(position)
 
     @invariant()
+    def no_replica_goes_back(self) -> None:
+        for replica in self.replicas:
+            position = replica.plane.position
+            before = self.been.get(replica.name)
+            if before is not None:
+                assert position is not None, replica.name
+                assert position.covers(before), f"{replica.name}: {before} to {position}"
+            if position is not None:
+                self.been[replica.name] = position
+
+    @invariant()
     def a_node_enforces_a_published_cut(self) -> None:
         for node in self.nodes.values():
             if node.position is not None:
@@ -242,7 +257,7 @@ class Replicas(RuleBasedStateMachine):
         """All but one node (or none) commit what there is, and time goes by: numbers come back,
         unless that one may still use them."""
         leader = self.replicas[0]
-        if not leader.plane.leading:
+        if not leader.plane.leading or leader.plane.epoch < self.store.journal.state.epoch:
             leader.lead(self.now)
         node = self.nodes.get(stuck)
         if node is not None and away:
@@ -266,6 +281,8 @@ class Replicas(RuleBasedStateMachine):
             self._write(leader)
         for replica in self.replicas:
             replica.deliver_journal(self.now)
+            if replica.plane.leading or not leader.plane.intake.allocator.exhausted():
+                assert replica.plane.position == self.store.position, f"{replica.name} is behind"
 
     @precondition(lambda self: self.replicas)
     @rule()
@@ -346,3 +363,17 @@ def test_a_node_is_judged_by_what_a_replica_has_read_not_by_what_it_published() 
     node = world.nodes["n1"]
     assert node.root == second.plane.builder.view("n1", 1).root
     assert node.position == second.plane.position
+
+
+def test_a_leader_that_stands_down_does_not_go_back_to_what_it_had_read() -> None:
+    world = begun()
+    leader = world.replicas[0]
+    world.pod_gone("a", "p")
+    leader.deliver("pods", 9, world.now)
+    world.write(True)
+    before = leader.plane.position
+    assert before is not None
+    assert before.journal > world.store.states[leader.state].revision, "it has not read its write"
+    leader.stand_down(world.now)
+    assert leader.plane.position is not None
+    assert leader.plane.position.covers(before)
