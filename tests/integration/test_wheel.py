@@ -43,8 +43,19 @@ def build(directory: Path, **environment: str) -> Path:
 def install(wheel: Path) -> dict[str, str]:
     """The environment that runs it: its files before everything else, but for what it needs."""
     into = wheel.parent / "installed"
-    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet"]
-    subprocess.run([*command, "--target", str(into), str(wheel)], check=True, timeout=60)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--no-compile",
+        "-q",
+    ]
+    subprocess.run(
+        [*command, "--no-compile", "--target", str(into), str(wheel)], check=True, timeout=60
+    )
     return {**os.environ, "PYTHONPATH": str(into)}
 
 
