@@ -26,11 +26,9 @@ class Build(build_py):
             subprocess.run([sys.executable, *protoc.split()], check=True)
             if KERNEL:
                 make = ["make", "-C", "kernel", f"PYTHON={sys.executable}"]
-                here = {
-                    **os.environ,
-                    "PYTHONPATH": os.getcwd(),
-                }  # layout.h is made from the package
-                subprocess.run(make, check=True, env=here)
+                # layout.h is made from the package; what pip has got for the build is on the path
+                path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
+                subprocess.run(make, check=True, env={**os.environ, "PYTHONPATH": path})
         super().run()
 
 
