@@ -210,8 +210,10 @@ class _Rig:
         with self._bystander() as bystander:
             began = time.monotonic()
             self._do(self.population.relabel(generation))
-            self._until(lambda: self._numbered(wanted))
-            self._until(lambda: self._newer(before))
+            # In the order of what it costs the server to be asked
+            self._until(
+                lambda: self._newer(before) and self._numbered(wanted) and self._newer(before)
+            )
             rows = self._in_sync()
             self._known += self.size.label_sets
             self._until(lambda: self._objects() == self._known)
