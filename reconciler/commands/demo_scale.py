@@ -334,7 +334,7 @@ class ScaleDemo:
     def summary(self) -> Part:
         part = Part("What was measured", [], [], {})
         part.lines.append(
-            Table(str(self.cluster.size), ("what", ">measured"), tuple(self.look.rows))
+            Table(str(self.cluster.size), ("what", "measured"), tuple(self.look.rows))
         )
         return part
 

@@ -186,8 +186,12 @@ class Replica:
                 self._log.warning("problem", object=problem.object, reason=problem.reason)
         self.problems = standing
         self._policies.problems(standing)
+        self._say()
+
+    def _say(self) -> None:
+        """What stands, on the objects that it stands of; those of the store among it."""
         if self._plane.leading:
-            self._reporter.problems(standing)
+            self._reporter.problems((*self.problems, *self._plane.intake.cluster.problems))
 
     def _alarm(self, kind: str, object: str, text: str) -> None:
         """Said on the object by one replica, not by all."""
@@ -245,6 +249,9 @@ class Replica:
         self._driver.room(*journal.room())
         self._driver.lead(journal, self._opened)
         self._driver.hold_back(journal.held_at_open)
+        self._say()
+        for (kind, object), text in self._plane.alarms.items():  # raised while another one led
+            self._reporter.alarm(kind, object, text)
         task = asyncio.create_task(self._materialise(objects), name="materialise")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
