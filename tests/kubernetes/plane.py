@@ -98,10 +98,14 @@ class Plane:
                     await asyncio.sleep(0.05)
         except TimeoutError:
             logs = [f"== {p.name}\n{p.read_text()[-3000:]}" for p in self.directory.glob("*.log")]
-            said = [
-                str(await asyncio.to_thread(self.ask, name, "/v1/status")) for name in self.running
-            ]
+            said = [await asyncio.to_thread(self._said, name) for name in self.running]
             raise AssertionError("\n".join([*logs, *said])) from None
+
+    def _said(self, name: str) -> str:
+        try:
+            return str(self.ask(name, "/v1/status"))
+        except UnavailableError as error:
+            return str(error)
 
     def committed(self, node: str) -> int:
         """Revision that an agent says it enforces."""
