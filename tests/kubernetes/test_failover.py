@@ -95,7 +95,7 @@ class Rounds:
         others = [name for name in REPLICAS if name != leader]
         # Nodes may be connected to one that is paused, and only keepalives tell them that it is.
         await self._done(str(number), others, self.nodes if fault == "kill" else ())
-        epoch = max(map(self._epoch, others))
+        epoch = max([await asyncio.to_thread(self._epoch, name) for name in others])
         if fault == "kill":
             self._start(leader)
         else:
