@@ -119,8 +119,7 @@ class Rounds:
         label_sets = [entry.label_set for entry in agreed.entries]
         assert len(label_sets) == len(set(label_sets)), "one label set has two numbers"
         assert agreed.cursor - POOL.start == APPS * (number + 2), "numbers were given to nobody"
-        leading = [name for name in REPLICAS if self._leads(name)]
-        assert len(leading) == 1, f"{leading} think that they lead"
+        await self.plane.until(lambda: sum(map(self._leads, REPLICAS)) == 1)
 
     # ------------------------------------------------------------------------------ looking
 
