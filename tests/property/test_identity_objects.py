@@ -164,6 +164,7 @@ class ObjectsMachine(RuleBasedStateMachine):
         self.touched: set[str] = set()  # UIDs of objects that somebody else wrote
         self.calls: list[tuple[Action, Leader]] = []
         self.leaders = 0
+        self.late: set[int] = set()  # adoptions of which an object went before it was marked
         self.hands = 0
 
     @initialize(found=st.lists(st.tuples(numbers, label_sets, st.integers(0, 2), st.booleans())))
@@ -187,7 +188,9 @@ class ObjectsMachine(RuleBasedStateMachine):
         state = leader.register.state()
         if known is not None:
             lost = set(leader.lost)
-            assert not lost or self.hands, "an entry is lost although nobody touched anything"
+            for entry in lost:
+                assert self.hands or entry.birth in self.late, "lost, and nobody touched anything"
+                assert entry.number in leader.register.ledger.digests, "and may be given again"
             assert set(known.entries) - lost <= set(state.entries)
             assert not lost & set(recall)
         for entry in leader.adoption.entries:
@@ -296,19 +299,26 @@ class ObjectsMachine(RuleBasedStateMachine):
         except Refused:
             return
         if deleted is not None:
-            self.check_deleted(action.number, deleted)
+            self.check_deleted(action.number, deleted, leader)
         else:
             self.touched.discard(self.server.identities[str(action.number)].metadata.uid)
         if leader is self.leader:
             leader.look(action.number)
 
-    def check_deleted(self, number: int, deleted: Any) -> None:
+    def check_deleted(self, number: int, deleted: Any, leader: Leader) -> None:
         assert not deleted.pinned, "a pinned object is deleted"
         entry = self.leader.register.entries.get(number)
         if entry is not None:
             pair = (deleted.birth, deleted.label_set)
             assert pair != (entry.birth, entry.label_set), "NoneIsLost"
-            assert number in self.leader.register.ledger.pending, "it is written nowhere"
+            ledger = self.leader.register.ledger
+            if number in ledger.pending or is_nobody(entry.label_set):
+                return  # which means its number
+            # An unmarked object of a number that was taken back is found anew by the next leader,
+            # and deleted by the one before: the known gap of docs/identities.md.
+            assert leader is not self.leader, "what has just been adopted is deleted"
+            assert entry.birth in ledger.adoptions, "it is written nowhere"
+            self.late.add(entry.birth)
 
     # Others
 
