@@ -67,6 +67,8 @@ def commute(first: Event, second: Event) -> bool:
     same, or about different things, each of which moves by itself; or about different responses,
     where what is seen after them is the same too."""
     actions = {first.action, second.action}
+    if actions == {"Moved", "Publish"} and first.args.get("cut") == second.args.get("cut"):
+        return True  # read on to the very cut that is published: no news, if its numbers are none
     if first == second or actions in COMMUTE or actions & TOLD:
         return True
     about = [[event.args.get(name) for name in ABOUT] for event in (first, second)]
