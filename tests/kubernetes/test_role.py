@@ -152,7 +152,7 @@ async def test_every_verb_of_the_role_is_used_and_no_other(
     await until(plane, lambda: said(api, "CiliumIdentity"))
     await api.delete(f"{IDENTITIES}/not-a-number")
 
-    # Events: on a policy, again on the same one, on a node.
+    # Events: on a policy, again on the same one, on a node, on a pod.
     for times in (1, 2):
         await api.policy(shop, "wide", TOO_MANY)
         await until(plane, lambda times=times: said(api, "NetworkPolicy", times))  # type: ignore[misc]
@@ -160,6 +160,9 @@ async def test_every_verb_of_the_role_is_used_and_no_other(
         await plane.until(lambda: not alarms(plane))
     await api.node("n2", "nonsense")
     await until(plane, lambda: said(api, "Node"))
+    await api.pod(shop, "p0", node=node, labels={"app": "a1"}, addresses=["10.1.0.1"])
+    await until(plane, lambda: said(api, "Pod"))  # two have one address
+    await api.delete_pod(shop, "p0")
     await api.delete_pod(shop, "p1")
     await until(plane, lambda: gone(client, number))
 
