@@ -75,7 +75,7 @@ async def test_a_leader_that_is_killed_has_a_successor_and_nothing_is_renumbered
     leaderships = {(each.life, each.part) for each in judged if each.spec == "Allocation"}
     assert leaderships == {("r1", "epoch 1"), ("r2", "epoch 2")}
     streams = {each.life for each in judged if each.spec == "XdsStream"}
-    assert streams == {"r1", "r2"}
+    assert {"r2"} <= streams <= {"r1", "r2"}, "agents begin with any of the two"
 
 
 async def test_a_number_is_kept_while_a_node_of_another_replica_uses_it(
