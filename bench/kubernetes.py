@@ -14,7 +14,6 @@ import contextlib
 import datetime
 import json
 import math
-import os
 import sys
 import tempfile
 import threading
@@ -165,9 +164,9 @@ class _Rig:
         self._known = self.size.label_sets
         return {
             "served": served,
-            "cpu": _cpu(self._server.pid),
-            "resident": _memory(self._server.pid, "VmRSS"),
-            "most": _memory(self._server.pid, "VmHWM"),
+            "cpu": self._server.cpu_seconds(),
+            "resident": self._server.memory(),
+            "most": self._server.memory("VmHWM"),
         }
 
     def clients(self) -> float:
@@ -205,7 +204,7 @@ class _Rig:
         assert self._server is not None
         before = {row["name"]: row for row in self._in_sync()}
         self.audit.writes()
-        metrics, cpu = latencies(self.cluster.get("/metrics")), _cpu(self._server.pid)
+        metrics, cpu = latencies(self.cluster.get("/metrics")), self._server.cpu_seconds()
         wanted = f"namespace.labels.release=r{generation};"
         with self._bystander() as bystander:
             began = time.monotonic()
@@ -230,8 +229,8 @@ class _Rig:
             "p99": p99,
             "requests": requests,
             "bystander": bystander.p99(),
-            "cpu": _cpu(self._server.pid) - cpu,
-            "resident": _memory(self._server.pid, "VmRSS"),
+            "cpu": self._server.cpu_seconds() - cpu,
+            "resident": self._server.memory(),
         }
 
     # ------------------------------------------------------------------------------------ inside
@@ -389,16 +388,3 @@ def _rows(
         measured(GROUP, "relabel: CPU of the server", each("cpu")),
         measured(GROUP, "relabel: memory of the server", each("resident"), "B"),
     ]
-
-
-def _cpu(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _memory(pid: int, name: str) -> int:
-    """Bytes: VmRSS is resident now, VmHWM the most that was."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) << 10
-    return 0

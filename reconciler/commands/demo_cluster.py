@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 import yaml
@@ -69,9 +68,11 @@ def clean_up_after_others() -> None:
 
 
 def remove_pins(path: Path) -> None:
-    """What each node pinned below, and the directory."""
+    """What each node pinned below, and the directory, if there is one."""
     from reconciler.datapath import pins
 
+    if not path.is_dir():
+        return
     for node in path.iterdir():
         pins.unpin_all(node)
     shutil.rmtree(path, ignore_errors=True)
@@ -129,19 +130,14 @@ class DemoCluster:
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
             shutil.copytree(self._source, self.manifests)
             if not self.memory:
-                stack.callback(self._unpin)
+                stack.callback(remove_pins, self._pins)
                 self.topology = stack.enter_context(Topology(self.spec))
                 self._issue()
             stack.callback(self._stop)
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def _issue(self) -> None:
@@ -151,10 +147,6 @@ class DemoCluster:
         certs.issue_server(pki, names=SERVER_ADDRESSES, now=now, days=2)
         for node in self.nodes:
             certs.issue_node(pki, node, now=now, days=2, stem=node)
-
-    def _unpin(self) -> None:
-        if self._pins.is_dir():
-            remove_pins(self._pins)
 
     def _stop(self) -> None:
         for process in self._processes.values():

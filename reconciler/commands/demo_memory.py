@@ -12,7 +12,6 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from types import TracebackType
 from typing import Final, Protocol
 
 import aiohttp
@@ -49,12 +48,7 @@ class MemoryProber:
     def __enter__(self) -> MemoryProber:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop_flows()
 
     def matrix(self, ways: Sequence[Way]) -> dict[Way, bool]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
@@ -50,6 +50,54 @@ class Prober(Protocol):
     def flow(self, way: Way) -> int: ...
 
     def stop_flows(self) -> list[FlowReport]: ...
+
+
+class Flows(msgspec.Struct, frozen=True):
+    """allowed, denied: flows; sent, lost: messages of allowed ones, and those without an answer;
+    leaked: arrivals of denied ones; longest: pause of an allowed one, seconds"""
+
+    allowed: int
+    denied: int
+    sent: int
+    lost: int
+    denied_sent: int
+    leaked: int
+    longest: float
+    failures: tuple[str, ...]
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "allowed": self.allowed,
+            "denied": self.denied,
+            "sent": self.sent,
+            "lost": self.lost,
+            "leaked": self.leaked,
+            "longest_gap_ms": round(self.longest * 1000, 1),
+        }
+
+
+def count_flows(reports: Sequence[FlowReport], expected: Mapping[Way, bool]) -> Flows:
+    allowed = [report for report in reports if expected[report.way]]
+    denied = [report for report in reports if not expected[report.way]]
+    return Flows(
+        allowed=len(allowed),
+        denied=len(denied),
+        sent=sum(report.sent for report in allowed),
+        lost=sum(report.lost for report in allowed),
+        denied_sent=sum(report.sent for report in denied),
+        leaked=sum(report.arrived for report in denied),
+        longest=max((report.longest for report in allowed), default=0.0),
+        failures=tuple(
+            f"{report.way.source} -> {report.way.destination}: {report.failure}"
+            for report in reports
+            if report.failure
+        ),
+    )
+
+
+def spread(ways: Sequence[Way], most: int) -> list[Way]:
+    """Some of them, evenly from the first to the last."""
+    return list(ways[:: max(1, len(ways) // most)][:most])
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -136,8 +184,7 @@ class Demo:
             and (way.protocol, way.port) in FLOW_PORTS
             and (passed or way.protocol == "UDP")  # a datagram shows on arrival; a SYN does not
         ]
-        step = max(1, len(ways) // most)
-        return ways[::step][:most]
+        return spread(ways, most)
 
     def start_flows(self) -> None:
         for way in (*self.chosen(True, PASSED_FLOWS), *self.chosen(False, DROPPED_FLOWS)):
@@ -147,30 +194,19 @@ class Demo:
     def finish_flows(self, part: Part) -> None:
         """lost: messages of allowed flows without an answer; leaked: arrivals of denied ones."""
         time.sleep(WARM_SECONDS)
-        reports = self.prober.stop_flows()
-        allowed = [report for report in reports if self.expected[report.way]]
-        denied = [report for report in reports if not self.expected[report.way]]
-        sent = sum(report.sent for report in allowed)
-        lost = sum(report.lost for report in allowed)
-        leaked = sum(report.arrived for report in denied)
-        broken = [report for report in reports if report.failure]
-        longest = max((report.longest for report in allowed), default=0.0)
-        part.data["flows"] = {
-            "allowed": len(allowed),
-            "denied": len(denied),
-            "sent": sent,
-            "lost": lost,
-            "leaked": leaked,
-            "longest_gap_ms": round(longest * 1000, 1),
-        }
+        flows = count_flows(self.prober.stop_flows(), self.expected)
+        part.data["flows"] = flows.data()
         part.lines.append(
-            f"{len(allowed)} allowed flows sent {sent} messages, lost {lost} "
-            f"(longest pause {longest * 1000:.0f} ms); {len(denied)} denied flows sent "
-            f"{sum(report.sent for report in denied)}, leaked {leaked}"
+            f"{flows.allowed} allowed flows sent {flows.sent} messages, lost {flows.lost} "
+            f"(longest pause {flows.longest * 1000:.0f} ms); {flows.denied} denied flows sent "
+            f"{flows.denied_sent}, leaked {flows.leaked}"
         )
-        names = [f"{r.way.source} -> {r.way.destination}: {r.failure}" for r in broken]
-        part.check("no allowed packet was lost", lost == 0 and not broken, "; ".join(names))
-        part.check("no denied packet came through", leaked == 0)
+        part.check(
+            "no allowed packet was lost",
+            flows.lost == 0 and not flows.failures,
+            "; ".join(flows.failures),
+        )
+        part.check("no denied packet came through", flows.leaked == 0)
 
     # ------------------------------------------------------------------------------- parts
 

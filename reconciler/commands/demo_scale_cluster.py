@@ -24,7 +24,6 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from signal import SIGKILL
-from types import TracebackType
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -41,6 +40,7 @@ from reconciler.testing.kubernetes.kwok import Kwok
 from reconciler.testing.kubernetes.observed import Audit, Buckets, latencies
 from reconciler.testing.kubernetes.population import Place, Population, Size
 from reconciler.testing.kubernetes.process import Process
+from reconciler.testing.places import Places
 from reconciler.testing.topology import NodeSpec, PodSpec, Spec, Topology
 
 REPLICAS: Final = ("r1", "r2")
@@ -74,7 +74,7 @@ class Identity(msgspec.Struct, frozen=True):
         return f"{key}={value}" in self.labels.split(" ")
 
 
-class ScaleCluster:
+class ScaleCluster(Places):
     """memory: agents with the datapath in memory, and no network."""
 
     def __init__(self, size: Size, *, memory: bool) -> None:
@@ -110,17 +110,12 @@ class ScaleCluster:
             self.population = Population(self.client, self.size)
             self.kwok = stack.enter_context(Kwok(self.api))
             self._issue()
-            stack.callback(self._unpin)
+            stack.callback(remove_pins, self._pins)
             stack.callback(self._stop)
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def run(self, work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
@@ -137,10 +132,6 @@ class ScaleCluster:
         certs.init(self.directory, cluster=NAME, now=now, days=2)
         certs.issue_server(self.directory, names=("localhost",), now=now, days=2)
 
-    def _unpin(self) -> None:
-        if self._pins.is_dir():
-            remove_pins(self._pins)
-
     def _stop(self) -> None:
         for process in reversed(self.running.values()):
             process.end()
@@ -154,8 +145,8 @@ class ScaleCluster:
             name, None, "server", "--kubernetes",
             "--kubeconfig", self.api.kubeconfig(user, groups), "--replica", name,
             "--cluster-name", NAME, "--lease", NAME, "--namespace", "default",
-            "--lease-seconds", str(LEASE_SECONDS), "--listen", self._xds(name),
-            "--status", self.status(name), "--drain-seconds", "3600", *self._tls("server"),
+            "--lease-seconds", str(LEASE_SECONDS), "--listen", self.xds(name),
+            "--status", self.status(name), "--drain-seconds", "3600", *self.tls("server"),
         )  # fmt: skip
 
     def start_agent(self, node: str, replicas: Sequence[str]) -> None:
@@ -163,12 +154,12 @@ class ScaleCluster:
         certs.issue_node(self.directory, node, now=now, days=2, stem=node)
         where = None if self.topology is None else node
         self._start(
-            node, where, "agent", "--server", ",".join(map(self._xds, replicas)),
+            node, where, "agent", "--server", ",".join(map(self.xds, replicas)),
             "--status", self.status(node), "--cache-dir", str(self.directory / f"cache-{node}"),
             "--cni-socket", str(self.directory / f"{node}.cni"),
             "--datapath", "memory" if self.memory else "kernel",
             "--pin-dir", str(self._pins / node), "--pod-interfaces", "pod*",
-            "--tls-server-name", "localhost", *self._tls(node),
+            "--tls-server-name", "localhost", *self.tls(node),
         )  # fmt: skip
 
     def _start(self, name: str, where: str | None, *words: str) -> None:
@@ -178,17 +169,6 @@ class ScaleCluster:
         if which := shutil.which(line[0]):
             line[0] = which
         self.running[name] = Process(line, self.directory / f"{name}.log")
-
-    def _tls(self, stem: str) -> tuple[str, ...]:
-        at = self.directory
-        return ("--tls-cert", f"{at}/{stem}.crt", "--tls-key", f"{at}/{stem}.key",
-                "--tls-ca", f"{at}/ca.crt")  # fmt: skip
-
-    def _xds(self, name: str) -> str:
-        return f"unix:{self.directory}/{name}.xds"
-
-    def status(self, name: str) -> str:
-        return f"unix:{self.directory}/{name}.status"
 
     def agent_status(self, node: str) -> str:
         return self.status(node)

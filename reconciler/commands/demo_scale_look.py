@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from reconciler.commands.demo_show import Table
 from reconciler.commands.output import revision
 from reconciler.errors import ReconcilerError
 from reconciler.testing.kubernetes.observed import Buckets, Write, by_kind, quantile, verbs
+from reconciler.testing.kubernetes.process import Process
 
 SHOWN: Final = 6  # identities in a table
 _VERBS: Final = (("reads", ("GET", "LIST")), ("writes", ("POST", "PUT", "PATCH", "DELETE")))
@@ -148,7 +148,7 @@ class Look:
             Table("What each agent was sent, and when it enforced it", columns, nodes)
         )
         spent = tuple(
-            (name, f"{seconds * 1000:.0f} ms", f"{resident(self.cluster.running[name].pid):.0f} MB")
+            (name, f"{seconds * 1000:.0f} ms", f"{self.cluster.running[name].memory() >> 20} MB")
             for name, seconds in used.items()
         )
         part.lines.append(Table("What it cost", ("process", ">CPU", ">resident"), spent))
@@ -189,21 +189,5 @@ def written(writes: Sequence[Write]) -> str:
     return ", ".join(f"{count} {resource} {verb}" for (resource, verb), count in found) or "nothing"
 
 
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process."""
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def resident(pid: int) -> float:
-    """MB."""
-    with open(f"/proc/{pid}/status") as file:
-        for line in file:
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) / 1024
-    return 0.0
-
-
-def usage(pid: int) -> str:
-    return f"{cpu_seconds(pid):.1f} s CPU, {resident(pid):.0f} MB"
+def usage(process: Process) -> str:
+    return f"{process.cpu_seconds():.1f} s CPU, {process.memory() >> 20} MB"

@@ -1,7 +1,7 @@
 """TLC's classes, read once for many runs: `python -m reconciler.formal.archive FILE`.
 
-Java reads and checks the classes of the jar anew in each run, which is a quarter of the time of a
-small one. A class data archive keeps them as they are in memory. With its path as
+Java reads and checks the classes of the jar anew in each run, which small ones spend much of their
+time on. A class data archive keeps them as they are in memory. With its path as
 `TLA_SHARED_ARCHIVE`, `jvm.invoke` uses it; Java ignores one that isn't of this jar and this Java.
 """
 

@@ -196,7 +196,7 @@ def run_jobs(
 @contextlib.contextmanager
 def _many_objects() -> Iterator[None]:
     """Adapters that wait are many objects that live on: looking for cycles among them again and
-    again is a sixth of a replay's time."""
+    again takes a replay longer than what it finds is worth."""
     before = gc.get_threshold()
     gc.set_threshold(100_000, 50, 100)
     try:

@@ -187,7 +187,7 @@ def _on_signals(stack: AsyncExitStack, stop: asyncio.Event) -> None:
 def _no_garbage(stack: AsyncExitStack) -> Iterator[None]:
     """What is made in here stays, and is never looked through for garbage as long as the stack is.
 
-    With 20,000 pods that took a fifth of the time of reading them, and 0.2 s at a time later on.
+    Of a large cluster's objects each look costs, and finds nothing (bench, `kubernetes`).
     """
     gc.disable()
     try:

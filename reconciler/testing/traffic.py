@@ -19,7 +19,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from types import TracebackType
 from typing import Final
 
 import msgspec
@@ -100,12 +99,7 @@ class Traffic:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._running = False
         self._thread.join(10)
         for key in list(self._selector.get_map().values()):

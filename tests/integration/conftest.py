@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.root import need_root
+from tests.root import need_feature, need_root
 
 if TYPE_CHECKING:
     from reconciler.datapath.base import Datapath
@@ -29,11 +29,8 @@ ROOT = Path("/sys/fs/bpf/reconciler-test")
 def kernel() -> None:
     """Skips without root: nothing can be said about the kernel then. With root it must work."""
     need_root()
-    from reconciler.datapath import features
-
     for name in ("bpffs", "ringbuf", "membarrier"):
-        if reason := features.missing(name):
-            pytest.skip(reason)
+        need_feature(name)
 
 
 @contextlib.contextmanager

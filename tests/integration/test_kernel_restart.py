@@ -18,6 +18,7 @@ from reconciler.core.policy.ir import Direction
 from tests.integration import kernel_world
 from tests.integration.kernel_world import policy_entry, small_specs, world
 from tests.integration.netns import Namespace, Pod, node_with_pods, wait_until
+from tests.root import need_feature
 
 pytestmark = pytest.mark.kernel
 
@@ -122,11 +123,10 @@ class Traffic(threading.Thread):
 
 @pytest.mark.parametrize("mode", ["tcx", "clsact"])
 def test_kills_lose_and_leak_nothing(pin_dir: Path, mode: str) -> None:
-    from reconciler.datapath import features
     from reconciler.datapath.kernel import KernelDatapath
 
-    if mode == "tcx" and (reason := features.missing("tcx")):
-        pytest.skip(reason)
+    if mode == "tcx":
+        need_feature("tcx")
     with node_with_pods(2) as (node, pods):
         known = [
             kernel_world.Pod(number, pod.ifindex, pod.ipv4, pod.ipv6)

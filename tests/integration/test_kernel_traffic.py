@@ -17,6 +17,7 @@ from reconciler.errors import DatapathError
 from tests.integration import frames, kernel_world, netns
 from tests.integration.kernel_world import Entry, policy_entry, small_specs, world
 from tests.integration.netns import Namespace, node_with_pods, wait_until
+from tests.root import need_feature
 
 pytestmark = pytest.mark.kernel
 
@@ -73,10 +74,8 @@ class Net:
 
 @pytest.fixture(params=["tcx", "clsact"])
 def mode(request: pytest.FixtureRequest, kernel: None) -> str:
-    from reconciler.datapath import features
-
-    if request.param == "tcx" and (reason := features.missing("tcx")):
-        pytest.skip(reason)
+    if request.param == "tcx":
+        need_feature("tcx")
     return str(request.param)
 
 
@@ -298,11 +297,9 @@ def test_an_index_that_comes_back_is_attached_anew(net: Net) -> None:
 
 def test_a_restart_moves_devices_to_the_other_way(net: Net, mode: str, pin_dir: Path) -> None:
     """Attached by TCX, adopted with clsact (and the other way round): attached once, not twice."""
-    from reconciler.datapath import features
     from reconciler.datapath.kernel import KernelDatapath
 
-    if reason := features.missing("tcx"):
-        pytest.skip(reason)
+    need_feature("tcx")
     net.datapath.close()
     other = "clsact" if mode == "tcx" else "tcx"
     with KernelDatapath(pin_dir, small_specs(), attach=other) as second:  # type: ignore[arg-type]

@@ -48,6 +48,4 @@ async def plane(
     await clean(client)
     made = Plane(tmp_path, str(cluster.kubeconfig()), api.name("cluster"))
     yield made
-    for process in made.running.values():
-        process.kill()
-        process.wait()
+    made.kill_all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import subprocess
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,26 +13,26 @@ from typing import Any
 from reconciler.commands.ask import query
 from reconciler.errors import UnavailableError
 from reconciler.server import certs
+from reconciler.testing.kubernetes.process import Process
+from reconciler.testing.places import Places
 
 WAIT = 30.0
 LEASE_SECONDS = "3"
 
 
-class Plane:
+class Plane(Places):
     """Replicas and agents of one test, with a small CA of their own."""
 
     def __init__(self, directory: Path, kubeconfig: str, name: str) -> None:
         self.directory, self.kubeconfig, self.name = directory, kubeconfig, name
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, Process] = {}
         now = datetime.datetime.now(datetime.UTC)
         certs.init(directory, cluster=name, now=now)
         certs.issue_server(directory, names=("localhost",), now=now)
 
     def start(self, command: str, name: str, *options: str) -> None:
-        with open(self.directory / f"{name}.log", "ab") as log:
-            self.running[name] = subprocess.Popen(
-                [sys.executable, "-m", "reconciler.cli", command, *options], stdout=log, stderr=log
-            )
+        line = [sys.executable, "-m", "reconciler.cli", command, *options]
+        self.running[name] = Process(line, self.directory / f"{name}.log")
 
     def server(self, name: str, *options: str, namespace: str = "default") -> None:
         self.start(
@@ -53,17 +53,6 @@ class Plane:
             *self.tls(f"node-{node}"),
         )  # fmt: skip
 
-    def tls(self, stem: str) -> tuple[str, ...]:
-        at = self.directory
-        return ("--tls-cert", f"{at}/{stem}.crt", "--tls-key", f"{at}/{stem}.key",
-                "--tls-ca", f"{at}/ca.crt")  # fmt: skip
-
-    def xds(self, name: str) -> str:
-        return f"unix:{self.directory}/{name}.xds"
-
-    def status(self, name: str) -> str:
-        return f"unix:{self.directory}/{name}.status"
-
     def ask(self, name: str, path: str) -> Any:
         return query(self.status(name), path)
 
@@ -81,15 +70,15 @@ class Plane:
         return str(found["state"])
 
     def kill(self, name: str) -> None:
-        process = self.running.pop(name)
-        process.kill()
-        process.wait()
+        self.running.pop(name).end(signal.SIGKILL)
+
+    def kill_all(self) -> None:
+        for name in list(self.running):
+            self.kill(name)
 
     def stop(self, name: str) -> None:
         """As its supervisor would: it has time to end."""
-        process = self.running.pop(name)
-        process.terminate()
-        assert process.wait(WAIT) == 0
+        assert self.running.pop(name).end(seconds=WAIT) == 0
 
     async def until(self, condition: Callable[[], object], seconds: float = WAIT) -> None:
         try:

@@ -92,7 +92,7 @@ class Rounds:
         if fault == "kill":
             self.plane.kill(leader)
         else:
-            self.plane.running[leader].send_signal(signal.SIGSTOP)
+            self.plane.running[leader].signal(signal.SIGSTOP)
         await self._successor(leader)
         others = [name for name in REPLICAS if name != leader]
         # Nodes may be connected to one that is paused, and only keepalives tell them that it is.
@@ -101,7 +101,7 @@ class Rounds:
         if fault == "kill":
             self._start(leader)
         else:
-            self.plane.running[leader].send_signal(signal.SIGCONT)
+            self.plane.running[leader].signal(signal.SIGCONT)
         await self._done(str(number))
         await self.plane.until(lambda: self._epoch(leader) >= epoch, LONG)
         await self.check(number)

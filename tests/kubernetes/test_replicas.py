@@ -93,7 +93,7 @@ async def test_a_number_is_kept_while_a_node_of_another_replica_uses_it(
     plane.agent(nodes[0], "r1")
     plane.agent(nodes[1], "r2")
     await plane.until(lambda: all(map(plane.committed, nodes)))
-    plane.running[nodes[1]].send_signal(signal.SIGSTOP)  # connected, and enforces what it did
+    plane.running[nodes[1]].signal(signal.SIGSTOP)  # connected, and enforces what it did
     await api.delete_pod(shop, "p1")
 
     def retiring() -> list[int]:
@@ -110,7 +110,7 @@ async def test_a_number_is_kept_while_a_node_of_another_replica_uses_it(
     await plane.until(lambda: len(plane.identities("r1", shop)) == 3)
     # It has written since, and did not take the number back.
     assert await asyncio.to_thread(retiring) == [number]
-    plane.running[nodes[1]].send_signal(signal.SIGCONT)
+    plane.running[nodes[1]].signal(signal.SIGCONT)
     await plane.until(lambda: not retiring())
 
 
@@ -126,7 +126,7 @@ async def test_a_leader_that_slept_writes_nothing_when_it_wakes_up(
     plane.agent(node, "r1", "r2")
     await plane.until(lambda: plane.committed(node))
 
-    plane.running["r1"].send_signal(signal.SIGSTOP)
+    plane.running["r1"].signal(signal.SIGSTOP)
     # It has not seen this when it sleeps, and means to give a number when it wakes up.
     await api.patch(f"/api/v1/namespaces/{shop}", {"metadata": {"labels": {"team": "two"}}})
 
@@ -138,7 +138,7 @@ async def test_a_leader_that_slept_writes_nothing_when_it_wakes_up(
     spec = await journal(client, plane.name)
     assert spec is not None
     assert spec["epoch"] == 2
-    plane.running["r1"].send_signal(signal.SIGCONT)
+    plane.running["r1"].signal(signal.SIGCONT)
     await plane.until(lambda: "stands down" in (plane.directory / "r1.log").read_text())
     await plane.until(lambda: relabelled("r1") == relabelled("r2"))
     after = await journal(client, plane.name)
@@ -176,8 +176,7 @@ async def test_the_role_that_is_shipped_is_enough(
     async with asyncio.timeout(WAIT):
         while await objects_of():
             await asyncio.sleep(0.05)
-    plane.running["r1"].terminate()
-    assert await asyncio.to_thread(plane.running["r1"].wait, 20) == 0
+    await asyncio.to_thread(plane.stop, "r1")
     log = (plane.directory / "r1.log").read_text()
     assert "forbidden" not in log.lower(), log
     for object in reversed(objects):

@@ -73,9 +73,7 @@ async def plane(cluster: Cluster, client: ApiClient, tmp_path: Path) -> AsyncIte
     await clean(client)
     made = Plane(tmp_path, cluster.kubeconfig(ACCOUNT, GROUPS), "audited")
     yield made
-    for process in made.running.values():
-        process.kill()
-        process.wait()
+    made.kill_all()
 
 
 def granted(objects: list[dict[str, Any]]) -> set[Right]:
@@ -208,9 +206,7 @@ def told(plane: Plane, event: str) -> int:
 
 
 async def end(plane: Plane) -> None:
-    server = plane.running.pop("r1")
-    server.terminate()
-    assert await asyncio.to_thread(server.wait, 20) == 0
+    await asyncio.to_thread(plane.stop, "r1")
 
 
 async def agent_token(api: Api, node: str) -> str:

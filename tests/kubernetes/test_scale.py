@@ -181,9 +181,7 @@ async def scale(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
         await install(client)
         plane = Plane(tmp_path, cluster.kubeconfig(USER, ("system:masters",)), "scale")
         yield Scale(plane, Population(client, request.param), audit, client)
-        for process in plane.running.values():
-            process.kill()
-            process.wait()
+        plane.kill_all()
         await client.close()
 
 

@@ -301,11 +301,11 @@ async def test_nodes_of_two_replicas_count_together(plane: Plane, api: Api) -> N
 
     seen = await says(1, "Realized", 2)
     assert seen["status"]["desiredNodesRealized"] == 2
-    plane.running[nodes[1]].send_signal(signal.SIGSTOP)
+    plane.running[nodes[1]].signal(signal.SIGSTOP)
     await api.patch(
         f"/apis/networking.k8s.io/v1/namespaces/{shop}/networkpolicies/open",
         {"spec": {"ingress": [{"from": [{"podSelector": {}}]}]}},
     )
     await says(2, "Realizing", 1)
-    plane.running[nodes[1]].send_signal(signal.SIGCONT)
+    plane.running[nodes[1]].signal(signal.SIGCONT)
     await says(2, "Realized", 2)

@@ -360,6 +360,7 @@ def _no_error(text: str, outcome: str) -> tuple[Cause, str]:
 def _exception(first: str) -> tuple[Cause, str]:
     if "Handling fairness is not supported" in first:
         return Cause.FAIRNESS, "fairness is not supported; check liveness with TLC"
+    # Apalache has no exit code for what it can't do: these words in what it says are all there is.
     unsupported = "NotImplementedError" in first or "unsupported" in first.lower()
     return (Cause.UNSUPPORTED if unsupported else Cause.CRASHED), first
 

@@ -14,9 +14,8 @@ was last seen, whenever one of both has changed; so it may be interrupted at any
 in another process, and be done twice. Writes name what was read (UID and resourceVersion), so a
 late one does nothing. An object is changed, deleted, or made again only if the journal was still
 this server's after the object had been seen, or missed: what a newer leader did is not taken for
-somebody else's doing. At most
-`concurrency` writes are under way, and `rate` begin a second; what fails is tried again with
-back-off, number by number.
+somebody else's doing. At most `concurrency` writes are under way, and `rate` begin a second; what
+fails is tried again with back-off, number by number.
 
 Entries whose objects are there leave the journal with its next write, or with one of its own after
 `tidy_seconds`. What somebody else did to an object is undone, and reported.
@@ -74,8 +73,8 @@ _YIELD_EVERY: Final = 64
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """rate, burst: writes a second, and how many may begin at once after a rest; else seconds.
-    Nobody waits for the objects, and everybody for the API server: 32 at once and as fast as it
-    could made the requests of others three times as slow.
+    Nobody waits for the objects, and everybody for the API server: its other requests go first
+    (bench, `kubernetes`, has what somebody else sees).
 
     first, limit: of the back-off of a number whose write failed
     """

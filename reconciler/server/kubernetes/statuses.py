@@ -283,7 +283,7 @@ class Statuses:
                     return
                 policy, status = known, _status(known, look(name, known.version))
             before = held.get(name, ("", Status()))[1]
-            status = _since(status, before, _now(self._wall()))
+            status = _with_times(status, before, _now(self._wall()))
             body = {
                 "apiVersion": GROUP,
                 "kind": "PolicyRealization",
@@ -374,7 +374,7 @@ def _counts(status: Status) -> tuple[int, int]:
     return status.desired_nodes_realized, status.current_nodes_realized
 
 
-def _since(status: Status, before: Status, now: str) -> Status:
+def _with_times(status: Status, before: Status, now: str) -> Status:
     """With the times since when each condition is as it is."""
     old: Mapping[str, Condition] = {condition.type: condition for condition in before.conditions}
     conditions = []

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import signal
-from types import TracebackType
 from typing import Any, Final
 
 from reconciler.testing.kubernetes import binaries
@@ -62,12 +61,7 @@ class Kwok:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:

@@ -72,13 +72,28 @@ class Process:
     def signal(self, number: Signals) -> None:
         self._popen.send_signal(number)
 
-    def end(self, number: Signals = SIGTERM) -> None:
-        """Ask it to end and wait; kill it when it takes too long. One that has ended is fine."""
+    def cpu_seconds(self) -> float:
+        """User and system time so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def memory(self, field: str = "VmRSS") -> int:
+        """Bytes: VmRSS is resident now, VmHWM the most that was; 0 of one that has ended."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) << 10
+        return 0
+
+    def end(self, number: Signals = SIGTERM, seconds: float = END_SECONDS) -> int:
+        """Ask it to end and wait; kill it when it takes too long. One that has ended is fine.
+
+        Gives its exit code; of one that a signal ended, the negative number of that.
+        """
         if self._popen.poll() is None:
             self._popen.send_signal(number)
             self._popen.send_signal(SIGCONT)  # a stopped one takes no other signal
         try:
-            self._popen.wait(END_SECONDS)
+            return self._popen.wait(seconds)
         except subprocess.TimeoutExpired:
             self._popen.kill()
-            self._popen.wait(END_SECONDS)
+            return self._popen.wait(END_SECONDS)
