@@ -348,7 +348,7 @@ class Allocator:
         """When `next_batch` has something to do if nothing else happens; None: never."""
         if self._flight is not None or self._deposed:
             return None
-        if self._queues["recalled"] or (self._free and self._fitting()):
+        if self._queues["recalled"] or (self._free and self._gives()):
             return now
         if next(self._clear(), None) is not None:
             return now
@@ -391,6 +391,12 @@ class Allocator:
                 return
             if entry.state == "retiring" and entry.number not in self._held_back:
                 yield entry
+
+    def _gives(self) -> bool:
+        """Whether there is room for any that wait; looks at them only where it is short."""
+        if self._room is None or self._room >= WAVE_BYTES:
+            return bool(self._queues["waiting"])
+        return self._fitting() > 0
 
     def _fitting(self) -> int:
         """How many of those that wait fit in one write; one of any size does, where there is room
