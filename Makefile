@@ -9,8 +9,9 @@ BPF_ARCH := $(shell uname -m | sed 's/x86_64/x86/; s/aarch64/arm64/')
 TRIPLET := $(shell gcc -dumpmachine 2>/dev/null || echo $(shell uname -m)-linux-gnu)
 
 # Tests that keep a model checker or one processor busy: they run two at a time.
-SPEC_TESTS := $(addprefix tests/integration/test_,specs.py traces.py check.py check_apalache.py \
-  specs_apalache.py formal_archive.py formal_tlc.py formal_docs.py tracecheck.py xds_traces.py evidence.py fuzz.py)
+SPEC_TESTS := $(addprefix tests/integration/test_,specs.py traces.py check.py spec_mutants.py \
+  spec_behaviours.py check_apalache.py specs_apalache.py formal_archive.py formal_tlc.py \
+  formal_docs.py tracecheck.py xds_traces.py evidence.py fuzz.py)
 
 .PHONY: setup system build check test demo demo-kubernetes bench clean help
 .DEFAULT_GOAL := help
