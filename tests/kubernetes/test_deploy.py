@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -360,7 +361,7 @@ def test_containerfiles(name: str) -> None:
     """Versions of Debian's packages are not pinned: a build takes what is repaired by then."""
     file = DEPLOY / f"Containerfile.{name}"
     done = subprocess.run(
-        ["hadolint", "--no-color", "--ignore", "DL3008", str(file)],
+        [Path(sys.executable).with_name("hadolint"), "--no-color", "--ignore", "DL3008", str(file)],
         capture_output=True,
         text=True,
         timeout=60,
