@@ -1,0 +1,1 @@
+"""The core of an xDS server for any types: views published whole, any number of streams."""

@@ -1,0 +1,1 @@
+"""A client of any xDS server: what `reconciler xds get` and the conformance suite ask with."""
