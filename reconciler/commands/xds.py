@@ -1,4 +1,4 @@
-"""`reconciler xds ...`: xDS of any types: a server, a client to look at one, a suite to judge one."""
+"""`reconciler xds ...`: xDS of any types: a server, a client to look with, a suite to judge by."""
 
 from __future__ import annotations
 
