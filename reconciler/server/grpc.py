@@ -3,10 +3,8 @@
 Each stream has one reader and, while there is something to send, one writer.
 
 The node's name comes from a proof and nothing else: the client's certificate, or a token in the
-metadata (`authorization: Bearer ...`) that `Tokens` verifies. gRPC's Python API can demand a client
-certificate of everyone on a port or ask nobody for one (asking without demanding is in its C core
-only), so a port takes one kind of proof; a server that takes both has two ports. Without TLS (which
-`config` allows on this machine only) the name is what the `node.id` of the first request claims.
+metadata (`authorization: Bearer ...`); see `proofs`. Without TLS (which `config` allows on this
+machine only) the name is what the `node.id` of the first request claims, or of no interest.
 
 A proof counts from the stream's start until it expires: then, or when the stream is as old as
 `max_stream_age` (a tenth more or less, so that nodes don't come back together), the stream is ended
@@ -18,6 +16,10 @@ peer that does not take what was sent for `stall_seconds`, or lets more than `qu
 is closed with RESOURCE_EXHAUSTED (told behind what gRPC has accepted already); it comes back with
 versions and costs little. A frame that can't be read ends its own stream with INVALID_ARGUMENT and
 no other.
+
+A stop may take its time (`drain`): connections are told at once to take no new streams (GOAWAY),
+and the streams on them, which are served meanwhile, are ended one after the other, so that their
+nodes come to the other replicas spread over that time, and not all at once.
 """
 
 from __future__ import annotations
@@ -27,19 +29,18 @@ import itertools
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import grpc
 import grpc.aio
 import msgspec
-from envoy.service.discovery.v3 import discovery_pb2
-from google.protobuf.message import DecodeError
 
 from reconciler.config import Address
 from reconciler.errors import ProtocolError, UnavailableError
 from reconciler.local import clear_socket
-from reconciler.tls import KeyFiles, KeyPair, Proof, is_node_name, proof_of
+from reconciler.server.proofs import Tokens, claimed, credentials, prove
+from reconciler.tls import KeyFiles, KeyPair, Proof
 
 METHOD: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 
@@ -57,7 +58,13 @@ OPTIONS: Final = (
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.server_max_unrequested_time_in_server", 60),
+    # Streams that wait for their handler: when all nodes come back at once they are many.
+    ("grpc.server.max_pending_requests", 20_000),
+    ("grpc.server.max_pending_requests_hard_limit", 30_000),
 )
+
+Opened = Callable[[int, str], None]
+"""Told of a new stream, with its node; may raise nothing."""
 
 
 class Hub(Protocol):
@@ -71,16 +78,11 @@ class Hub(Protocol):
     def stream_closed(self, stream: int) -> None: ...
 
 
-class Tokens(Protocol):
-    """Who verifies tokens."""
-
-    async def prove(self, token: str) -> Proof:
-        """ProtocolError: the stream is refused with its status and reason (UNAVAILABLE: can't say
-        now), which go to a peer that nobody knows and so tell it nothing."""
-
-
 class Traffic(msgspec.Struct):
-    """What went over a node's streams since the server started; messages and their bytes."""
+    """What went over a node's streams since the server started; messages and their bytes.
+
+    Where nodes have no proven name: over a method's streams.
+    """
 
     streams: int = 0
     opened: int = 0
@@ -92,11 +94,11 @@ class Traffic(msgspec.Struct):
 
 class _Stream:
     __slots__ = (
-        "context", "end", "failure", "handler", "id", "node", "queue", "queued", "writer",
+        "context", "end", "failure", "handler", "id", "queue", "queued", "traffic", "writer",
     )  # fmt: skip
 
-    def __init__(self, id: int, node: str, context: Any, handler: asyncio.Task[Any]) -> None:
-        self.id, self.node, self.context, self.handler = id, node, context, handler
+    def __init__(self, id: int, traffic: Traffic, context: Any, handler: asyncio.Task[Any]) -> None:
+        self.id, self.traffic, self.context, self.handler = id, traffic, context, handler
         self.queue: deque[bytes] | None = None  # while there is a writer
         self.queued = 0
         self.writer: asyncio.Task[None] | None = None
@@ -118,17 +120,35 @@ class XdsServer:
         listen: Address,
         tls: KeyPair | KeyFiles | None,
         *,
+        methods: Mapping[str, Opened] | None = None,
+        named: bool = True,
+        drained: Callable[[int], None] | None = None,
+        options: Sequence[tuple[str, int]] = (),
+        add: Callable[[grpc.aio.Server], None] | None = None,
         cluster: str = "default",
         tokens: Tokens | None = None,
         token_listen: Address | None = None,
         max_stream_age: float = 0.0,
+        max_streams: int = 0,
         stall_seconds: float = STALL_SECONDS,
         queue_bytes: int = QUEUE_BYTES,
         clock: Callable[[], float] = time.time,
         refused: Callable[[str, str, str], None] | None = None,
     ) -> None:
-        """refused: told the peer's address, status and reason of each stream without a proof."""
+        """methods: full name → what is told of a stream of it; not given: agents' delta ADS only.
+        named: without TLS, wait for a first request that names a node; else the name is "".
+        drained: told when all that was sent on a stream has been taken.
+        options: of gRPC, over `OPTIONS`. add: registers what else is served on the port.
+        max_streams: beyond it streams are refused (RESOURCE_EXHAUSTED); 0: no limit.
+        refused: told the peer's address, status and reason of each stream that is not taken.
+        """
         self._hub = hub
+        self._methods = {METHOD: hub.stream_opened} if methods is None else dict(methods)
+        self._named = named
+        self._drained = drained
+        self._options = tuple({**dict(OPTIONS), **dict(options)}.items())
+        self._add_more = add
+        self._max_streams = max_streams
         self._tell_refused = refused
         self._listen = listen
         self._tls = tls
@@ -149,8 +169,10 @@ class XdsServer:
 
     async def start(self) -> None:
         """Listen; UnavailableError when an address can't be had."""
-        server = grpc.aio.server(options=OPTIONS)
-        server.add_generic_rpc_handlers((_Handlers(self._serve),))
+        server = grpc.aio.server(options=self._options)
+        server.add_generic_rpc_handlers((_Handlers(self._methods, self._serve),))
+        if self._add_more is not None:
+            self._add_more(server)
         two = self._token_listen is not None
         self.port = self._add(server, self._listen, tokens=self._tokens is not None and not two)
         if self._token_listen is not None:
@@ -164,17 +186,31 @@ class XdsServer:
         try:
             if self._tls is None:
                 return server.add_insecure_port(where.target)
-            return server.add_secure_port(where.target, _credentials(self._tls, tokens=tokens))
+            return server.add_secure_port(where.target, credentials(self._tls, tokens=tokens))
         except RuntimeError:
             raise UnavailableError(f"{where.target}: can't listen there") from None
 
-    async def stop(self, grace: float = 5.0) -> None:
-        """Take no new streams, tell the open ones to go elsewhere, wait for them to end."""
+    async def stop(self, grace: float = 5.0, drain: float = 0.0) -> None:
+        """Take no new streams, tell the open ones to go elsewhere, wait for them to end.
+
+        drain: seconds over which the open ones are ended, in random order; grace: how long after
+        that the last ones may take.
+        """
         self._stopping = True
-        for stream in list(self._streams.values()):
-            self._fail(stream, "UNAVAILABLE", "the server is shutting down")
+        streams = list(self._streams.values())
+        random.shuffle(streams)
+        loop = asyncio.get_running_loop()
+        reason = "the server is shutting down"
+        for at, stream in enumerate(streams):
+            if drain and at:
+                if stream.end is not None:
+                    stream.end.cancel()
+                after = drain * at / len(streams)
+                stream.end = loop.call_later(after, self._fail, stream, "UNAVAILABLE", reason)
+            else:
+                self._fail(stream, "UNAVAILABLE", reason)
         if self._server is not None:
-            await self._server.stop(grace)
+            await self._server.stop(grace + drain)
 
     def send(self, stream: int, frame: bytes) -> None:
         """Queue a frame; for a stream that has ended, nothing happens."""
@@ -199,20 +235,21 @@ class XdsServer:
 
     # ------------------------------------------------------------------------------ one stream
 
-    async def _serve(self, _requests: object, context: Any) -> None:
+    async def _serve(self, method: str, opened: Opened, context: Any) -> None:
         first: bytes | None = None
         proof: Proof | None = None
+        node = ""
         try:
-            if self._stopping:
-                raise ProtocolError("UNAVAILABLE", "the server is shutting down")
+            self._may_open()
             if self._tls is not None:
-                proof = await self._prove(context)
+                proof = await prove(context, self._cluster, self._tokens, self._clock)
                 node = proof.node
-            else:
+                self._may_open()
+            elif self._named:
                 first = await _read(context)
                 if first is None:
                     return
-                node = _claimed(first)
+                node = claimed(first)
         except ProtocolError as error:
             self.refused[error.status] = self.refused.get(error.status, 0) + 1
             if self._tell_refused is not None:
@@ -220,15 +257,15 @@ class XdsServer:
             await context.abort(grpc.StatusCode[error.status], error.reason)
         handler = asyncio.current_task()
         assert handler is not None
-        stream = _Stream(next(self._numbers), node, context, handler)
+        traffic = self.traffic.setdefault(node or method, Traffic())
+        stream = _Stream(next(self._numbers), traffic, context, handler)
         self._streams[stream.id] = stream
-        traffic = self.traffic.setdefault(node, Traffic())
         traffic.streams += 1
         traffic.opened += 1
         try:
             self._limit_age(stream, proof)
-            self._hub.stream_opened(stream.id, node)
-            await self._receive(stream, first, traffic)
+            opened(stream.id, node)
+            await self._receive(stream, first)
         except asyncio.CancelledError:
             if stream.failure is None:
                 raise  # the peer is gone
@@ -246,24 +283,6 @@ class XdsServer:
             status, reason = stream.failure
             await context.abort(grpc.StatusCode[status], reason)
 
-    async def _prove(self, context: Any) -> Proof:
-        """Which node the peer is. Only a port that demands certificates sees any, so a stream
-        without one came in where tokens are the proof."""
-        certificates = context.auth_context().get("x509_pem_cert", ())
-        if certificates:
-            proof = proof_of(certificates[0], self._cluster) if len(certificates) == 1 else None
-            if proof is None:
-                raise ProtocolError("PERMISSION_DENIED", _NO_NODE.format(cluster=self._cluster))
-        elif self._tokens is not None:
-            proof = await self._tokens.prove(_bearer(context))
-            if self._stopping:
-                raise ProtocolError("UNAVAILABLE", "the server is shutting down")
-        else:
-            raise ProtocolError("UNAUTHENTICATED", "a client certificate is needed")
-        if proof.expires <= self._clock():  # of a connection that is older than this stream
-            raise ProtocolError("UNAUTHENTICATED", f"the {proof.by} has expired")
-        return proof
-
     def _limit_age(self, stream: _Stream, proof: Proof | None) -> None:
         """Arm the timer that ends the stream."""
         left = float("inf") if proof is None else proof.expires - self._clock()
@@ -276,7 +295,8 @@ class XdsServer:
             loop = asyncio.get_running_loop()
             stream.end = loop.call_later(left, self._fail, stream, status, reason)
 
-    async def _receive(self, stream: _Stream, first: bytes | None, traffic: Traffic) -> None:
+    async def _receive(self, stream: _Stream, first: bytes | None) -> None:
+        traffic = stream.traffic
         frame = first if first is not None else await _read(stream.context)
         while frame is not None and stream.failure is None:
             traffic.received += 1
@@ -289,10 +309,10 @@ class XdsServer:
             frame = await _read(stream.context)
 
     async def _write(self, stream: _Stream) -> None:
-        traffic = self.traffic[stream.node]
-        queue = stream.queue
+        traffic, queue = stream.traffic, stream.queue
         try:
-            while queue:
+            while self._more(stream):
+                assert queue is not None
                 frame = queue.popleft()
                 async with asyncio.timeout(self._stall):
                     await stream.context.write(frame)
@@ -307,6 +327,19 @@ class XdsServer:
         finally:
             stream.queue = stream.writer = None
 
+    def _more(self, stream: _Stream) -> bool:
+        """There is something to write. Who is told that all is written may have more at once."""
+        if not stream.queue and stream.failure is None and self._drained is not None:
+            self._drained(stream.id)
+        return bool(stream.queue)
+
+    def _may_open(self) -> None:
+        if self._stopping:
+            raise ProtocolError("UNAVAILABLE", "the server is shutting down")
+        if self._max_streams and len(self._streams) >= self._max_streams:
+            reason = f"{self._max_streams} streams are open, and no more are taken"
+            raise ProtocolError("RESOURCE_EXHAUSTED", reason)
+
     def _fail(self, stream: _Stream, status: str, reason: str) -> None:
         """End the stream at its reader, which is the handler and alone may give a status."""
         if stream.failure is None:
@@ -318,66 +351,22 @@ class XdsServer:
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    def __init__(self, behaviour: Any) -> None:
-        self._handler: Any = grpc.stream_stream_rpc_method_handler(behaviour)
+    def __init__(
+        self, methods: Mapping[str, Opened], serve: Callable[..., Coroutine[Any, Any, None]]
+    ) -> None:
+        def handler(method: str, opened: Opened) -> Any:
+            async def behaviour(_requests: object, context: Any) -> None:
+                await serve(method, opened, context)
+
+            return grpc.stream_stream_rpc_method_handler(behaviour)
+
+        self._handlers = {method: handler(method, told) for method, told in methods.items()}
 
     def service(self, handler_call_details: Any) -> Any:
-        return self._handler if handler_call_details.method == METHOD else None
+        return self._handlers.get(handler_call_details.method)
 
 
 async def _read(context: Any) -> bytes | None:
     """The next frame; None when the peer has said its last."""
     frame = await context.read()
     return None if frame is grpc.aio.EOF else frame
-
-
-_NO_NODE: Final = (
-    "the client's certificate is not a node's (CN system:node:<name>, O system:nodes; or URI "
-    "spiffe://{cluster}/node/<name>)"
-)
-
-
-def _credentials(tls: KeyPair | KeyFiles, *, tokens: bool) -> grpc.ServerCredentials:
-    """For one port; rotated files are used from the next handshake on."""
-
-    def configuration(keys: KeyPair) -> grpc.ServerCertificateConfiguration:
-        pairs = [(keys.key, keys.certificate)]
-        return grpc.ssl_server_certificate_configuration(pairs, None if tokens else keys.ca)
-
-    used = tls.current() if isinstance(tls, KeyFiles) else tls
-    initial = configuration(used)
-
-    def fetch() -> grpc.ServerCertificateConfiguration | None:
-        """On a thread of gRPC, before each handshake. None: as before."""
-        nonlocal used
-        keys = tls.current() if isinstance(tls, KeyFiles) else tls
-        if keys is used:
-            return None
-        used = keys
-        return configuration(keys)
-
-    return grpc.dynamic_ssl_server_credentials(
-        initial,
-        fetch,  # type: ignore[arg-type]  # the stubs don't know of None, the documentation does
-        require_client_authentication=not tokens,
-    )
-
-
-def _bearer(context: Any) -> str:
-    """The token of the call's metadata; ProtocolError when there is not exactly one."""
-    values = [value for key, value in context.invocation_metadata() if key == "authorization"]
-    scheme, _, token = values[0].partition(" ") if len(values) == 1 else ("", "", "")
-    if scheme.lower() != "bearer" or not token.strip():
-        raise ProtocolError("UNAUTHENTICATED", "a bearer token in `authorization` is needed")
-    return str(token.strip())
-
-
-def _claimed(frame: bytes) -> str:
-    """The node that a first request claims to be of; ProtocolError when it names none."""
-    try:
-        name = str(discovery_pb2.DeltaDiscoveryRequest.FromString(frame).node.id)
-    except DecodeError:
-        name = ""
-    if not is_node_name(name):
-        raise ProtocolError("INVALID_ARGUMENT", "the first request names no node")
-    return name

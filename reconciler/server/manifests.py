@@ -17,17 +17,13 @@ the directory.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
-import stat
 import sys
-import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final, TypeVar
+from typing import BinaryIO, TypeVar
 
 import msgspec
-from watchfiles import awatch
 
 from reconciler.core.objects import (
     Change,
@@ -41,19 +37,14 @@ from reconciler.core.objects import (
     key_of,
 )
 from reconciler.errors import ConfigError, Rejected
-
-SUFFIXES: Final = (".yaml", ".yml", ".json")
-
-_QUIET_MS: Final = 100
-"""A burst of writes is over when nothing happened for this long."""
-
-_BURST_MS: Final = 1_000
-"""A burst is read after this long even when it isn't over."""
-
-
-_SETTLED_NS: Final = 100_000_000
-"""A file younger than this is read again: file times are coarse (milliseconds), and a second change
-of the same size may have the same time."""
+from reconciler.server.watching import (
+    below,
+    list_files,
+    settled,
+    signature_of,
+    wait_or,
+    wake_on_change,
+)
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -127,7 +118,7 @@ def _contents(
             continue
         files = [str(given)]
         if os.path.isdir(given):
-            listing = _list(Path(given))
+            listing = list_files(Path(given))
             problems.extend(
                 Rejected(os.path.join(given, where), "", "", reason)
                 for where, reason in listing.unreadable.items()
@@ -145,35 +136,6 @@ def _contents(
 
 
 # -------------------------------------------------------------------------------- directories
-
-
-class _Listing(msgspec.Struct, frozen=True):
-    """files: paths under the directory with "/", sorted; unreadable: directory → reason."""
-
-    files: tuple[str, ...]
-    unreadable: dict[str, str]
-
-
-def _list(root: Path) -> _Listing:
-    files: list[str] = []
-    unreadable: dict[str, str] = {}
-
-    def failed(error: OSError) -> None:
-        where = os.path.relpath(error.filename, root)
-        unreadable[where] = f"can't be listed: {error.strerror}"
-
-    visited: set[str] = set()
-    for directory, names, found in os.walk(root, onerror=failed, followlinks=True):
-        real = os.path.realpath(directory)
-        if real in visited:  # a link back up
-            names.clear()
-            continue
-        visited.add(real)
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        for name in found:
-            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
-                files.append(Path(directory, name).relative_to(root).as_posix())
-    return _Listing(tuple(sorted(files)), unreadable)
 
 
 class _File(msgspec.Struct):
@@ -200,12 +162,12 @@ class Directory:
     def scan(self) -> Batch | None:
         """Reads what is new. None when nothing changed, neither objects nor problems; the first
         scan always gives a batch."""
-        listing = _list(self.root)
+        listing = list_files(self.root)
         touched: set[ObjectKey] = set()
         for name in listing.files:
             touched |= self._read(name)
         for name in sorted(set(self._files).difference(listing.files)):
-            if not _below(name, listing.unreadable):
+            if not below(name, listing.unreadable):
                 touched |= self._hold(name, None)
         changes = tuple(self._settle(touched))
         problems = [
@@ -228,7 +190,7 @@ class Directory:
         path = self.root / name
         held = self._files.get(name, _File())
         try:
-            before = _signature(path)
+            before = signature_of(path)
             if before == held.signature:
                 return set()
             data = path.read_bytes()
@@ -240,7 +202,7 @@ class Directory:
             self._files[name] = _File((), b"", held.objects, (problem,), held.ignored)
             return set()
         # Taken before the file was read: a later change has another one, if the clock has moved on.
-        signature = before if time.time_ns() - before[-1] > _SETTLED_NS else ()
+        signature = settled(before)
         if data == held.data and held.signature:
             held.signature = signature
             return set()
@@ -282,20 +244,6 @@ class Directory:
             first, *others = sorted(holders)
             for name in others:
                 yield _duplicate(key, holders[name][0], holders[first][0])
-
-
-def _signature(path: Path) -> tuple[int, ...]:
-    """Changes whenever the file does; OSError where there is none, or a pipe or the like."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "not a regular file")
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _below(name: str, directories: Iterable[str]) -> bool:
-    return any(
-        directory == "." or name.startswith(f"{directory}{os.sep}") for directory in directories
-    )
 
 
 def _merge(name: str, signature: tuple[int, ...], data: bytes, held: _File) -> _File:
@@ -345,37 +293,15 @@ async def watch(
     files = Directory(root)
     # A change between the first look and the moment when inotify listens waits for the next look.
     wake = asyncio.Event()
-    watcher = None if force_polling else asyncio.create_task(_wake(root, wake, stop))
+    watcher = None if force_polling else asyncio.create_task(wake_on_change(root, wake, stop))
     try:
         while not stop.is_set():
             batch = await asyncio.to_thread(files.scan)
             if batch is not None:
                 yield batch
-            await _wait(wake, stop, rescan_seconds)
+            await wait_or(wake, stop, rescan_seconds)
             wake.clear()
     finally:
         if watcher is not None:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
-
-
-async def _wake(root: Path, wake: asyncio.Event, stop: asyncio.Event) -> None:
-    """Sets `wake` after each burst of changes. Ends where inotify can't serve: looking goes on."""
-    try:
-        async for _ in awatch(
-            root, watch_filter=None, debounce=_BURST_MS, step=_QUIET_MS, stop_event=stop
-        ):
-            wake.set()
-    except OSError:
-        return
-
-
-async def _wait(wake: asyncio.Event, stop: asyncio.Event, seconds: float) -> None:
-    """Until either event is set or the time is over."""
-    waits = [asyncio.create_task(event.wait()) for event in (wake, stop)]
-    try:
-        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
-        await asyncio.gather(*waits, return_exceptions=True)

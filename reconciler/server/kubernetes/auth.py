@@ -61,8 +61,8 @@ class _Review(msgspec.Struct, frozen=True):
 
 
 class TokenReviewer:
-    """`server.grpc.Tokens` by the API server. `results` counts "node", "refused", "unavailable" of
-    reviews, and "kept": what needed none."""
+    """`server.proofs.Tokens` by the API server. `results` counts "node", "refused", "unavailable"
+    of reviews, and "kept": what needed none."""
 
     def __init__(
         self,

@@ -1,0 +1,103 @@
+"""Files under a directory that is watched: which there are, whether one changed, when to look.
+
+Every `*.yaml`, `*.yml` and `*.json` counts; names that begin with a dot don't (so that of a mounted
+ConfigMap only the links are read, not what they lead to).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from watchfiles import awatch
+
+SUFFIXES: Final = (".yaml", ".yml", ".json")
+
+_QUIET_MS: Final = 100
+"""A burst of writes is over when nothing happened for this long."""
+
+_BURST_MS: Final = 1_000
+"""A burst is read after this long even when it isn't over."""
+
+
+_SETTLED_NS: Final = 100_000_000
+"""A file younger than this is read again: file times are coarse (milliseconds), and a second change
+of the same size may have the same time."""
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """files: paths under the directory with "/", sorted; unreadable: directory → reason."""
+
+    files: tuple[str, ...]
+    unreadable: dict[str, str]
+
+
+def list_files(root: Path) -> Listing:
+    files: list[str] = []
+    unreadable: dict[str, str] = {}
+
+    def failed(error: OSError) -> None:
+        where = os.path.relpath(error.filename, root)
+        unreadable[where] = f"can't be listed: {error.strerror}"
+
+    visited: set[str] = set()
+    for directory, names, found in os.walk(root, onerror=failed, followlinks=True):
+        real = os.path.realpath(directory)
+        if real in visited:  # a link back up
+            names.clear()
+            continue
+        visited.add(real)
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        for name in found:
+            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
+                files.append(Path(directory, name).relative_to(root).as_posix())
+    return Listing(tuple(sorted(files)), unreadable)
+
+
+def signature_of(path: Path) -> tuple[int, ...]:
+    """Changes whenever the file does; OSError where there is none, or a pipe or the like."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def below(name: str, directories: Iterable[str]) -> bool:
+    return any(
+        directory == "." or name.startswith(f"{directory}{os.sep}") for directory in directories
+    )
+
+
+def settled(signature: tuple[int, ...]) -> tuple[int, ...]:
+    """The signature of a file that was read after it was taken: one that another change will not
+    have, or () when it is too young to say."""
+    return signature if time.time_ns() - signature[-1] > _SETTLED_NS else ()
+
+
+async def wake_on_change(root: Path, wake: asyncio.Event, stop: asyncio.Event) -> None:
+    """Sets `wake` after each burst of changes. Ends where inotify can't serve: looking goes on."""
+    try:
+        async for _ in awatch(
+            root, watch_filter=None, debounce=_BURST_MS, step=_QUIET_MS, stop_event=stop
+        ):
+            wake.set()
+    except OSError:
+        return
+
+
+async def wait_or(wake: asyncio.Event, stop: asyncio.Event, seconds: float) -> None:
+    """Until either event is set or the time is over."""
+    waits = [asyncio.create_task(event.wait()) for event in (wake, stop)]
+    try:
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
