@@ -1,0 +1,1 @@
+"""An xDS server for any types, from files: `reconciler xds serve`."""
