@@ -383,7 +383,7 @@ async def test_watch_goes_on_by_looking_where_inotify_has_no_room(
     def refuse(*_: object, **__: object) -> AsyncIterator[object]:
         raise OSError(28, "OS file watch limit reached")
 
-    monkeypatch.setattr("reconciler.server.manifests.awatch", refuse)
+    monkeypatch.setattr("reconciler.server.watching.awatch", refuse)
     stop = asyncio.Event()
     batches = watch(tmp_path, stop, rescan_seconds=0.01)
     async with contextlib.aclosing(batches):  # type: ignore[type-var]
