@@ -46,10 +46,12 @@ _KEPT_WRAPPED: Final = 1 << 16
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A DeltaDiscoveryRequest. node: its id, "" when not said.
+    """A DeltaDiscoveryRequest, or a DiscoveryRequest. node: its id, "" when not said.
 
     initial: name → version that the client has; error: text of a NACK, None for none
     refusal: what our agents add to the text
+    names:   of a DiscoveryRequest, in place of the two lists: all that the client asks for
+    version: of a DiscoveryRequest: that of the last response that the client has accepted
     """
 
     type_url: str
@@ -60,6 +62,8 @@ class Request(msgspec.Struct, frozen=True):
     nonce: str = ""
     error: str | None = None
     refusal: Refusal | None = None
+    names: tuple[str, ...] = ()
+    version: str = ""
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -91,16 +95,16 @@ class Frame(msgspec.Struct, frozen=True):
 # ------------------------------------------------------------------------------------- requests
 
 
-def decode_request(data: bytes) -> Request:
-    """ProtocolError INVALID_ARGUMENT for what is not a request."""
+def decode_request(data: bytes, max_names: int = MAX_NAMES) -> Request:
+    """ProtocolError INVALID_ARGUMENT for what is not a request or gives too many names."""
     message = discovery_pb2.DeltaDiscoveryRequest()
     try:
         message.ParseFromString(data)
     except DecodeError as error:
         raise ProtocolError("INVALID_ARGUMENT", f"not a DeltaDiscoveryRequest: {error}") from None
     names = len(message.resource_names_subscribe) + len(message.resource_names_unsubscribe)
-    if names > MAX_NAMES or len(message.initial_resource_versions) > MAX_NAMES:
-        raise ProtocolError("INVALID_ARGUMENT", f"{message.type_url}: more than {MAX_NAMES} names")
+    if names > max_names or len(message.initial_resource_versions) > max_names:
+        raise ProtocolError("INVALID_ARGUMENT", f"{message.type_url}: more than {max_names} names")
     failed = message.HasField("error_detail")
     return Request(
         type_url=sys.intern(message.type_url),  # kept with each stream
@@ -110,7 +114,7 @@ def decode_request(data: bytes) -> Request:
         initial=dict(message.initial_resource_versions),
         nonce=message.response_nonce,
         error=message.error_detail.message if failed else None,
-        refusal=_refusal(message.error_detail) if failed else None,
+        refusal=refusal_of(message.error_detail) if failed else None,
     )
 
 
@@ -139,7 +143,7 @@ def ack(type_url: str, nonce: str) -> bytes:
     return encode_request(Request(type_url=type_url, nonce=nonce))
 
 
-def _refusal(status: status_pb2.Status) -> Refusal | None:
+def refusal_of(status: status_pb2.Status) -> Refusal | None:
     for detail in status.details:
         found = pb.Rejection()
         if detail.Is(found.DESCRIPTOR):
@@ -154,7 +158,7 @@ def _refusal(status: status_pb2.Status) -> Refusal | None:
 # ------------------------------------------------------------------------------------ responses
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
     parts = bytearray()
     while value > 0x7F:
         parts.append(value & 0x7F | 0x80)
@@ -163,35 +167,33 @@ def _varint(value: int) -> bytes:
     return bytes(parts)
 
 
-_TAGS: Final = tuple(_varint(number << 3 | 2) for number in range(16))
+_TAGS: Final = tuple(varint(number << 3 | 2) for number in range(16))
 """Of length-delimited fields."""
 
-_SHORT: Final = tuple(_varint(value) for value in range(1 << 14))
+_SHORT: Final = tuple(varint(value) for value in range(1 << 14))
 """Lengths of nearly all fields."""
 
 
-def _field(number: int, data: bytes) -> bytes:
+def field(number: int, data: bytes) -> bytes:
     """A length-delimited field. number: below 16"""
     size = len(data)
-    return _TAGS[number] + (_SHORT[size] if size < len(_SHORT) else _varint(size)) + data
+    return _TAGS[number] + (_SHORT[size] if size < len(_SHORT) else varint(size)) + data
 
 
 @lru_cache(maxsize=64)
-def _type_field(type_url: str) -> bytes:
-    return _field(1, type_url.encode())
+def type_field(type_url: str) -> bytes:
+    return field(1, type_url.encode())
 
 
 def wrap(resource: Resource) -> bytes:
     """Field `resources` (2) of a response: {version: 1, resource: Any = 2, name: 3}."""
-    any_bytes = _type_field(resource.type_url)
+    any_bytes = type_field(resource.type_url)
     if resource.body:
-        any_bytes += _field(2, resource.body)
+        any_bytes += field(2, resource.body)
     inner = (
-        _field(1, resource.version.encode())
-        + _field(2, any_bytes)
-        + _field(3, resource.name.encode())
+        field(1, resource.version.encode()) + field(2, any_bytes) + field(3, resource.name.encode())
     )
-    return _field(2, inner)
+    return field(2, inner)
 
 
 class Encoder:
@@ -266,12 +268,12 @@ def _frame(type_url: str, wrapped: Sequence[bytes], removed: Sequence[str]) -> F
     body = b"".join(
         (
             *wrapped,
-            _field(4, type_url.encode()),
-            *(_field(6, name.encode()) for name in removed),
+            field(4, type_url.encode()),
+            *(field(6, name.encode()) for name in removed),
         )
     )
     nonce = urlsafe_b64encode(hashlib.sha256(body).digest()[:12]).decode()
-    return Frame(type_url, nonce, body + _field(5, nonce.encode()), len(wrapped) + len(removed))
+    return Frame(type_url, nonce, body + field(5, nonce.encode()), len(wrapped) + len(removed))
 
 
 def decode_response(data: bytes) -> Response:

@@ -1,18 +1,21 @@
-"""The server's side of one delta stream, for any types: subscriptions, nonces, ACK and NACK.
+"""The server's side of one stream, for any types: subscriptions, nonces, ACK and NACK.
 
 It decides what a request *means* and tells the caller as events; what is sent, and when, is the
 caller's. Each type on a stream is the machine models/stream.toml, walked as a table because it runs
-once a message. ACKs are recognised by comparing bytes with the ACK that is due, without parsing.
+once a message. `IncrementalStream` and `SotwStream` differ in how a request changes the
+subscription and in what a stale nonce means; everything else is one.
 
 It promises: a NACK is what has error_detail, never a guess from versions; an answer with a stale
-nonce says nothing about the present, but a change of subscription in it counts; the node is read
-from the first message only; a type that is not served is refused by name, and so is anything but
-one wildcard subscription to a type that is served whole.
+nonce says nothing about the present, and of the delta variant a change of subscription in it
+counts all the same, while of the other one it is ignored whole (the client has a newer response on
+its way, and says it all again when it answers that); the node is read from the first message only;
+a type that is not served is refused by name, and so is anything but one wildcard subscription to a
+type that is served whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Container
 
 import msgspec
 
@@ -27,16 +30,22 @@ MODEL = load("stream")
 
 
 class Subscribed(msgspec.Struct, frozen=True):
-    """First request of a type. initial: name → version that the client holds."""
+    """First request of a type. initial: name → version that the client holds; version: in the
+    other variant, that of the last response that it accepted on the stream before, "" for none."""
 
     type_url: str
     wanted: Wanted
     initial: dict[str, str]
+    version: str = ""
 
 
 class Resubscribed(msgspec.Struct, frozen=True):
+    """again: in the state-of-the-world variant the same names, asked for although the last response
+    was answered already: the client is in want of them (a cluster that warms anew is)."""
+
     type_url: str
     wanted: Wanted
+    again: bool = False
 
 
 class Acked(msgspec.Struct, frozen=True):
@@ -65,14 +74,17 @@ class Stale(msgspec.Struct, frozen=True):
 StreamEvent = Subscribed | Resubscribed | Acked | Nacked | Stale
 
 
-class _Type:
-    __slots__ = ("open", "state", "subscription")
+class Kind:
+    """One type on a stream. Callers may put what they keep of it into a class of their own."""
+
+    __slots__ = ("newest", "open", "state", "subscription")
 
     def __init__(self) -> None:
         self.state = MODEL.initial
         self.subscription = Subscription()
         # Nonces that are not answered, oldest first. Few, and there are many of these objects.
         self.open: tuple[str, ...] = ()
+        self.newest = ""  # nonce of the last response
 
     def step(self, trigger: str) -> None:
         row = MODEL.step(self.state, trigger)
@@ -80,46 +92,53 @@ class _Type:
             self.state = row.dest
 
 
-class DeltaStream:
-    """served: type URLs; whole: those of them that have the wildcard subscription only."""
+class Stream:
+    """What both variants share."""
+
+    __slots__ = ("_first", "_keep", "_kind", "_served", "_trace", "_types", "_whole", "node")
 
     def __init__(
         self,
-        served: Collection[str],
-        whole: Collection[str] = (),
+        served: Container[str],
+        whole: Container[str] = (),
         trace: Trace | None = None,
+        *,
+        kind: type[Kind] = Kind,
+        keep: int | None = None,
     ) -> None:
+        """served: type URLs; whole: those of them that have the wildcard subscription only;
+        keep: how many responses of a type may be unanswered, the answers to older ones are stale.
+        """
         self._trace = trace
         self._served = served
         self._whole = whole
-        self._types: dict[str, _Type] = {}
-        self._acks: dict[bytes, str] = {}  # bytes of an ACK that is due → type
+        self._kind = kind
+        self._keep = keep
+        self._types: dict[str, Kind] = {}
         self.node = ""
         self._first = True
-
-    def receive(self, data: bytes) -> tuple[StreamEvent, ...]:
-        """What a frame of the client means. ProtocolError: the stream is to be closed with it."""
-        type_url = self._acks.get(data)
-        if type_url is not None:
-            state = self._types[type_url]
-            if state.open and data == codec.ack(type_url, state.open[0]):
-                return (self._answered(type_url, state, state.open[0], None),)
-        return self._request(codec.decode_request(data))
 
     def sent(self, frame: Frame) -> None:
         """A response is on its way."""
         state = self._type(frame.type_url)
         state.step("send")
         state.open += (frame.nonce,)
-        self._record("Send", frame.type_url, nonce=frame.nonce)
-        self._acks[codec.ack(frame.type_url, frame.nonce)] = frame.type_url
+        state.newest = frame.nonce
+        if self._keep is not None and len(state.open) > self._keep:
+            state.open = state.open[-self._keep :]
+        if self._trace is not None:
+            self._record("Send", frame.type_url, nonce=frame.nonce)
+
+    @property
+    def types(self) -> dict[str, Kind]:
+        """Type URL → what is kept of it."""
+        return self._types
 
     def close(self) -> None:
         """The stream is over, whoever ended it."""
         for type_url, state in self._types.items():
             state.step("close")
             self._record("Close", type_url)
-        self._acks.clear()
 
     def subscription(self, type_url: str) -> Subscription | None:
         state = self._types.get(type_url)
@@ -132,59 +151,54 @@ class DeltaStream:
 
     # ------------------------------------------------------------------------------- inside
 
-    def _type(self, type_url: str) -> _Type:
+    def _type(self, type_url: str) -> Kind:
         found = self._types.get(type_url)
         if found is None:
-            found = self._types[type_url] = _Type()
+            found = self._types[type_url] = self._kind()
         return found
 
-    def _request(self, request: Request) -> tuple[StreamEvent, ...]:
+    def take(self, request: Request) -> tuple[StreamEvent, ...]:
+        """What a request means. ProtocolError: the stream is to be closed with it."""
         if self._first:
             self.node, self._first = request.node, False
-        if request.type_url not in self._served:
-            raise ProtocolError("INVALID_ARGUMENT", f"type {request.type_url!r} is not served here")
-        state = self._type(request.type_url)
+        state = self._types.get(request.type_url)
+        if state is None:
+            if request.type_url not in self._served:
+                raise ProtocolError(
+                    "INVALID_ARGUMENT", f"type {request.type_url!r} is not served here"
+                )
+            state = self._type(request.type_url)
         if request.type_url in self._whole:
             _check_whole(request, state.state == MODEL.initial)
         if state.state == MODEL.initial:
-            wanted = state.subscription.begin(request.subscribe, request.unsubscribe)
-            state.step("subscribe")
-            self._record("Subscribe", request.type_url, request)
-            return (Subscribed(request.type_url, wanted, request.initial),)
-        events: list[StreamEvent] = []
-        if request.nonce or request.error is not None:
-            events.append(self._answer(request, state))
-        if request.subscribe or request.unsubscribe:
-            wanted = state.subscription.change(request.subscribe, request.unsubscribe)
-            state.step("resubscribe")
-            self._record("Resubscribe", request.type_url, request)
-            events.append(Resubscribed(request.type_url, wanted))
-        return tuple(events)
+            return (self._begin(request, state),)
+        return self._go_on(request, state)
 
-    def _answer(self, request: Request, state: _Type) -> StreamEvent:
-        if request.nonce not in state.open:
-            refused = request.error is not None
-            state.step("stale_nack" if refused else "stale_ack")
-            action = "StaleNack" if refused else "StaleAck"
-            self._record(action, request.type_url, nonce=request.nonce)
-            return Stale(request.type_url, request.nonce, refused)
-        return self._answered(request.type_url, state, request.nonce, request)
+    def _begin(self, request: Request, state: Kind) -> StreamEvent:
+        raise NotImplementedError
+
+    def _go_on(self, request: Request, state: Kind) -> tuple[StreamEvent, ...]:
+        raise NotImplementedError
+
+    def _stale(self, request: Request, state: Kind) -> StreamEvent:
+        refused = request.error is not None
+        state.step("stale_nack" if refused else "stale_ack")
+        action = "StaleNack" if refused else "StaleAck"
+        self._record(action, request.type_url, nonce=request.nonce)
+        return Stale(request.type_url, request.nonce, refused)
 
     def _answered(
-        self, type_url: str, state: _Type, nonce: str, request: Request | None
+        self, type_url: str, state: Kind, nonce: str, request: Request | None
     ) -> StreamEvent:
-        # The oldest of it: answers come in the order of responses.
-        at = state.open.index(nonce)
-        state.open = state.open[:at] + state.open[at + 1 :]
-        if nonce not in state.open:
-            self._acks.pop(codec.ack(type_url, nonce), None)
+        """Of a response that is not answered any more."""
         if request is not None and request.error is not None:
             state.step("nack")
             self._record("Nack", type_url, nonce=nonce)
             return Nacked(type_url, nonce, request.error, request.refusal)
         last = not state.open
         state.step("ack_last" if last else "ack")
-        self._record("AckLast" if last else "Ack", type_url, nonce=nonce)
+        if self._trace is not None:
+            self._record("AckLast" if last else "Ack", type_url, nonce=nonce)
         return Acked(type_url, nonce, last)
 
     def _record(
@@ -202,6 +216,121 @@ class DeltaStream:
         if nonce:
             args["nonce"] = nonce
         self._trace(Event("XdsStream", action, args))
+
+
+class IncrementalStream(Stream):
+    """The delta variant, for requests that are decoded already."""
+
+    __slots__ = ()
+
+    def _begin(self, request: Request, state: Kind) -> StreamEvent:
+        wanted = state.subscription.begin(request.subscribe, request.unsubscribe)
+        state.step("subscribe")
+        self._record("Subscribe", request.type_url, request)
+        return Subscribed(request.type_url, wanted, request.initial)
+
+    def _go_on(self, request: Request, state: Kind) -> tuple[StreamEvent, ...]:
+        events: list[StreamEvent] = []
+        if request.nonce or request.error is not None:
+            events.append(self._answer(request, state))
+        if request.subscribe or request.unsubscribe:
+            wanted = state.subscription.change(request.subscribe, request.unsubscribe)
+            state.step("resubscribe")
+            self._record("Resubscribe", request.type_url, request)
+            events.append(Resubscribed(request.type_url, wanted))
+        return tuple(events)
+
+    def _answer(self, request: Request, state: Kind) -> StreamEvent:
+        if request.nonce not in state.open:
+            return self._stale(request, state)
+        return self._settle(request.type_url, state, request.nonce, request)
+
+    def _settle(
+        self, type_url: str, state: Kind, nonce: str, request: Request | None
+    ) -> StreamEvent:
+        # The oldest of it: answers come in the order of responses.
+        at = state.open.index(nonce)
+        state.open = state.open[:at] + state.open[at + 1 :]
+        return self._answered(type_url, state, nonce, request)
+
+
+class DeltaStream(IncrementalStream):
+    """ACKs that say nothing else are recognised by comparing bytes with the one that is due."""
+
+    def __init__(
+        self,
+        served: Container[str],
+        whole: Container[str] = (),
+        trace: Trace | None = None,
+    ) -> None:
+        super().__init__(served, whole, trace)
+        self._acks: dict[bytes, str] = {}  # bytes of an ACK that is due → type
+
+    def receive(self, data: bytes) -> tuple[StreamEvent, ...]:
+        """What a frame of the client means. ProtocolError: the stream is to be closed with it."""
+        type_url = self._acks.get(data)
+        if type_url is not None:
+            state = self._types[type_url]
+            if state.open and data == codec.ack(type_url, state.open[0]):
+                return (self._settle(type_url, state, state.open[0], None),)
+        return self.take(codec.decode_request(data))
+
+    def sent(self, frame: Frame) -> None:
+        super().sent(frame)
+        self._acks[codec.ack(frame.type_url, frame.nonce)] = frame.type_url
+
+    def close(self) -> None:
+        super().close()
+        self._acks.clear()
+
+    def _settle(
+        self, type_url: str, state: Kind, nonce: str, request: Request | None
+    ) -> StreamEvent:
+        event = super()._settle(type_url, state, nonce, request)
+        if nonce not in state.open:
+            self._acks.pop(codec.ack(type_url, nonce), None)
+        return event
+
+
+class SotwStream(Stream):
+    """The state-of-the-world variant, for requests that are decoded already.
+
+    The newest response is the one that an answer is about; it answers all before it. A request
+    without a nonce is as stale as one with an old one while a response is on its way; when all are
+    answered it is taken for what it says.
+    """
+
+    __slots__ = ()
+
+    def _begin(self, request: Request, state: Kind) -> StreamEvent:
+        wanted = state.subscription.begin(request.names)
+        state.step("subscribe")
+        self._record("Subscribe", request.type_url, request)
+        return Subscribed(request.type_url, wanted, {}, request.version)
+
+    def _go_on(self, request: Request, state: Kind) -> tuple[StreamEvent, ...]:
+        events: list[StreamEvent] = []
+        nonce = request.nonce
+        if nonce != state.newest and (nonce or state.open):
+            return (self._stale(request, state),)
+        again = False
+        if nonce and state.open:
+            state.open = ()
+            events.append(self._answered(request.type_url, state, nonce, request))
+        elif request.error is not None:
+            events.append(self._stale(request, state))
+        else:
+            again = not state.open and bool(state.newest)
+        subscription = state.subscription
+        before = (subscription.wildcard, subscription.names)
+        listed = frozenset(request.names)
+        again = again and bool(subscription.names) and listed - {WILDCARD} == subscription.names
+        wanted = subscription.replace(listed, again=again)
+        if again or (subscription.wildcard, subscription.names) != before:
+            state.step("resubscribe")
+            self._record("Resubscribe", request.type_url, request)
+            events.append(Resubscribed(request.type_url, wanted, again))
+        return tuple(events)
 
 
 def short(type_url: str) -> str:

@@ -1,9 +1,10 @@
-"""What a client of one delta stream asks for of one type: everything, names, or both.
+"""What a client of one stream asks for of one type: everything, names, or both.
 
-The rules are those of the xDS protocol for its incremental variant ("How the client specifies what
-resources to return"): a first request without names is a wildcard, as `*` is; names that are added
-later stand beside it; only unsubscribing from `*` ends it, and then no names means nothing;
-unsubscribing from what was never subscribed is fine.
+The rules are those of the xDS protocol ("How the client specifies what resources to return"): a
+first request without names is a wildcard, as `*` is. In the incremental variant names that are
+added later stand beside it; only unsubscribing from `*` ends it, and then no names means nothing;
+unsubscribing from what was never subscribed is fine. In the state-of-the-world variant each request
+has the whole list: no names is a wildcard as long as none was ever given, from then on nothing.
 """
 
 from __future__ import annotations
@@ -34,17 +35,18 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Subscription:
-    __slots__ = ("names", "wildcard")
+    __slots__ = ("legacy", "names", "wildcard")
 
     def __init__(self) -> None:
         self.names = _NONE
         self.wildcard = False
+        self.legacy = False  # a wildcard that no name was ever given for
 
     def begin(self, subscribe: Iterable[str], unsubscribe: Iterable[str] = ()) -> Wanted:
         """The first request of the type on a stream."""
         names = set(subscribe)
         if not names:
-            self.wildcard = True
+            self.wildcard = self.legacy = True
             return Wanted(everything=True)
         return self.change(names, unsubscribe)
 
@@ -54,6 +56,8 @@ class Subscription:
         added = set(subscribe) - removed
         if WILDCARD in added:
             self.wildcard = True
+        if added:
+            self.legacy = False
         if WILDCARD in removed:
             self.wildcard = False
         known = self.names & removed
@@ -63,6 +67,26 @@ class Subscription:
             everything=WILDCARD in added,
             answer=frozenset(known) if self.wildcard else frozenset(),
             dropped=frozenset() if self.wildcard else frozenset(known),
+        )
+
+    def replace(self, listed: Iterable[str], *, again: bool = False) -> Wanted:
+        """A later request of the state-of-the-world variant.
+
+        again: the client asks for what it named already, as if it had not.
+        """
+        asked = frozenset(listed)
+        if not asked and self.legacy:
+            return Wanted()
+        self.legacy = False
+        names = asked - {WILDCARD}
+        known, wildcard = self.names, self.wildcard
+        self.wildcard = WILDCARD in asked
+        if names != known:
+            self.names = names or _NONE
+        return Wanted(
+            names=names if again else names - known,
+            everything=self.wildcard and not wildcard,
+            dropped=frozenset() if self.wildcard else known - names,
         )
 
     def wants(self, name: str) -> bool:

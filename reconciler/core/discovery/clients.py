@@ -1,0 +1,193 @@
+"""What is kept of each stream, and what can be said of its client (CSDS)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from reconciler.core.discovery.frames import Frames, Said
+from reconciler.core.discovery.snapshot import EMPTY, NONE, Names, Snapshot
+from reconciler.core.discovery.types import ClientState, Node, ResourceState, TypeState, Variant
+from reconciler.core.xds.stream import IncrementalStream, SotwStream
+from reconciler.core.xds.stream import Kind as StreamKind
+
+
+class _Any:
+    def __contains__(self, type_url: object) -> bool:
+        return True
+
+
+_ANY: Final = _Any()
+"""Types that are served: one of which there is nothing has no resources."""
+
+
+class View:
+    """The resources of one class of nodes. snapshots: type URL → the newest."""
+
+    __slots__ = ("clients", "name", "published", "snapshots")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.published = False
+        self.snapshots: dict[str, Snapshot] = {}
+        self.clients: dict[int, Client] = {}
+
+
+NOWHERE: Final = View("")
+"""Of streams that have not said who they are of; never published."""
+
+
+class Refused(msgspec.Struct, frozen=True):
+    version: str
+    reason: str
+    at: float
+
+
+class Kind(StreamKind):
+    """One type on a stream. base: what the client was sent; forced: what it is to be sent (names,
+    or `*` for everything) whatever it has; refused: by name, None for nothing."""
+
+    __slots__ = ("base", "forced", "refused")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = EMPTY
+        self.forced: Names = NONE
+        self.refused: dict[str, Refused] | None = None
+
+    def force(self, names: Names) -> None:
+        self.forced = self.forced | names if self.forced else names
+
+    def refuse(self, said: Said | None, reason: str, now: float) -> None:
+        """said: None when that is forgotten."""
+        if said is None:
+            return
+        refused = {} if self.refused is None else self.refused
+        for name, version in zip(said.names, said.versions, strict=True):
+            refused[name] = Refused(version, reason, now)
+        self.refused = refused or None
+
+    def accepted(self, said: Said | None) -> None:
+        if said is None or self.refused is None:
+            return
+        for name in said.names:
+            self.refused.pop(name, None)
+        self.refused = self.refused or None
+
+
+class Client:
+    """One stream."""
+
+    __slots__ = (
+        "admitted", "again", "again_at", "claimed", "core", "drained", "id", "kinds", "node",
+        "node_hash", "opened_at", "proven", "service", "ttl", "variant", "view",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        id: int,
+        variant: Variant,
+        service: str | None,
+        proven: str | None,
+        now: float,
+        max_open: int,
+    ) -> None:
+        self.id = id
+        self.variant = variant
+        self.service = service
+        self.proven = proven
+        self.opened_at = now
+        made = IncrementalStream if variant is Variant.DELTA else SotwStream
+        self.core: IncrementalStream | SotwStream = made(_ANY, kind=Kind, keep=max_open)
+        self.kinds: dict[str, Kind] = self.core.types  # type: ignore[assignment]  # of kind=Kind
+        self.node: Node | None = None
+        self.claimed = ""
+        self.node_hash = 0  # of the bytes of the node, as the first request has them
+        self.view = NOWHERE
+        self.drained = True  # nothing is on its way to it
+        self.admitted = False  # it had its first response
+        self.ttl = False
+        self.again: Kind | None = None  # of which it was sent again what it has, and when
+        self.again_at = 0.0
+
+    def join(self, view: View) -> None:
+        self.view.clients.pop(self.id, None)
+        self.view = view
+        view.clients[self.id] = self
+
+    def leave(self) -> None:
+        self.view.clients.pop(self.id, None)
+        self.core.close()
+
+    def may_ask_again(self, kind: Kind, now: float, seconds: float) -> bool:
+        """Whether what it has, and asks for once more, is to be sent: not twice in a row without
+        a response of another type in between, unless so much time has passed."""
+        if self.again is kind and now < self.again_at + seconds:
+            return False
+        self.again, self.again_at = kind, now
+        return True
+
+
+def client_state(client: Client, frames: Frames) -> ClientState:
+    assert client.node is not None
+    return ClientState(
+        stream=client.id,
+        variant=client.variant,
+        service=client.service,
+        node=client.node,
+        proven=client.proven,
+        view=client.view.name,
+        opened_at=client.opened_at,
+        types=tuple(
+            _type_state(client, type_url, kind, frames)
+            for type_url, kind in sorted(client.kinds.items())
+        ),
+    )
+
+
+def _type_state(client: Client, type_url: str, kind: Kind, frames: Frames) -> TypeState:
+    target = client.view.snapshots.get(type_url, EMPTY)
+    subscription = kind.subscription
+    names = set(subscription.names)
+    if subscription.wildcard:
+        names |= kind.base.resources.keys() | target.resources.keys()
+    unanswered: set[str] = set()
+    for nonce in kind.open:
+        said = frames.said(nonce)
+        unanswered.update(said.names if said is not None else ())
+    version = ""
+    if client.variant is Variant.SOTW and kind.newest:
+        version = kind.base.version(subscription.wildcard, subscription.names)
+    return TypeState(
+        type_url=type_url,
+        state=kind.state,
+        wildcard=subscription.wildcard,
+        names=subscription.names,
+        version=version,
+        resources=tuple(_resource(kind, target, name, unanswered) for name in sorted(names)),
+    )
+
+
+def _resource(kind: Kind, target: Snapshot, name: str, unanswered: set[str]) -> ResourceState:
+    sent = kind.base.resources.get(name)
+    now = target.resources.get(name)
+    version = "" if sent is None else sent.version
+    refused = None if kind.refused is None else kind.refused.get(name)
+    if name in kind.forced or version != ("" if now is None else now.version):
+        status = "waiting"
+    elif name in unanswered:
+        status = "sent"
+    elif refused is not None:
+        status = "nacked"
+    else:
+        status = "absent" if sent is None else "acked"
+    return ResourceState(
+        name=name,
+        status=status,
+        version=version,
+        updated_at=kind.base.since.get(name, 0.0),
+        reason="" if refused is None else refused.reason,
+        refused_version="" if refused is None else refused.version,
+        refused_at=0.0 if refused is None else refused.at,
+    )

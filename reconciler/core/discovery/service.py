@@ -1,0 +1,426 @@
+"""The server's side of xDS for any types and both variants, without IO.
+
+What is served is published whole, view by view (the resources of one class of nodes); each stream
+is of one node, and so of one view. A stream holds for each type the snapshot that it was sent;
+whenever it can take more it is led from there to the newest one, however many there were in
+between. So nothing is ever queued here, a slow stream gets the newest state and nothing else, and
+streams in step share every byte.
+
+It promises (section names are those of the xDS protocol document):
+
+* what a client asks for it is sent, once a version; what it asks for again it is sent again; what
+  it never asked for it is not sent;
+* a refused response is never sent again as it is: only a change is, or what is asked for anew. A
+  client that does not answer is sent all changes like any other ("When to send an update");
+* on a new stream, equal versions are not sent again: of `initial_resource_versions` in the delta
+  variant, of version_info in a wildcard subscription in the other. To names the latter does not
+  apply: what is named on a stream for the first time must be sent ("How the client specifies what
+  resources to return"), and a version does not tell whether the client still has it all;
+* of types in `full_state` a state-of-the-world response is complete, and empty when there is
+  nothing; of all others it has what is new to the client, and what is gone is not said ("Deleting
+  Resources");
+* in one publication additions and changes go in the order of `order`, removals behind them the
+  other way round ("Eventual consistency considerations"): when several types change, what is
+  removed goes in responses of its own, and complete ones have for the time being both old and new;
+* a delta client that subscribes to everything hears at once, if only that there is nothing;
+* a stream of a view that was never published waits for it.
+
+A request that breaks the protocol is a `ProtocolError`; the caller ends that stream with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from reconciler.core.discovery.bucket import Bucket
+from reconciler.core.discovery.clients import Client, Kind, View, client_state
+from reconciler.core.discovery.frames import Frames
+from reconciler.core.discovery.requests import Decoder, Parsed
+from reconciler.core.discovery.snapshot import EMPTY, NONE, Snapshot
+from reconciler.core.discovery.types import (
+    CDS,
+    LDS,
+    ORDER,
+    TTL_FEATURE,
+    WRAPPED_FEATURE,
+    ClientState,
+    Close,
+    Effect,
+    Node,
+    Send,
+    Variant,
+)
+from reconciler.core.resources.types import Resource
+from reconciler.core.xds import codec
+from reconciler.core.xds.stream import Acked, Nacked, Resubscribed, StreamEvent, Subscribed
+from reconciler.core.xds.subscription import WILDCARD
+from reconciler.errors import ProtocolError
+
+MAX_TYPES: Final = 64
+"""Types on one stream; Envoy knows a dozen."""
+
+MAX_OPEN: Final = 64
+"""Responses of one type that a client may leave unanswered; answers to older ones are stale."""
+
+AGAIN_SECONDS: Final = 1.0
+"""A state-of-the-world client that asks again for what it has already (its list unchanged, its last
+answer given) is sent it. After that it must have been sent something else, or so much time must
+have passed, before it is again: two ends that answer each other would never stop."""
+
+
+class Service:
+    """Not thread safe. `now`: seconds of any clock that never goes back.
+
+    After every call take `effects()`: what is to be sent, stream by stream in this order. When all
+    of a stream has been taken by its transport say so with `drained`; until then nothing else is
+    sent.
+    """
+
+    def __init__(
+        self,
+        view_of: Callable[[Node], str],
+        *,
+        full_state: Collection[str] = (LDS, CDS),
+        response_bytes: int = codec.MAX_RESPONSE,
+        max_names: int = codec.MAX_NAMES,
+        initial_rate: float | None = None,
+        heartbeat: Mapping[str, float] | None = None,
+        order: Sequence[str] = ORDER,
+    ) -> None:
+        """view_of: the view that a node is served; ProtocolError: it is served none.
+        response_bytes: of resources in one response that may be split
+        max_names: in one request, and in one subscription
+        initial_rate: first responses of streams a second; None: any number
+        heartbeat: type URL → seconds between two; its resources live three times as long at clients
+        that state the features for it, if they hear nothing (never for what must not fail open).
+        """
+        self._view_of = view_of
+        self._max_names = max_names
+        self._rank = {type_url: at for at, type_url in enumerate(order)}
+        self._heartbeat = dict(heartbeat or {})
+        self._beats: dict[str, float] = {}  # type → when the next one is due
+        self._bucket = None if initial_rate is None else Bucket(initial_rate)
+        self._waiting: dict[int, Client] = {}  # for a first response, the longest first
+        self._frames = Frames(full_state, response_bytes, self._heartbeat)
+        self._decoder = Decoder(max_names)
+        self._views: dict[str, View] = {}
+        self._clients: dict[int, Client] = {}
+        self._effects: list[Effect] = []
+
+    # ----------------------------------------------------------------------------- what is served
+
+    def publish(
+        self, view: str, resources: Mapping[str, Mapping[str, Resource]], now: float
+    ) -> None:
+        """The whole new state of a view: type URL → name → resource."""
+        of = self._view(view)
+        changed = not of.published
+        of.published = True
+        for type_url in resources.keys() | of.snapshots.keys():
+            old = of.snapshots.get(type_url, EMPTY)
+            new = _succeed(type_url, old, resources.get(type_url, {}), now)
+            if new is not old:
+                changed = True
+                of.snapshots[type_url] = new
+                if old is not EMPTY:
+                    self._frames.forget(old.superseded())
+        if changed:
+            for client in of.clients.values():
+                self._flush(client, now)
+
+    def reassign(self, now: float) -> None:
+        """`view_of` may say something else now: lead every stream to its view."""
+        for client in list(self._clients.values()):
+            if client.node is None:
+                continue
+            try:
+                view = self._view(self._view_of(client.node))
+            except ProtocolError as error:
+                self._forget(client)
+                self._effects.append(Close(client.id, error.status, error.reason))
+                continue
+            if view is not client.view:
+                client.join(view)
+                self._flush(client, now)
+
+    def drop(self, view: str) -> bool:
+        """Forget a view; False when it has streams."""
+        found = self._views.get(view)
+        if found is not None and found.clients:
+            return False
+        if found is not None:
+            del self._views[view]
+            for snapshot in found.snapshots.values():
+                self._frames.forget(snapshot.superseded())
+        return True
+
+    @property
+    def views(self) -> Collection[str]:
+        """Names of the views that were published or have streams."""
+        return self._views.keys()
+
+    # ------------------------------------------------------------------------------------ streams
+
+    def stream_opened(
+        self,
+        stream: int,
+        variant: Variant,
+        type_url: str | None,
+        now: float,
+        node: str | None = None,
+    ) -> None:
+        """stream: a number that no other open stream has; type_url: of a per-type service, None
+        for ADS; node: the proven name, which outranks what the first request claims."""
+        self._clients[stream] = Client(stream, variant, type_url, node, now, MAX_OPEN)
+
+    def received(self, stream: int, frame: bytes, now: float) -> None:
+        """A request. ProtocolError: the stream is to be closed with its status and reason."""
+        client = self._clients.get(stream)
+        if client is None:
+            return  # closed meanwhile
+        if client.node is None:
+            node, client.node_hash, parsed = self._decoder.first(client.variant, frame)
+            self._checked(client, parsed)
+            client.claimed = node.id
+            if client.proven is not None:
+                node = msgspec.structs.replace(node, id=client.proven)
+            client.node = node
+            client.ttl = TTL_FEATURE in node.features and (
+                client.variant is Variant.DELTA or WRAPPED_FEATURE in node.features
+            )
+            client.join(self._view(self._view_of(node)))
+        else:
+            parsed = self._decoder.later(client.variant, frame, client.node_hash)
+            self._checked(client, parsed)
+        request = parsed.request
+        if client.service is not None and not request.type_url:
+            request = msgspec.structs.replace(request, type_url=client.service)
+        due = False
+        for event in client.core.take(request):
+            due |= self._happened(client, event, parsed, now)
+        if due:
+            self._flush(client, now)
+
+    def drained(self, stream: int, now: float) -> None:
+        """The transport has taken everything that was sent to the stream."""
+        client = self._clients.get(stream)
+        if client is not None:
+            client.drained = True
+            self._flush(client, now)
+
+    def stream_closed(self, stream: int) -> None:
+        client = self._clients.get(stream)
+        if client is not None:
+            self._forget(client)
+
+    # --------------------------------------------------------------------------------------- time
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        if self._bucket is not None:
+            while self._waiting and self._bucket.take(now):
+                client = self._waiting.pop(next(iter(self._waiting)))
+                client.admitted = True
+                self._flush(client, now)
+        for type_url, due in list(self._beats.items()):
+            if now >= due:
+                self._beat(type_url, now)
+
+    def next_deadline(self) -> float | None:
+        """When `tick` has something to do."""
+        times = list(self._beats.values())
+        if self._waiting and self._bucket is not None:
+            times.append(self._bucket.next_at)
+        return min(times, default=None)
+
+    def effects(self) -> list[Effect]:
+        """What is to be done since the last call, in this order."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def clients(self) -> Iterator[ClientState]:
+        """Every stream whose node is known, and what its client has."""
+        for client in self._clients.values():
+            if client.node is not None:
+                yield client_state(client, self._frames)
+
+    # ------------------------------------------------------------------------------------- inside
+
+    def _view(self, name: str) -> View:
+        found = self._views.get(name)
+        if found is None:
+            found = self._views[name] = View(name)
+        return found
+
+    def _forget(self, client: Client) -> None:
+        del self._clients[client.id]
+        self._waiting.pop(client.id, None)
+        client.leave()
+
+    def _checked(self, client: Client, parsed: Parsed) -> None:
+        """What a request may say on this stream, besides what its variant says."""
+        request = parsed.request
+        type_url = request.type_url
+        if client.service is None:
+            if "/" not in type_url:
+                what = f"{type_url!r} is no type URL" if type_url else "a request without type_url"
+                raise ProtocolError("INVALID_ARGUMENT", f"{what} on an aggregated stream")
+        elif type_url and type_url != client.service:
+            raise ProtocolError(
+                "INVALID_ARGUMENT", f"this service is for {client.service}, not for {type_url}"
+            )
+        if request.node and client.node is not None and request.node != client.claimed:
+            raise ProtocolError("INVALID_ARGUMENT", "the node of a stream can't change")
+        if len(client.kinds) >= MAX_TYPES and type_url not in client.kinds:
+            raise ProtocolError("RESOURCE_EXHAUSTED", f"more than {MAX_TYPES} types on a stream")
+
+    def _happened(self, client: Client, event: StreamEvent, parsed: Parsed, now: float) -> bool:
+        """Take an event; True when something may have to be sent for it."""
+        match event:
+            case Acked(type_url=type_url, nonce=nonce):
+                kind = client.kinds[type_url]
+                if kind.refused is not None:
+                    kind.accepted(self._frames.said(nonce))
+                return False
+            case Nacked(type_url=type_url, nonce=nonce, reason=reason):
+                client.kinds[type_url].refuse(self._frames.said(nonce), reason, now)
+                return False
+            case Subscribed(type_url=type_url, wanted=wanted, initial=initial, version=version):
+                kind = client.kinds[type_url]
+                kind.force(wanted.names - initial.keys())
+                if parsed.base is not None:
+                    kind.base = parsed.base
+                elif wanted.everything:
+                    kind.force(frozenset((WILDCARD,)))
+                if version and wanted.everything and not kind.subscription.names:
+                    self._resume(client, kind, type_url, version)
+                if client.ttl and type_url in self._heartbeat:
+                    self._beats.setdefault(type_url, now + self._heartbeat[type_url])
+            case Resubscribed(type_url=type_url, wanted=wanted, again=again):
+                kind = client.kinds[type_url]
+                if again and not client.may_ask_again(kind, now, AGAIN_SECONDS):
+                    return False
+                kind.force(wanted.names | wanted.answer)
+                if wanted.everything:
+                    kind.force(frozenset((WILDCARD,)))
+                if len(kind.subscription.names) > self._max_names:
+                    raise ProtocolError(
+                        "RESOURCE_EXHAUSTED", f"{type_url}: more than {self._max_names} names"
+                    )
+            case _:
+                return False
+        return True
+
+    def _resume(self, client: Client, kind: Kind, type_url: str, version: str) -> None:
+        """A state-of-the-world client that subscribes to everything says what it has."""
+        if not client.view.published:
+            return
+        target = client.view.snapshots.get(type_url, EMPTY)
+        if target.version(True, NONE) == version:
+            kind.base, kind.forced = target, NONE
+
+    def _flush(self, client: Client, now: float) -> None:
+        """Lead a stream to the newest state of its view, if it can take it."""
+        view = client.view
+        if not client.drained or not view.published:
+            return
+        snapshots = view.snapshots
+        behind: list[tuple[str, Kind, Snapshot]] = []
+        for type_url, kind in client.kinds.items():
+            target = snapshots.get(type_url, EMPTY)
+            if kind.base is not target or kind.forced:
+                behind.append((type_url, kind, target))
+        if len(behind) > 1:
+            behind.sort(key=self._place)
+            for type_url, kind, target in behind:
+                at = target if kind.forced else target.step(kind.base).between()
+                if not self._advance(client, type_url, kind, at, now):
+                    return
+            behind.reverse()
+        for type_url, kind, target in behind:
+            if not self._advance(client, type_url, kind, target, now):
+                return
+
+    def _place(self, each: tuple[str, Kind, Snapshot]) -> tuple[int, str]:
+        return self._rank.get(each[0], len(self._rank)), each[0]
+
+    def _advance(
+        self, client: Client, type_url: str, kind: Kind, target: Snapshot, now: float
+    ) -> bool:
+        """Send what leads to a state; False when the stream has to wait for its first response."""
+        forced = kind.forced
+        if kind.base is target and not forced:
+            return True
+        subscription = kind.subscription
+        frames = self._frames.of(
+            type_url,
+            target.step(kind.base),
+            client.variant,
+            subscription.wildcard,
+            subscription.names,
+            forced,
+            ttl=client.ttl,
+        )
+        if frames:
+            if not client.admitted and not self._admit(client, now):
+                return False
+            self._send(client, kind, frames)
+        kind.base = target
+        kind.forced = NONE
+        return True
+
+    def _send(self, client: Client, kind: Kind, frames: Sequence[codec.Frame]) -> None:
+        client.drained = False
+        if client.again is not kind:
+            client.again = None
+        for frame in frames:
+            client.core.sent(frame)
+            self._effects.append(Send(client.id, frame.data))
+
+    def _admit(self, client: Client, now: float) -> bool:
+        if self._bucket is not None and (self._waiting or not self._bucket.take(now)):
+            self._waiting[client.id] = client
+            return False
+        client.admitted = True
+        return True
+
+    def _beat(self, type_url: str, now: float) -> None:
+        """Tell those that can be told that nothing has changed; whoever is behind hears so soon."""
+        anyone = False
+        for client in self._clients.values():
+            kind = client.kinds.get(type_url) if client.ttl else None
+            if kind is None or client.node is None:
+                continue
+            anyone = True
+            target = client.view.snapshots.get(type_url, EMPTY)
+            if client.drained and kind.base is target and not kind.forced:
+                subscription = kind.subscription
+                frames = self._frames.heartbeat(
+                    type_url, target, client.variant, subscription.wildcard, subscription.names
+                )
+                if frames:
+                    self._send(client, kind, frames)
+        if anyone:
+            self._beats[type_url] = now + self._heartbeat[type_url]
+        else:
+            del self._beats[type_url]
+
+
+def _succeed(
+    type_url: str, old: Snapshot, resources: Mapping[str, Resource], now: float
+) -> Snapshot:
+    """The next snapshot of a type; the old one when nothing has changed."""
+    known = old.resources
+    since: dict[str, float] = {}
+    same = len(known) == len(resources)
+    for name, resource in resources.items():
+        before = known.get(name)
+        if before is not None and before.version == resource.version:
+            since[name] = old.since.get(name, now)
+        else:
+            since[name] = now
+            same = False
+    return old if same else Snapshot(type_url, dict(resources), since)
