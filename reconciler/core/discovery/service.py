@@ -290,7 +290,7 @@ class Service:
                 return False
             case Subscribed(type_url=type_url, wanted=wanted, initial=initial, version=version):
                 kind = client.kinds[type_url]
-                kind.force(wanted.names - initial.keys())
+                kind.force(wanted.names.difference(initial))
                 if parsed.base is not None:
                     kind.base = parsed.base
                 elif wanted.everything:
