@@ -46,14 +46,16 @@ class Refused(msgspec.Struct, frozen=True):
 
 class Kind(StreamKind):
     """One type on a stream. base: what the client was sent; forced: what it is to be sent (names,
-    or `*` for everything) whatever it has; refused: by name, None for nothing."""
+    or `*` for everything) whatever it has; fresh: until that is known; refused: by name, None for
+    nothing."""
 
-    __slots__ = ("base", "forced", "refused")
+    __slots__ = ("base", "forced", "fresh", "refused")
 
     def __init__(self) -> None:
         super().__init__()
         self.base = EMPTY
         self.forced: Names = NONE
+        self.fresh = True
         self.refused: dict[str, Refused] | None = None
 
     def force(self, names: Names) -> None:
@@ -80,8 +82,8 @@ class Client:
     """One stream."""
 
     __slots__ = (
-        "admitted", "again", "again_at", "claimed", "core", "drained", "id", "kinds", "node",
-        "node_hash", "opened_at", "proven", "service", "ttl", "variant", "view",
+        "admitted", "again", "again_at", "claimed", "core", "drained", "held_until", "id", "kinds",
+        "mute", "node", "node_hash", "opened_at", "proven", "service", "ttl", "variant", "view",
     )  # fmt: skip
 
     def __init__(
@@ -107,7 +109,9 @@ class Client:
         self.view = NOWHERE
         self.drained = True  # nothing is on its way to it
         self.admitted = False  # it had its first response
-        self.ttl = False
+        self.ttl = False  # it can take a time to live
+        self.held_until = 0.0  # while its next stage waits for its answers
+        self.mute = False  # it was waited for in vain
         self.again: Kind | None = None  # of which it was sent again what it has, and when
         self.again_at = 0.0
 

@@ -21,7 +21,8 @@ It promises (section names are those of the xDS protocol document):
   Resources");
 * in one publication additions and changes go in the order of `order`, removals behind them the
   other way round ("Eventual consistency considerations"): when several types change, what is
-  removed goes in responses of its own, and complete ones have for the time being both old and new;
+  removed goes in responses of its own, and complete ones have for the time being both old and new
+  (`delivery` says what waits for which answers);
 * a delta client that subscribes to everything hears at once, if only that there is nothing;
 * a stream of a view that was never published waits for it.
 
@@ -35,8 +36,8 @@ from typing import Final
 
 import msgspec
 
-from reconciler.core.discovery.bucket import Bucket
 from reconciler.core.discovery.clients import Client, Kind, View, client_state
+from reconciler.core.discovery.delivery import Delivery
 from reconciler.core.discovery.frames import Frames
 from reconciler.core.discovery.requests import Decoder, Parsed
 from reconciler.core.discovery.snapshot import EMPTY, NONE, Snapshot
@@ -47,10 +48,8 @@ from reconciler.core.discovery.types import (
     TTL_FEATURE,
     WRAPPED_FEATURE,
     ClientState,
-    Close,
     Effect,
     Node,
-    Send,
     Variant,
 )
 from reconciler.core.resources.types import Resource
@@ -71,6 +70,10 @@ answer given) is sent it. After that it must have been sent something else, or s
 have passed, before it is again: two ends that answer each other would never stop."""
 
 
+HOLD_SECONDS: Final = 2.0
+"""Envoy answers within milliseconds, whatever it thinks of a response."""
+
+
 class Service:
     """Not thread safe. `now`: seconds of any clock that never goes back.
 
@@ -89,6 +92,7 @@ class Service:
         initial_rate: float | None = None,
         heartbeat: Mapping[str, float] | None = None,
         order: Sequence[str] = ORDER,
+        hold_seconds: float = HOLD_SECONDS,
     ) -> None:
         """view_of: the view that a node is served; ProtocolError: it is served none.
         response_bytes: of resources in one response that may be split
@@ -96,19 +100,16 @@ class Service:
         initial_rate: first responses of streams a second; None: any number
         heartbeat: type URL → seconds between two; its resources live three times as long at clients
         that state the features for it, if they hear nothing (never for what must not fail open).
+        hold_seconds: how long at most a stage of a publication waits for the answers to the one
+        before, on aggregated streams
         """
         self._view_of = view_of
         self._max_names = max_names
-        self._rank = {type_url: at for at, type_url in enumerate(order)}
-        self._heartbeat = dict(heartbeat or {})
-        self._beats: dict[str, float] = {}  # type → when the next one is due
-        self._bucket = None if initial_rate is None else Bucket(initial_rate)
-        self._waiting: dict[int, Client] = {}  # for a first response, the longest first
-        self._frames = Frames(full_state, response_bytes, self._heartbeat)
+        self._frames = Frames(full_state, response_bytes, heartbeat or {})
+        self._delivery = Delivery(self._frames, order, heartbeat or {}, initial_rate, hold_seconds)
         self._decoder = Decoder(max_names)
         self._views: dict[str, View] = {}
         self._clients: dict[int, Client] = {}
-        self._effects: list[Effect] = []
 
     # ----------------------------------------------------------------------------- what is served
 
@@ -129,7 +130,7 @@ class Service:
                     self._frames.forget(old.superseded())
         if changed:
             for client in of.clients.values():
-                self._flush(client, now)
+                self._delivery.flush(client, now)
 
     def reassign(self, now: float) -> None:
         """`view_of` may say something else now: lead every stream to its view."""
@@ -140,11 +141,11 @@ class Service:
                 view = self._view(self._view_of(client.node))
             except ProtocolError as error:
                 self._forget(client)
-                self._effects.append(Close(client.id, error.status, error.reason))
+                self._delivery.close(client, error.status, error.reason)
                 continue
             if view is not client.view:
                 client.join(view)
-                self._flush(client, now)
+                self._delivery.flush(client, now)
 
     def drop(self, view: str) -> bool:
         """Forget a view; False when it has streams."""
@@ -202,14 +203,14 @@ class Service:
         for event in client.core.take(request):
             due |= self._happened(client, event, parsed, now)
         if due:
-            self._flush(client, now)
+            self._delivery.flush(client, now)
 
     def drained(self, stream: int, now: float) -> None:
         """The transport has taken everything that was sent to the stream."""
         client = self._clients.get(stream)
         if client is not None:
             client.drained = True
-            self._flush(client, now)
+            self._delivery.flush(client, now)
 
     def stream_closed(self, stream: int) -> None:
         client = self._clients.get(stream)
@@ -220,25 +221,15 @@ class Service:
 
     def tick(self, now: float) -> None:
         """Do what is due."""
-        if self._bucket is not None:
-            while self._waiting and self._bucket.take(now):
-                client = self._waiting.pop(next(iter(self._waiting)))
-                client.admitted = True
-                self._flush(client, now)
-        for type_url, due in list(self._beats.items()):
-            if now >= due:
-                self._beat(type_url, now)
+        self._delivery.tick(self._clients.values(), now)
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
-        times = list(self._beats.values())
-        if self._waiting and self._bucket is not None:
-            times.append(self._bucket.next_at)
-        return min(times, default=None)
+        return self._delivery.next_deadline()
 
     def effects(self) -> list[Effect]:
         """What is to be done since the last call, in this order."""
-        effects, self._effects = self._effects, []
+        effects, self._delivery.effects = self._delivery.effects, []
         return effects
 
     def clients(self) -> Iterator[ClientState]:
@@ -257,7 +248,7 @@ class Service:
 
     def _forget(self, client: Client) -> None:
         del self._clients[client.id]
-        self._waiting.pop(client.id, None)
+        self._delivery.closed(client)
         client.leave()
 
     def _checked(self, client: Client, parsed: Parsed) -> None:
@@ -284,9 +275,11 @@ class Service:
                 kind = client.kinds[type_url]
                 if kind.refused is not None:
                     kind.accepted(self._frames.said(nonce))
+                self._delivery.answered(client, now)
                 return False
             case Nacked(type_url=type_url, nonce=nonce, reason=reason):
                 client.kinds[type_url].refuse(self._frames.said(nonce), reason, now)
+                self._delivery.answered(client, now)
                 return False
             case Subscribed(type_url=type_url, wanted=wanted, initial=initial, version=version):
                 kind = client.kinds[type_url]
@@ -297,8 +290,7 @@ class Service:
                     kind.force(frozenset((WILDCARD,)))
                 if version and wanted.everything and not kind.subscription.names:
                     self._resume(client, kind, type_url, version)
-                if client.ttl and type_url in self._heartbeat:
-                    self._beats.setdefault(type_url, now + self._heartbeat[type_url])
+                self._delivery.subscribed(client, type_url, now)
             case Resubscribed(type_url=type_url, wanted=wanted, again=again):
                 kind = client.kinds[type_url]
                 if again and not client.may_ask_again(kind, now, AGAIN_SECONDS):
@@ -321,92 +313,6 @@ class Service:
         target = client.view.snapshots.get(type_url, EMPTY)
         if target.version(True, NONE) == version:
             kind.base, kind.forced = target, NONE
-
-    def _flush(self, client: Client, now: float) -> None:
-        """Lead a stream to the newest state of its view, if it can take it."""
-        view = client.view
-        if not client.drained or not view.published:
-            return
-        snapshots = view.snapshots
-        behind: list[tuple[str, Kind, Snapshot]] = []
-        for type_url, kind in client.kinds.items():
-            target = snapshots.get(type_url, EMPTY)
-            if kind.base is not target or kind.forced:
-                behind.append((type_url, kind, target))
-        if len(behind) > 1:
-            behind.sort(key=self._place)
-            for type_url, kind, target in behind:
-                at = target if kind.forced else target.step(kind.base).between()
-                if not self._advance(client, type_url, kind, at, now):
-                    return
-            behind.reverse()
-        for type_url, kind, target in behind:
-            if not self._advance(client, type_url, kind, target, now):
-                return
-
-    def _place(self, each: tuple[str, Kind, Snapshot]) -> tuple[int, str]:
-        return self._rank.get(each[0], len(self._rank)), each[0]
-
-    def _advance(
-        self, client: Client, type_url: str, kind: Kind, target: Snapshot, now: float
-    ) -> bool:
-        """Send what leads to a state; False when the stream has to wait for its first response."""
-        forced = kind.forced
-        if kind.base is target and not forced:
-            return True
-        subscription = kind.subscription
-        frames = self._frames.of(
-            type_url,
-            target.step(kind.base),
-            client.variant,
-            subscription.wildcard,
-            subscription.names,
-            forced,
-            ttl=client.ttl,
-        )
-        if frames:
-            if not client.admitted and not self._admit(client, now):
-                return False
-            self._send(client, kind, frames)
-        kind.base = target
-        kind.forced = NONE
-        return True
-
-    def _send(self, client: Client, kind: Kind, frames: Sequence[codec.Frame]) -> None:
-        client.drained = False
-        if client.again is not kind:
-            client.again = None
-        for frame in frames:
-            client.core.sent(frame)
-            self._effects.append(Send(client.id, frame.data))
-
-    def _admit(self, client: Client, now: float) -> bool:
-        if self._bucket is not None and (self._waiting or not self._bucket.take(now)):
-            self._waiting[client.id] = client
-            return False
-        client.admitted = True
-        return True
-
-    def _beat(self, type_url: str, now: float) -> None:
-        """Tell those that can be told that nothing has changed; whoever is behind hears so soon."""
-        anyone = False
-        for client in self._clients.values():
-            kind = client.kinds.get(type_url) if client.ttl else None
-            if kind is None or client.node is None:
-                continue
-            anyone = True
-            target = client.view.snapshots.get(type_url, EMPTY)
-            if client.drained and kind.base is target and not kind.forced:
-                subscription = kind.subscription
-                frames = self._frames.heartbeat(
-                    type_url, target, client.variant, subscription.wildcard, subscription.names
-                )
-                if frames:
-                    self._send(client, kind, frames)
-        if anyone:
-            self._beats[type_url] = now + self._heartbeat[type_url]
-        else:
-            del self._beats[type_url]
 
 
 def _succeed(

@@ -1,0 +1,240 @@
+"""What is sent to a stream, in which order, and when: leads streams to the newest state of their
+view.
+
+Make before break ("Eventual consistency considerations"). When several types change for a stream,
+additions and changes go first, in the order of the types; what is gone follows the other way round.
+On an aggregated stream each stage waits for the answers to the one before: what clusters there are
+and where their endpoints are, then listeners and routes, then removals. Order alone is not enough:
+a client asks for the endpoints of a new cluster when it has read of it, and a route that is there
+before them has nowhere to send its traffic. A client that does not answer in time is sent the rest
+all the same, and is not waited for again until it answers. What a client asks for (at first, or
+anew) never waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from enum import Enum
+from typing import Final
+
+from reconciler.core.discovery.bucket import Bucket
+from reconciler.core.discovery.clients import Client, Kind
+from reconciler.core.discovery.frames import Frames
+from reconciler.core.discovery.snapshot import EMPTY, NONE, Snapshot
+from reconciler.core.discovery.types import CDS, EDS, SDS, Close, Effect, Send
+from reconciler.core.xds.codec import Frame
+
+EARLY: Final = frozenset({SDS, CDS, EDS})
+"""Types of the first stage; the others of the order are of the second."""
+
+Behind = tuple[str, Kind, Snapshot]
+"""(type URL, what the client has, what it is to have)"""
+
+
+class _Done(Enum):
+    SENT = 1
+    NOTHING = 2  # was to be sent
+    HELD = 3  # for the answers to an earlier stage
+    UNADMITTED = 4  # it is not this stream's turn to have its first response
+
+
+class Delivery:
+    def __init__(
+        self,
+        frames: Frames,
+        order: Sequence[str],
+        heartbeat: Mapping[str, float],
+        initial_rate: float | None,
+        hold_seconds: float,
+    ) -> None:
+        """hold_seconds: how long at most a stage waits for the answers to the one before."""
+        self._frames = frames
+        self._rank = {type_url: at for at, type_url in enumerate(order)}
+        self._heartbeat = heartbeat
+        self._beats: dict[str, float] = {}  # type → when the next one is due
+        self._bucket = None if initial_rate is None else Bucket(initial_rate)
+        self._waiting: dict[int, Client] = {}  # for a first response, the longest first
+        self._hold_seconds = hold_seconds
+        self._held: dict[int, Client] = {}  # for answers, the longest first
+        self.effects: list[Effect] = []
+
+    def flush(self, client: Client, now: float) -> None:
+        """Lead a stream to the newest state of its view, as far as it can take it now."""
+        view = client.view
+        if not client.drained or not view.published:
+            return
+        snapshots = view.snapshots
+        behind: list[Behind] = []
+        for type_url, kind in client.kinds.items():
+            target = snapshots.get(type_url, EMPTY)
+            if kind.base is not target or kind.forced:
+                behind.append((type_url, kind, target))
+        if not behind:
+            return
+        if len(client.kinds) > 1:
+            self._in_order(client, behind, now)
+            return
+        type_url, kind, target = behind[0]
+        self._advance(client, type_url, kind, target, now)
+
+    def answered(self, client: Client, now: float) -> None:
+        """A response to it was acknowledged or refused."""
+        client.mute = False
+        if client.id in self._held:
+            self.flush(client, now)
+
+    def subscribed(self, client: Client, type_url: str, now: float) -> None:
+        """It has subscribed to a type for the first time."""
+        if client.ttl and type_url in self._heartbeat:
+            self._beats.setdefault(type_url, now + self._heartbeat[type_url])
+
+    def closed(self, client: Client) -> None:
+        self._waiting.pop(client.id, None)
+        self._held.pop(client.id, None)
+
+    def close(self, client: Client, status: str, reason: str) -> None:
+        self.closed(client)
+        self.effects.append(Close(client.id, status, reason))
+
+    def tick(self, clients: Collection[Client], now: float) -> None:
+        if self._bucket is not None:
+            while self._waiting and self._bucket.take(now):
+                client = self._waiting.pop(next(iter(self._waiting)))
+                client.admitted = True
+                self.flush(client, now)
+        while self._held:
+            client = next(iter(self._held.values()))
+            if now < client.held_until:
+                break
+            del self._held[client.id]
+            client.mute = True
+            self.flush(client, now)
+        for type_url, due in list(self._beats.items()):
+            if now >= due:
+                self._beat(type_url, clients, now)
+
+    def next_deadline(self) -> float | None:
+        times = list(self._beats.values())
+        if self._waiting and self._bucket is not None:
+            times.append(self._bucket.next_at)
+        if self._held:
+            times.append(next(iter(self._held.values())).held_until)
+        return min(times, default=None)
+
+    # ------------------------------------------------------------------------------------- inside
+
+    def _in_order(self, client: Client, behind: list[Behind], now: float) -> None:
+        """Additions and changes, and then removals, each stage when the one before is answered."""
+        gated = client.service is None and not client.mute
+        early, late = self._open(client) if gated else (False, False)
+        behind.sort(key=self._place)
+        apart = len(behind) > 1 or early or late
+        held = False
+        for type_url, kind, target in behind:
+            asked = kind.fresh or bool(kind.forced)
+            at = target.step(kind.base).between() if apart and not asked else target
+            staged = gated and type_url in self._rank
+            wait = early and staged and not asked and type_url not in EARLY
+            done = self._advance(client, type_url, kind, at, now, wait=wait)
+            if done is _Done.UNADMITTED:
+                return
+            held |= done is _Done.HELD
+            if done is _Done.SENT and staged:
+                early |= type_url in EARLY
+                late |= type_url not in EARLY
+        for type_url, kind, target in reversed(behind):
+            staged = gated and type_url in self._rank
+            wait = staged and (held or (late and type_url in EARLY))
+            done = self._advance(client, type_url, kind, target, now, wait=wait)
+            if done is _Done.UNADMITTED:
+                return
+            held |= done is _Done.HELD
+            late |= done is _Done.SENT and staged and type_url not in EARLY
+        if not held:
+            self._held.pop(client.id, None)
+        elif client.id not in self._held:
+            client.held_until = now + self._hold_seconds
+            self._held[client.id] = client
+
+    def _open(self, client: Client) -> tuple[bool, bool]:
+        """Whether responses of the first, and of the second stage are not answered."""
+        early = late = False
+        for type_url, kind in client.kinds.items():
+            if kind.open and type_url in self._rank:
+                early |= type_url in EARLY
+                late |= type_url not in EARLY
+        return early, late
+
+    def _place(self, each: Behind) -> tuple[int, str]:
+        return self._rank.get(each[0], len(self._rank)), each[0]
+
+    def _advance(
+        self,
+        client: Client,
+        type_url: str,
+        kind: Kind,
+        target: Snapshot,
+        now: float,
+        *,
+        wait: bool = False,
+    ) -> _Done:
+        """Lead one type to a state. wait: unless something would be sent for it"""
+        forced = kind.forced
+        if kind.base is target and not forced:
+            return _Done.NOTHING
+        subscription = kind.subscription
+        frames = self._frames.of(
+            type_url,
+            target.step(kind.base),
+            client.variant,
+            subscription.wildcard,
+            subscription.names,
+            forced,
+            ttl=client.ttl,
+        )
+        if frames:
+            if wait:
+                return _Done.HELD
+            if not client.admitted and not self._admit(client, now):
+                return _Done.UNADMITTED
+            self._send(client, kind, frames)
+        kind.base = target
+        kind.forced = NONE
+        kind.fresh = False
+        return _Done.SENT if frames else _Done.NOTHING
+
+    def _send(self, client: Client, kind: Kind, frames: Sequence[Frame]) -> None:
+        client.drained = False
+        if client.again is not kind:
+            client.again = None
+        for frame in frames:
+            client.core.sent(frame)
+            self.effects.append(Send(client.id, frame.data))
+
+    def _admit(self, client: Client, now: float) -> bool:
+        if self._bucket is not None and (self._waiting or not self._bucket.take(now)):
+            self._waiting[client.id] = client
+            return False
+        client.admitted = True
+        return True
+
+    def _beat(self, type_url: str, clients: Collection[Client], now: float) -> None:
+        """Tell those that can be told that nothing has changed; whoever is behind hears so soon."""
+        anyone = False
+        for client in clients:
+            kind = client.kinds.get(type_url) if client.ttl else None
+            if kind is None or client.node is None:
+                continue
+            anyone = True
+            target = client.view.snapshots.get(type_url, EMPTY)
+            if client.drained and kind.base is target and not kind.forced:
+                subscription = kind.subscription
+                frames = self._frames.heartbeat(
+                    type_url, target, client.variant, subscription.wildcard, subscription.names
+                )
+                if frames:
+                    self._send(client, kind, frames)
+        if anyone:
+            self._beats[type_url] = now + self._heartbeat[type_url]
+        else:
+            del self._beats[type_url]
