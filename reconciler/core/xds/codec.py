@@ -96,7 +96,8 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 def decode_request(data: bytes, max_names: int = MAX_NAMES) -> Request:
-    """ProtocolError INVALID_ARGUMENT for what is not a request or gives too many names."""
+    """ProtocolError: INVALID_ARGUMENT for what is not a request or gives too many names,
+    UNIMPLEMENTED for resource locators."""
     message = discovery_pb2.DeltaDiscoveryRequest()
     try:
         message.ParseFromString(data)
@@ -105,6 +106,8 @@ def decode_request(data: bytes, max_names: int = MAX_NAMES) -> Request:
     names = len(message.resource_names_subscribe) + len(message.resource_names_unsubscribe)
     if names > max_names or len(message.initial_resource_versions) > max_names:
         raise ProtocolError("INVALID_ARGUMENT", f"{message.type_url}: more than {max_names} names")
+    if message.resource_locators_subscribe or message.resource_locators_unsubscribe:
+        raise no_locators(message.type_url)
     failed = message.HasField("error_detail")
     return Request(
         type_url=sys.intern(message.type_url),  # kept with each stream
@@ -141,6 +144,12 @@ def encode_request(request: Request) -> bytes:
 def ack(type_url: str, nonce: str) -> bytes:
     """The bytes of a plain ACK: what a client sends that has nothing else to say."""
     return encode_request(Request(type_url=type_url, nonce=nonce))
+
+
+def no_locators(type_url: str) -> ProtocolError:
+    """Without its locators such a request would read as one for everything."""
+    reason = f"{type_url}: resource locators are not served; subscribe to names"
+    return ProtocolError("UNIMPLEMENTED", reason)
 
 
 def refusal_of(status: status_pb2.Status) -> Refusal | None:

@@ -32,6 +32,7 @@ from reconciler.core.xds.codec import (
     Request,
     Response,
     field,
+    no_locators,
     refusal_of,
     type_field,
 )
@@ -39,7 +40,7 @@ from reconciler.errors import ProtocolError
 
 
 def decode_request(data: bytes, max_names: int = MAX_NAMES) -> Request:
-    """ProtocolError: INVALID_ARGUMENT for what is not a request or asks for too many names."""
+    """ProtocolError: as `codec.decode_request`."""
     message = discovery_pb2.DiscoveryRequest()
     try:
         message.ParseFromString(data)
@@ -47,6 +48,8 @@ def decode_request(data: bytes, max_names: int = MAX_NAMES) -> Request:
         raise ProtocolError("INVALID_ARGUMENT", f"not a DiscoveryRequest: {error}") from None
     if len(message.resource_names) > max_names:
         raise ProtocolError("INVALID_ARGUMENT", f"{message.type_url}: more than {max_names} names")
+    if message.resource_locators:
+        raise no_locators(message.type_url)
     failed = message.HasField("error_detail")
     return Request(
         type_url=sys.intern(message.type_url),
