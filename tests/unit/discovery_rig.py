@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 
 import msgspec
+from envoy.service.discovery.v3 import discovery_pb2
 
 from reconciler.core.discovery.service import Service
 from reconciler.core.discovery.types import Close, Send, Variant
@@ -43,30 +44,45 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def read(variant: Variant, frame: bytes) -> Answer:
-    if variant is Variant.DELTA:
-        version, response = "", codec.decode_response(frame)
+    delta = variant is Variant.DELTA
+    put: dict[str, str] = {}
+    nothing: list[str] = []
+    if delta:
+        message = discovery_pb2.DeltaDiscoveryResponse.FromString(frame)
     else:
-        version, response = sotw.decode_response(frame)
-    put, nothing = {}, []
-    for each in response.resources:
-        if not each.body:
-            nothing.append(each.name)
+        message = discovery_pb2.DiscoveryResponse.FromString(frame)
+    for each in message.resources:
+        wrapped = discovery_pb2.Resource()
+        if delta:
+            wrapped.CopyFrom(each)
+        elif not each.Unpack(wrapped):
+            wrapped.resource.CopyFrom(each)
+        if not wrapped.HasField("resource"):
+            nothing.append(wrapped.name)
             continue
-        name, _, said = each.body.decode().rpartition("@")
+        assert wrapped.resource.type_url == message.type_url
+        name, _, version = wrapped.resource.value.decode().rpartition("@")
         assert name not in put, "a name comes twice in one response"
-        assert each.name in ("", name)
-        assert each.version in ("", said)
-        put[name] = said
+        assert wrapped.name == name or not delta
+        assert wrapped.version == version or not delta
+        put[name] = version
     return Answer(
-        response.type_url, response.nonce, put, response.removed, version, tuple(nothing), frame
+        message.type_url,
+        message.nonce,
+        put,
+        tuple(message.removed_resources) if delta else (),
+        "" if delta else message.version_info,
+        tuple(nothing),
+        frame,
     )
 
 
 class Peer:
     """One stream. slow: its transport takes nothing until it is told to."""
 
-    def __init__(self, rig: Rig, id: int, variant: Variant) -> None:
+    def __init__(self, rig: Rig, id: int, variant: Variant, service: str | None) -> None:
         self.rig = rig
+        self.service = service
         self.id = id
         self.variant = variant
         self.inbox: deque[bytes] = deque()
@@ -104,7 +120,7 @@ class Peer:
                 error=error,
             )
         else:
-            self.listed[type_url] = names
+            self.listed[type_url or self.service or ""] = names
             request = Request(
                 type_url=type_url,
                 node=node,
@@ -167,7 +183,7 @@ class Rig:
 
     def open(self, variant: Variant, type_url: str | None = None, node: str | None = None) -> Peer:
         self.opened += 1
-        peer = self.peers[self.opened] = Peer(self, self.opened, variant)
+        peer = self.peers[self.opened] = Peer(self, self.opened, variant, type_url)
         self.service.stream_opened(peer.id, variant, type_url, self.now, node)
         return peer
 

@@ -131,10 +131,10 @@ class Delivery:
         apart = len(behind) > 1 or early or late
         held = False
         for type_url, kind, target in behind:
-            asked = kind.fresh or bool(kind.forced)
-            at = target.step(kind.base).between() if apart and not asked else target
+            # What is begun with may be what a client said it has, of which there is no content.
+            at = target.step(kind.base).between() if apart and not kind.fresh else target
             staged = gated and type_url in self._rank
-            wait = early and staged and not asked and type_url not in EARLY
+            wait = early and staged and type_url not in EARLY and not (kind.fresh or kind.forced)
             done = self._advance(client, type_url, kind, at, now, wait=wait)
             if done is _Done.UNADMITTED:
                 return
@@ -178,7 +178,7 @@ class Delivery:
         *,
         wait: bool = False,
     ) -> _Done:
-        """Lead one type to a state. wait: unless something would be sent for it"""
+        """Lead one type to a state. wait: but not if anything has to be sent for it"""
         forced = kind.forced
         if kind.base is target and not forced:
             return _Done.NOTHING

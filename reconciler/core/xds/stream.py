@@ -324,7 +324,8 @@ class SotwStream(Stream):
         subscription = state.subscription
         before = (subscription.wildcard, subscription.names)
         listed = frozenset(request.names)
-        again = again and bool(subscription.names) and listed - {WILDCARD} == subscription.names
+        same = (WILDCARD in listed, listed - {WILDCARD}) == before
+        again = again and same and bool(subscription.names)
         wanted = subscription.replace(listed, again=again)
         if again or (subscription.wildcard, subscription.names) != before:
             state.step("resubscribe")
