@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
 from reconciler import tls
@@ -17,6 +18,21 @@ from reconciler.config import Address
 from reconciler.errors import ProtocolError
 from reconciler.server import certs
 from reconciler.server.grpc import XdsServer
+from reconciler.server.h2 import H2Server
+
+SERVERS: dict[str, Any] = {"grpc": XdsServer, "h2": H2Server}
+"""The two ways to serve; what holds for one holds for the other."""
+
+_used: list[Any] = [XdsServer]
+
+
+@pytest.fixture(params=SERVERS, autouse=True)
+def transport(request: pytest.FixtureRequest) -> Iterator[None]:
+    """To be imported by each module whose tests run over both."""
+    _used.append(SERVERS[request.param])
+    yield
+    _used.pop()
+
 
 NOW = datetime.datetime.now(datetime.UTC)
 
@@ -93,7 +109,7 @@ async def serving(
     address: Address, keys: tls.KeyPair | tls.KeyFiles | None, **options: Any
 ) -> AsyncIterator[Any]:
     hub = Hub()
-    server = XdsServer(hub, address, keys, **options)
+    server = _used[-1](hub, address, keys, **options)
     await server.start()
     try:
         yield hub, server

@@ -1,0 +1,596 @@
+"""The server's side of one HTTP/2 connection that carries gRPC, without IO: bytes in, bytes out.
+
+It does what a gRPC server needs (RFC 9113 and gRPC's mapping onto it) and no more: no push, no
+priorities, no compression. It is made for one long stream a connection and ten thousand of them:
+a connection and its stream are two small objects, a message that goes to many is framed once
+(`Wires`), and most messages are sent and received without a copy.
+
+What a peer can make it keep is bounded: headers, the messages that it has begun (`Limits.message`,
+and `Budget` over all connections), frames that ask for an answer and bring nothing (`calm`). What
+is sent waits only for the windows that the peer gives; who owns the stream decides how much that
+may be, and hears when nothing waits any more.
+
+A broken frame ends the connection with GOAWAY and its reason; a broken message ends its stream with
+a gRPC status.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from reconciler.http2 import frames as f
+from reconciler.http2.headers import RESPONSE, Header, HeaderError, HeaderReader, trailers
+
+_STREAM_WINDOW: Final = 1 << 16
+_CONNECTION_WINDOW: Final = 1 << 20
+_CREDIT: Final = 10_000
+"""Frames that bring nothing (PING, SETTINGS, empty DATA ...) a peer may send, and how much it can
+save up: each message gives 20 back, and `refill` more with time."""
+_RESET_COSTS: Final = 20  # of credit: a stream that is opened and reset at once is work
+_MAX_BLOCK: Final = 64 << 10  # bytes of a header block, as sent
+
+INVALID_ARGUMENT: Final = 3
+RESOURCE_EXHAUSTED: Final = 8
+UNIMPLEMENTED: Final = 12
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """message: bytes of one; streams: that one connection may have at a time"""
+
+    message: int = 64 << 20
+    streams: int = 1_000
+
+
+class Budget:
+    """Bytes of messages that have begun and are not whole, over all connections of a server."""
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int = 512 << 20) -> None:
+        self.limit, self.used = limit, 0
+
+
+class Wires:
+    """Frames of the messages that were sent last, for the other streams that get the same bytes.
+
+    Where each connection has one stream, the stream's number is the same everywhere and so is the
+    whole frame.
+    """
+
+    __slots__ = ("_kept",)
+
+    _KEEP: Final = 16
+
+    def __init__(self) -> None:
+        # By identity; the message is kept beside, so that its id stays its own.
+        self._kept: OrderedDict[tuple[int, int, int], tuple[bytes, bytes]] = OrderedDict()
+
+    def wire(self, stream: int, message: bytes, most: int) -> bytes:
+        """DATA frames of a message. most: bytes in a frame."""
+        key = (id(message), stream, most)
+        found = self._kept.get(key)
+        if found is not None:
+            return found[1]
+        size = f.PREFIX + len(message)
+        if size <= most:
+            wire = b"".join((f.head(size, f.DATA, 0, stream), f.prefix(len(message)), message))
+        else:
+            body = f.prefix(len(message)) + message
+            parts: list[bytes] = []
+            for at in range(0, size, most):
+                chunk = body[at : at + most]
+                parts += (f.head(len(chunk), f.DATA, 0, stream), chunk)
+            wire = b"".join(parts)
+        self._kept[key] = (message, wire)
+        if len(self._kept) > self._KEEP:
+            self._kept.popitem(last=False)
+        return wire
+
+
+class Stream:
+    """One call. owner: whatever the handler keeps with it."""
+
+    __slots__ = (
+        "buffer", "ended", "id", "answered", "owner", "queue", "queued", "received", "window",
+    )  # fmt: skip
+
+    def __init__(self, id: int, window: int) -> None:
+        self.id = id
+        self.window = window  # that the peer gives
+        self.received = 0  # bytes that our window was not opened for again
+        self.buffer: bytearray | None = None  # a message that is not whole
+        self.queue: deque[memoryview] | None = None  # what waits for a window
+        self.queued = 0
+        self.answered = False  # the response's headers are sent
+        self.ended = False  # the peer has said its last
+        self.owner: Any = None
+
+
+class Handler(Protocol):
+    """Who is told. It may call `send` and `finish` of the connection from within."""
+
+    def request(self, stream: Stream, headers: tuple[Header, ...]) -> None: ...
+
+    def message(self, stream: Stream, message: bytes) -> None: ...
+
+    def ended(self, stream: Stream) -> None:
+        """The peer has said its last; the stream is open until `finish`."""
+
+    def reset(self, stream: Stream) -> None:
+        """The stream is over: the peer gave it up, or the connection is lost."""
+
+    def drained(self, stream: Stream) -> None:
+        """Nothing of what was sent waits any more."""
+
+
+class _Broken(Exception):
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class Connection:
+    """out: what is to be sent; the caller takes it all after each call.
+
+    closed: nothing more will be read; the socket is to be closed once `out` is sent
+    writable: what the socket takes; while it is false messages wait in their streams
+    """
+
+    __slots__ = (
+        "_block", "_block_ended", "_block_stream", "_blocked", "_budget", "_credit", "_data",
+        "_frame", "_handler", "_headers", "_last", "_leaving", "_limits", "_preface", "_received",
+        "_start_window", "_wires", "closed", "out", "pinged", "reason", "streams", "window",
+        "writable",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        handler: Handler,
+        wires: Wires,
+        budget: Budget,
+        limits: Limits,
+    ) -> None:
+        self._handler = handler
+        self._wires = wires
+        self._budget = budget
+        self._limits = limits
+        self._headers = HeaderReader()
+        self._data = b""  # a frame that is not whole
+        self._preface = True
+        self._last = 0  # highest stream that the peer has opened
+        self._leaving = False
+        self._received = 0
+        self._start_window = f.DEFAULT_WINDOW
+        self._frame = f.DEFAULT_FRAME
+        self._credit = _CREDIT
+        self._block: bytearray | None = None  # a header block that goes on in CONTINUATION
+        self._block_stream = 0
+        self._block_ended = False
+        self._blocked: dict[int, Stream] = {}  # with a queue, in turn
+        self.streams: dict[int, Stream] = {}
+        self.window = f.DEFAULT_WINDOW
+        self.writable = True
+        self.pinged = False
+        self.closed = False
+        self.reason = ""
+        self.out: list[bytes] = [
+            f.settings(
+                (f.MAX_CONCURRENT_STREAMS, limits.streams),
+                (f.INITIAL_WINDOW_SIZE, _STREAM_WINDOW),
+                (f.MAX_HEADER_LIST_SIZE, 16 << 10),
+            )
+            + f.window_update(0, _CONNECTION_WINDOW - f.DEFAULT_WINDOW)
+        ]
+
+    # ------------------------------------------------------------------------------- what comes
+
+    def receive(self, data: bytes) -> None:
+        if self.closed:
+            return
+        self.pinged = False
+        if self._data:
+            data = self._data + data
+        try:
+            at = self._parse(data)
+        except _Broken as error:
+            self.fail(error.code, str(error))
+            return
+        self._data = data[at:] if at < len(data) else b""
+
+    def _parse(self, data: bytes) -> int:
+        """Every whole frame; where the first is that is not."""
+        at, size = 0, len(data)
+        if self._preface:
+            if not f.PREFACE.startswith(data[: len(f.PREFACE)]):
+                self.closed, self.reason = True, "not HTTP/2"
+                self.out.clear()
+                return size
+            if size < len(f.PREFACE):
+                return 0
+            self._preface, at = False, len(f.PREFACE)
+        while size - at >= f.HEAD and not self.closed:
+            length, kind, flags, stream = f.read_head(data, at)
+            if length > f.DEFAULT_FRAME:
+                raise _Broken(f.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
+            end = at + f.HEAD + length
+            if end > size:
+                break
+            body = data[at + f.HEAD : end]
+            at = end
+            if kind == f.DATA:
+                if self._block is not None:
+                    raise _Broken(f.PROTOCOL_ERROR, "a frame inside a header block")
+                self._on_data(stream, flags, body)
+            else:
+                self._on_frame(kind, flags, stream, body)
+        return at
+
+    def _on_frame(self, kind: int, flags: int, stream: int, body: bytes) -> None:
+        if self._block is not None and (kind != f.CONTINUATION or stream != self._block_stream):
+            raise _Broken(f.PROTOCOL_ERROR, "a frame inside a header block")
+        if kind == f.WINDOW_UPDATE:
+            self._on_window(stream, body)
+        elif kind == f.HEADERS:
+            self._on_headers(stream, flags, body)
+        elif kind == f.PING:
+            self._expect(len(body) == 8, f.FRAME_SIZE_ERROR, "PING")
+            self._expect(stream == 0, f.PROTOCOL_ERROR, "PING")
+            if not flags & f.ACK:
+                self._spend(1)
+                self.out.append(f.ping(body, f.ACK))
+        elif kind == f.SETTINGS:
+            self._on_settings(stream, flags, body)
+        elif kind == f.RST_STREAM:
+            self._expect(len(body) == 4, f.FRAME_SIZE_ERROR, "RST_STREAM")
+            self._expect(0 < stream <= self._last, f.PROTOCOL_ERROR, "RST_STREAM")
+            self._spend(_RESET_COSTS)
+            found = self.streams.get(stream)
+            if found is not None:
+                self._drop(found)
+                self._handler.reset(found)
+        elif kind == f.CONTINUATION:
+            self._on_continuation(flags, body)
+        elif kind == f.GOAWAY:
+            self._expect(len(body) >= 8, f.FRAME_SIZE_ERROR, "GOAWAY")
+            self._expect(stream == 0, f.PROTOCOL_ERROR, "GOAWAY")
+        elif kind == f.PUSH_PROMISE:
+            raise _Broken(f.PROTOCOL_ERROR, "a client can't push")
+        elif kind == f.PRIORITY:
+            self._expect(len(body) == 5, f.FRAME_SIZE_ERROR, "PRIORITY")
+            self._expect(stream != 0, f.PROTOCOL_ERROR, "PRIORITY")
+            self._spend(1)
+        else:
+            self._spend(1)  # of a kind that nobody knows: to be ignored
+
+    @staticmethod
+    def _expect(holds: bool, code: int, what: str) -> None:
+        if not holds:
+            raise _Broken(code, f"a broken {what} frame")
+
+    def _spend(self, cost: int) -> None:
+        self._credit -= cost
+        if self._credit < 0:
+            raise _Broken(f.ENHANCE_YOUR_CALM, "too many frames that bring nothing")
+
+    def _on_settings(self, stream: int, flags: int, body: bytes) -> None:
+        self._expect(stream == 0, f.PROTOCOL_ERROR, "SETTINGS")
+        if flags & f.ACK:
+            self._expect(not body, f.FRAME_SIZE_ERROR, "SETTINGS")
+            return
+        self._expect(len(body) % 6 == 0, f.FRAME_SIZE_ERROR, "SETTINGS")
+        self._spend(1 + len(body) // 6)
+        for key, value in f.read_settings(body):
+            if key == f.INITIAL_WINDOW_SIZE:
+                self._expect(value <= f.MAX_WINDOW, f.FLOW_CONTROL_ERROR, "SETTINGS")
+                change, self._start_window = value - self._start_window, value
+                for each in self.streams.values():
+                    each.window += change
+                    self._expect(each.window <= f.MAX_WINDOW, f.FLOW_CONTROL_ERROR, "SETTINGS")
+            elif key == f.MAX_FRAME_SIZE:
+                self._expect(f.DEFAULT_FRAME <= value < 1 << 24, f.PROTOCOL_ERROR, "SETTINGS")
+                self._frame = min(value, 1 << 20)
+            elif key == f.ENABLE_PUSH:
+                self._expect(value <= 1, f.PROTOCOL_ERROR, "SETTINGS")
+        self.out.append(f.SETTINGS_ACK)
+        self._flush()
+
+    def _on_window(self, stream: int, body: bytes) -> None:
+        self._expect(len(body) == 4, f.FRAME_SIZE_ERROR, "WINDOW_UPDATE")
+        by = f.read_long(body) & 0x7FFFFFFF
+        if stream == 0:
+            self._expect(by > 0, f.PROTOCOL_ERROR, "WINDOW_UPDATE")
+            self.window += by
+            self._expect(self.window <= f.MAX_WINDOW, f.FLOW_CONTROL_ERROR, "WINDOW_UPDATE")
+            if self._blocked:
+                self._flush()
+            else:
+                self._spend(1)
+            return
+        self._expect(stream <= self._last, f.PROTOCOL_ERROR, "WINDOW_UPDATE")
+        found = self.streams.get(stream)
+        if found is None:
+            self._spend(1)
+            return
+        if by == 0 or found.window + by > f.MAX_WINDOW:
+            code = f.FLOW_CONTROL_ERROR if by else f.PROTOCOL_ERROR
+            self.out.append(f.rst_stream(stream, code))
+            self._drop(found)
+            self._handler.reset(found)
+            return
+        found.window += by
+        if found.queue:
+            self._flush()
+        else:
+            self._spend(1)
+
+    # Headers
+
+    def _on_headers(self, stream: int, flags: int, body: bytes) -> None:
+        self._expect(stream % 2 == 1, f.PROTOCOL_ERROR, "HEADERS")
+        at, end = 0, len(body)
+        if flags & f.PADDED:
+            self._expect(end > 0, f.PROTOCOL_ERROR, "HEADERS")
+            at, end = 1, end - body[0]
+        if flags & f.PRIORITIZED:
+            at += 5
+        self._expect(at <= end, f.PROTOCOL_ERROR, "HEADERS")
+        block = body[at:end]
+        if flags & f.END_HEADERS:
+            self._on_block(stream, bool(flags & f.END_STREAM), block)
+        else:
+            self._block, self._block_stream = bytearray(block), stream
+            self._block_ended = bool(flags & f.END_STREAM)
+
+    def _on_continuation(self, flags: int, body: bytes) -> None:
+        if self._block is None:
+            raise _Broken(f.PROTOCOL_ERROR, "CONTINUATION of nothing")
+        self._spend(10)
+        self._block += body
+        if len(self._block) > _MAX_BLOCK:
+            raise _Broken(f.ENHANCE_YOUR_CALM, "too many header bytes")
+        if flags & f.END_HEADERS:
+            block, self._block = bytes(self._block), None
+            self._on_block(self._block_stream, self._block_ended, block)
+
+    def _on_block(self, number: int, ended: bool, block: bytes) -> None:
+        try:
+            headers = self._headers.read(block)
+        except HeaderError as error:
+            raise _Broken(error.code, str(error)) from None
+        if number <= self._last:
+            found = self.streams.get(number)
+            if found is not None:  # trailers of a client: they say that it has said its last
+                self._expect(ended and not found.ended, f.PROTOCOL_ERROR, "HEADERS")
+                self._end(found)
+            return
+        self._last = number
+        if self._leaving or len(self.streams) >= self._limits.streams:
+            self._spend(_RESET_COSTS)
+            self.out.append(f.rst_stream(number, f.REFUSED_STREAM))
+            return
+        stream = self.streams[number] = Stream(number, self._start_window)
+        self._handler.request(stream, headers)
+        if ended and number in self.streams:
+            self._end(stream)
+
+    def _end(self, stream: Stream) -> None:
+        stream.ended = True
+        if stream.buffer:
+            self.finish(stream, INVALID_ARGUMENT, "the last message is cut off")
+            self._handler.reset(stream)
+        else:
+            self._handler.ended(stream)
+
+    # Messages
+
+    def _on_data(self, number: int, flags: int, body: bytes) -> None:
+        self._expect(0 < number <= self._last, f.PROTOCOL_ERROR, "DATA")
+        size = len(body)
+        self._received += size
+        if self._received > _CONNECTION_WINDOW:
+            raise _Broken(f.FLOW_CONTROL_ERROR, "more than the connection's window")
+        if self._received >= _CONNECTION_WINDOW // 2:
+            self.out.append(f.window_update(0, self._received))
+            self._received = 0
+        if flags & f.PADDED:
+            self._expect(size > 0 and body[0] < size, f.PROTOCOL_ERROR, "DATA")
+            body = body[1 : size - body[0]]
+        stream = self.streams.get(number)
+        ended = bool(flags & f.END_STREAM)
+        if not body and not ended:
+            self._spend(1)
+        if stream is None:
+            return  # it is over, and the peer did not know yet
+        if stream.ended:
+            raise _Broken(f.STREAM_CLOSED, "DATA after the end of its stream")
+        stream.received += size
+        if stream.received > _STREAM_WINDOW:
+            raise _Broken(f.FLOW_CONTROL_ERROR, "more than the stream's window")
+        if stream.received >= _STREAM_WINDOW // 2 and not ended:
+            self.out.append(f.window_update(number, stream.received))
+            stream.received = 0
+        if body:
+            self._messages(stream, body)
+        if ended and number in self.streams:
+            self._end(stream)
+
+    def _messages(self, stream: Stream, body: bytes) -> None:
+        """Hand every message over that is whole; keep the rest."""
+        if stream.buffer is None and len(body) >= f.PREFIX:
+            compressed, size = f.read_prefix(body)
+            if len(body) == f.PREFIX + size and not compressed:
+                self._message(stream, body[f.PREFIX :])
+                return
+        if stream.buffer is None:
+            stream.buffer = bytearray()
+        buffer = stream.buffer
+        buffer += body
+        self._budget.used += len(body)
+        at = 0
+        while len(buffer) - at >= f.PREFIX:
+            compressed, size = f.read_prefix(buffer, at)
+            if compressed or size > self._limits.message:
+                self._let_go(stream)
+                if compressed:
+                    self._refuse(stream, UNIMPLEMENTED, "compressed messages are not taken")
+                else:
+                    most = self._limits.message
+                    reason = f"a message of {size} bytes, and at most {most} are taken"
+                    self._refuse(stream, RESOURCE_EXHAUSTED, reason)
+                return
+            end = at + f.PREFIX + size
+            if end > len(buffer):
+                break
+            message = bytes(memoryview(buffer)[at + f.PREFIX : end])
+            at = end
+            self._message(stream, message)
+            if stream.buffer is None:
+                return  # it ended with this one
+        if at:
+            del buffer[:at]
+            self._budget.used -= at
+        if not buffer:
+            stream.buffer = None
+        elif self._budget.used > self._budget.limit:
+            self._let_go(stream)
+            self._refuse(stream, RESOURCE_EXHAUSTED, "too much is being received at once")
+
+    def _message(self, stream: Stream, message: bytes) -> None:
+        self._credit = min(self._credit + 20, _CREDIT)
+        self._handler.message(stream, message)
+
+    def _refuse(self, stream: Stream, code: int, reason: str) -> None:
+        self.finish(stream, code, reason)
+        self._handler.reset(stream)
+
+    # ------------------------------------------------------------------------------- what goes
+
+    def send(self, stream: Stream, message: bytes) -> bool:
+        """False: it waits, or a part of it does, until `drained`."""
+        if self.streams.get(stream.id) is not stream:
+            return True
+        self._answer(stream)
+        size = f.PREFIX + len(message)
+        if (
+            self.writable
+            and stream.queue is None
+            and size <= stream.window
+            and size <= self.window
+        ):
+            self.out.append(self._wires.wire(stream.id, message, self._frame))
+            stream.window -= size
+            self.window -= size
+            self._credit = min(self._credit + 20, _CREDIT)
+            return True
+        if stream.queue is None:
+            stream.queue = deque()
+            self._blocked[stream.id] = stream
+        stream.queue.append(memoryview(f.prefix(len(message)) + message))
+        stream.queued += size
+        self._flush()
+        return stream.queue is None
+
+    def finish(self, stream: Stream, code: int, message: str = "") -> None:
+        """The stream's last word; what waits of messages is given up."""
+        if self.streams.get(stream.id) is not stream:
+            return
+        block = trailers(code, message)
+        if not stream.answered:
+            block = RESPONSE + block
+        flags = f.END_HEADERS | f.END_STREAM
+        self.out.append(f.head(len(block), f.HEADERS, flags, stream.id) + block)
+        if not stream.ended:
+            self.out.append(f.rst_stream(stream.id, f.NO_ERROR))
+        self._drop(stream)
+
+    def start(self, stream: Stream) -> None:
+        """Send the response's headers before there is a message."""
+        if self.streams.get(stream.id) is stream:
+            self._answer(stream)
+
+    def unblock(self) -> None:
+        """The socket takes more again."""
+        self.writable = True
+        self._flush()
+
+    def leave(self) -> None:
+        """Ask the peer to take its next streams elsewhere; those that are open go on."""
+        if not self._leaving and not self.closed:
+            self._leaving = True
+            self.out.append(f.goaway(f.MAX_WINDOW, f.NO_ERROR))
+
+    def probe(self) -> bool:
+        """PING; False when the last one is not answered, nor was anything else heard since."""
+        if self.pinged:
+            return False
+        self.pinged = True
+        self._credit = min(self._credit + _CREDIT // 10, _CREDIT)
+        self.out.append(f.ping(b"\x00" * 8))
+        return True
+
+    def fail(self, code: int, reason: str) -> None:
+        """End the connection; the peer is told why."""
+        if not self.closed:
+            self.out.append(f.goaway(self._last, code, reason))
+            self.reason = reason
+            self.lost()
+
+    def lost(self) -> None:
+        """The connection is over; every stream of it is."""
+        self.closed = True
+        self._data = b""
+        for stream in list(self.streams.values()):
+            self._drop(stream)
+            self._handler.reset(stream)
+
+    def _answer(self, stream: Stream) -> None:
+        if not stream.answered:
+            stream.answered = True
+            head = f.head(len(RESPONSE), f.HEADERS, f.END_HEADERS, stream.id)
+            self.out.append(head + RESPONSE)
+
+    def _flush(self) -> None:
+        """What the windows let go, a frame of each stream in turn."""
+        done: list[Stream] = []
+        while self._blocked and self.window > 0 and self.writable:
+            moved = False
+            for stream in list(self._blocked.values()):
+                queue = stream.queue
+                if queue is None or stream.window <= 0 or self.window <= 0:
+                    continue
+                moved = True
+                chunk = queue[0]
+                size = min(len(chunk), self._frame, stream.window, self.window)
+                self.out.append(f.head(size, f.DATA, 0, stream.id))
+                self.out.append(bytes(chunk[:size]))
+                stream.window -= size
+                self.window -= size
+                stream.queued -= size
+                if size < len(chunk):
+                    queue[0] = chunk[size:]
+                    continue
+                self._credit = min(self._credit + 20, _CREDIT)
+                queue.popleft()
+                if not queue:
+                    stream.queue = None
+                    del self._blocked[stream.id]
+                    done.append(stream)
+            if not moved:
+                break
+        for stream in done:
+            if stream.queue is None and self.streams.get(stream.id) is stream:
+                self._handler.drained(stream)
+
+    def _let_go(self, stream: Stream) -> None:
+        if stream.buffer is not None:
+            self._budget.used -= len(stream.buffer)
+            stream.buffer = None
+
+    def _drop(self, stream: Stream) -> None:
+        self.streams.pop(stream.id, None)
+        self._blocked.pop(stream.id, None)
+        self._let_go(stream)
+        stream.queue, stream.queued = None, 0
