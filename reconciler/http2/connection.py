@@ -16,13 +16,12 @@ a gRPC status.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from typing import Any, Final, Protocol
-
-import msgspec
+from collections import deque
+from typing import Final
 
 from reconciler.http2 import frames as f
-from reconciler.http2.headers import RESPONSE, Header, HeaderError, HeaderReader, trailers
+from reconciler.http2.headers import RESPONSE, HeaderError, HeaderReader, trailers
+from reconciler.http2.stream import Budget, Handler, Limits, Stream, Wires
 
 _STREAM_WINDOW: Final = 1 << 16
 _CONNECTION_WINDOW: Final = 1 << 20
@@ -35,95 +34,6 @@ _MAX_BLOCK: Final = 64 << 10  # bytes of a header block, as sent
 INVALID_ARGUMENT: Final = 3
 RESOURCE_EXHAUSTED: Final = 8
 UNIMPLEMENTED: Final = 12
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """message: bytes of one; streams: that one connection may have at a time"""
-
-    message: int = 64 << 20
-    streams: int = 1_000
-
-
-class Budget:
-    """Bytes of messages that have begun and are not whole, over all connections of a server."""
-
-    __slots__ = ("limit", "used")
-
-    def __init__(self, limit: int = 512 << 20) -> None:
-        self.limit, self.used = limit, 0
-
-
-class Wires:
-    """Frames of the messages that were sent last, for the other streams that get the same bytes.
-
-    Where each connection has one stream, the stream's number is the same everywhere and so is the
-    whole frame.
-    """
-
-    __slots__ = ("_kept",)
-
-    _KEEP: Final = 16
-
-    def __init__(self) -> None:
-        # By identity; the message is kept beside, so that its id stays its own.
-        self._kept: OrderedDict[tuple[int, int, int], tuple[bytes, bytes]] = OrderedDict()
-
-    def wire(self, stream: int, message: bytes, most: int) -> bytes:
-        """DATA frames of a message. most: bytes in a frame."""
-        key = (id(message), stream, most)
-        found = self._kept.get(key)
-        if found is not None:
-            return found[1]
-        size = f.PREFIX + len(message)
-        if size <= most:
-            wire = b"".join((f.head(size, f.DATA, 0, stream), f.prefix(len(message)), message))
-        else:
-            body = f.prefix(len(message)) + message
-            parts: list[bytes] = []
-            for at in range(0, size, most):
-                chunk = body[at : at + most]
-                parts += (f.head(len(chunk), f.DATA, 0, stream), chunk)
-            wire = b"".join(parts)
-        self._kept[key] = (message, wire)
-        if len(self._kept) > self._KEEP:
-            self._kept.popitem(last=False)
-        return wire
-
-
-class Stream:
-    """One call. owner: whatever the handler keeps with it."""
-
-    __slots__ = (
-        "buffer", "ended", "id", "answered", "owner", "queue", "queued", "received", "window",
-    )  # fmt: skip
-
-    def __init__(self, id: int, window: int) -> None:
-        self.id = id
-        self.window = window  # that the peer gives
-        self.received = 0  # bytes that our window was not opened for again
-        self.buffer: bytearray | None = None  # a message that is not whole
-        self.queue: deque[memoryview] | None = None  # what waits for a window
-        self.queued = 0
-        self.answered = False  # the response's headers are sent
-        self.ended = False  # the peer has said its last
-        self.owner: Any = None
-
-
-class Handler(Protocol):
-    """Who is told. It may call `send` and `finish` of the connection from within."""
-
-    def request(self, stream: Stream, headers: tuple[Header, ...]) -> None: ...
-
-    def message(self, stream: Stream, message: bytes) -> None: ...
-
-    def ended(self, stream: Stream) -> None:
-        """The peer has said its last; the stream is open until `finish`."""
-
-    def reset(self, stream: Stream) -> None:
-        """The stream is over: the peer gave it up, or the connection is lost."""
-
-    def drained(self, stream: Stream) -> None:
-        """Nothing of what was sent waits any more."""
 
 
 class _Broken(Exception):
@@ -236,8 +146,7 @@ class Connection:
         elif kind == f.HEADERS:
             self._on_headers(stream, flags, body)
         elif kind == f.PING:
-            self._expect(len(body) == 8, f.FRAME_SIZE_ERROR, "PING")
-            self._expect(stream == 0, f.PROTOCOL_ERROR, "PING")
+            self._expect(len(body) == 8 and stream == 0, f.FRAME_SIZE_ERROR, "PING")
             if not flags & f.ACK:
                 self._spend(1)
                 self.out.append(f.ping(body, f.ACK))
@@ -254,8 +163,7 @@ class Connection:
         elif kind == f.CONTINUATION:
             self._on_continuation(flags, body)
         elif kind == f.GOAWAY:
-            self._expect(len(body) >= 8, f.FRAME_SIZE_ERROR, "GOAWAY")
-            self._expect(stream == 0, f.PROTOCOL_ERROR, "GOAWAY")
+            self._expect(len(body) >= 8 and stream == 0, f.FRAME_SIZE_ERROR, "GOAWAY")
         elif kind == f.PUSH_PROMISE:
             raise _Broken(f.PROTOCOL_ERROR, "a client can't push")
         elif kind == f.PRIORITY:
@@ -447,7 +355,7 @@ class Connection:
             message = bytes(memoryview(buffer)[at + f.PREFIX : end])
             at = end
             self._message(stream, message)
-            if stream.buffer is None:
+            if self.streams.get(stream.id) is not stream:
                 return  # it ended with this one
         if at:
             del buffer[:at]
@@ -474,12 +382,7 @@ class Connection:
             return True
         self._answer(stream)
         size = f.PREFIX + len(message)
-        if (
-            self.writable
-            and stream.queue is None
-            and size <= stream.window
-            and size <= self.window
-        ):
+        if self.writable and stream.queue is None and size <= stream.window and size <= self.window:
             self.out.append(self._wires.wire(stream.id, message, self._frame))
             stream.window -= size
             self.window -= size

@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import random
-import socket
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -26,8 +23,7 @@ import grpc
 
 from reconciler.address import Address
 from reconciler.errors import ProtocolError, UnavailableError
-from reconciler.http2 import Connection, Limits
-from reconciler.http2.connection import Budget, Stream, Wires
+from reconciler.http2 import Budget, Limits, Stream, Wires
 from reconciler.http2.headers import Header
 from reconciler.local import clear_socket
 from reconciler.server.grpc import (
@@ -39,6 +35,8 @@ from reconciler.server.grpc import (
     Opened,
     Traffic,
 )
+from reconciler.server.h2_peer import Call, Peer
+from reconciler.server.h2_proofs import CallContext, at_once, context_of
 from reconciler.server.proofs import Tokens, claimed, prove
 from reconciler.tls import KeyFiles, KeyPair, Proof
 
@@ -46,20 +44,6 @@ _BACKLOG: Final = 4096
 _TICK_SECONDS: Final = 10.0  # between looks at connections; a third of them is probed each time
 _FIRST_STREAM_SECONDS: Final = 30.0  # to open a stream, for one who has connected
 _HANDSHAKE_SECONDS: Final = 30.0
-_CONTROL_BYTES: Final = 4 << 20  # answers to PING and the like that a peer may leave unread
-
-
-class _Call:
-    """One stream of ours. node: None until it is proven or claimed."""
-
-    __slots__ = ("id", "method", "node", "peer", "pending", "stream", "timer", "traffic")
-
-    def __init__(self, id: int, peer: _Peer, stream: Stream, method: str) -> None:
-        self.id, self.peer, self.stream, self.method = id, peer, stream, method
-        self.node: str | None = None
-        self.traffic: Traffic | None = None  # once it is taken
-        self.pending: list[bytes] | None = None  # what came before that
-        self.timer: asyncio.TimerHandle | None = None
 
 
 class H2Server:
@@ -95,19 +79,19 @@ class H2Server:
         self._max_age = max_stream_age
         self._max_streams = max_streams
         self._stall = stall_seconds
-        self._limit = queue_bytes
+        self.queue_bytes = queue_bytes
         self._clock = clock
         self._tell_refused = refused
         self._numbers = itertools.count(1)
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, Call] = {}
         self._listeners: list[asyncio.Server] = []
         self._sweep: asyncio.TimerHandle | None = None
         self._tick = 0
-        self._probed: list[_Peer] = []
-        self._dirty: list[_Peer] = []
+        self._probed: list[Peer] = []
+        self._dirty: list[Peer] = []
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self.peers: set[_Peer] = set()
+        self.peers: set[Peer] = set()
         self.wires, self.budget = Wires(), Budget()
         self.limits = Limits(message=MAX_FRAME)
         self.loop: asyncio.AbstractEventLoop
@@ -125,13 +109,13 @@ class H2Server:
         self._sweep = self.loop.call_later(self._pause(), self._look)
 
     async def _open(self, where: Address, tokens: bool) -> int:
-        context = None if self._tls is None else _context(self._tls, tokens)
+        context = None if self._tls is None else context_of(self._tls, tokens)
         options: dict[str, Any] = {}
         if context is not None:
             options = {"ssl": context, "ssl_handshake_timeout": _HANDSHAKE_SECONDS}
 
-        def peer() -> _Peer:
-            return _Peer(self)
+        def peer() -> Peer:
+            return Peer(self)
 
         try:
             if where.path:
@@ -186,8 +170,9 @@ class H2Server:
         call = self._calls.get(stream)
         if call is None:
             return
-        if call.stream.queued + len(frame) > self._limit:
-            reason = f"more than {self._limit} bytes wait for the node to read them"
+        call.untaken += len(frame)
+        if call.untaken > self.queue_bytes:
+            reason = f"more than {self.queue_bytes} bytes wait for the node to read them"
             self._end(call, "RESOURCE_EXHAUSTED", reason)
             return
         peer = call.peer
@@ -208,11 +193,11 @@ class H2Server:
 
     # ------------------------------------------------------------------------------ one stream
 
-    def request(self, peer: _Peer, stream: Stream, headers: tuple[Header, ...]) -> None:
+    def request(self, peer: Peer, stream: Stream, headers: tuple[Header, ...]) -> None:
         """A peer has opened a stream."""
         found = dict(headers)
         method = found.get(b":path", b"").decode(errors="replace")
-        call = _Call(next(self._numbers), peer, stream, method)
+        call = Call(next(self._numbers), peer, stream, method)
         kind = found.get(b"content-type", b"")
         if not kind.startswith(b"application/grpc") or found.get(b":method") != b"POST":
             peer.connection.finish(stream, grpc.StatusCode.UNKNOWN.value[0], "not a gRPC call")
@@ -228,10 +213,10 @@ class H2Server:
                 if not self._named:
                     self._take(call, "", None)
                 return  # else the first request says whose it is
-            context = _Context(peer, headers)
+            context = CallContext(peer, headers)
             if context.certificates or self._tokens is None:
                 # Nothing is waited for, so there is nothing to come before it.
-                self._proven(call, _now(prove(context, self._cluster, None, self._clock)))
+                self._proven(call, at_once(prove(context, self._cluster, None, self._clock)))
                 return
         except ProtocolError as error:
             self._refuse(call, error)
@@ -241,7 +226,7 @@ class H2Server:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _prove(self, call: _Call, context: _Context) -> None:
+    async def _prove(self, call: Call, context: CallContext) -> None:
         try:
             proof = await prove(context, self._cluster, self._tokens, self._clock)
             self._may_open()
@@ -254,10 +239,10 @@ class H2Server:
             for message in pending:
                 self.message(call, message)
 
-    def _proven(self, call: _Call, proof: Proof) -> None:
+    def _proven(self, call: Call, proof: Proof) -> None:
         self._take(call, proof.node, proof)
 
-    def _take(self, call: _Call, node: str, proof: Proof | None) -> None:
+    def _take(self, call: Call, node: str, proof: Proof | None) -> None:
         call.node = node
         traffic = self.traffic.setdefault(node or call.method, Traffic())
         traffic.streams += 1
@@ -267,7 +252,7 @@ class H2Server:
         self._limit_age(call, proof)
         self._methods[call.method](call.id, node)
 
-    def message(self, call: _Call, message: bytes) -> None:
+    def message(self, call: Call, message: bytes) -> None:
         if call.pending is not None:
             call.pending.append(message)
             if sum(map(len, call.pending)) > MAX_FRAME:
@@ -287,11 +272,11 @@ class H2Server:
             else:
                 self._end(call, error.status, error.reason)
 
-    def ended(self, call: _Call) -> None:
+    def ended(self, call: Call) -> None:
         """The peer has said its last."""
         self._end(call, "OK", "")
 
-    def _refuse(self, call: _Call, error: ProtocolError) -> None:
+    def _refuse(self, call: Call, error: ProtocolError) -> None:
         if call.stream.owner is not call:
             return
         self.refused[error.status] = self.refused.get(error.status, 0) + 1
@@ -299,13 +284,13 @@ class H2Server:
             self._tell_refused(call.peer.address, error.status, error.reason)
         self._end(call, error.status, error.reason)
 
-    def _end(self, call: _Call, status: str, reason: str) -> None:
+    def _end(self, call: Call, status: str, reason: str) -> None:
         if call.stream.owner is call:
             call.peer.connection.finish(call.stream, grpc.StatusCode[status].value[0], reason)
             call.peer.touch()
             self.over(call)
 
-    def over(self, call: _Call) -> None:
+    def over(self, call: Call) -> None:
         """Whoever ended it."""
         call.stream.owner = None
         call.pending = None
@@ -323,7 +308,7 @@ class H2Server:
         if self._max_streams and len(self._calls) >= self._max_streams:
             raise ProtocolError("RESOURCE_EXHAUSTED", f"{self._max_streams} streams are open")
 
-    def _limit_age(self, call: _Call, proof: Proof | None) -> None:
+    def _limit_age(self, call: Call, proof: Proof | None) -> None:
         left = float("inf") if proof is None else proof.expires - self._clock()
         status, reason = "UNAUTHENTICATED", f"the {proof.by if proof else ''} has expired"
         age = self._max_age * random.uniform(0.9, 1.1) if self._max_age else left
@@ -333,14 +318,14 @@ class H2Server:
         if left < float("inf"):
             self._arm(call, left, status, reason)
 
-    def _arm(self, call: _Call, after: float, status: str, reason: str) -> None:
+    def _arm(self, call: Call, after: float, status: str, reason: str) -> None:
         if call.timer is not None:
             call.timer.cancel()
         call.timer = self.loop.call_later(after, self._end, call, status, reason)
 
     # ------------------------------------------------------------------------------ connections
 
-    def dirty(self, peer: _Peer) -> None:
+    def dirty(self, peer: Peer) -> None:
         """It has something to send; together with what others have, at the end of this turn."""
         if not self._dirty:
             self.loop.call_soon(self._flush)
@@ -351,7 +336,7 @@ class H2Server:
         for peer in peers:
             peer.flush()
 
-    def told_drained(self, call: _Call) -> None:
+    def told_drained(self, call: Call) -> None:
         if self._drained is not None:
             self._drained(call.id)
 
@@ -378,7 +363,7 @@ class H2Server:
                 self._probed.append(peer)
                 peer.touch()
 
-    def _stalled(self, peer: _Peer, now: float) -> None:
+    def _stalled(self, peer: Peer, now: float) -> None:
         backlog = peer.waiting()
         if backlog < peer.backlog or peer.backlog < 0:
             peer.backlog, peer.moved = backlog, now
@@ -389,220 +374,3 @@ class H2Server:
             if not peer.connection.writable:
                 peer.flush()
                 peer.abort()  # what it was told can't reach it
-
-
-_peers: Final = itertools.count()
-
-
-class _Peer(asyncio.Protocol):
-    """One connection: bytes between the socket and `http2.Connection`, which tells it what came.
-
-    sent: calls that were sent something which has not been taken yet
-    """
-
-    __slots__ = (
-        "_busy", "_queued", "_server", "_transport", "backlog", "connection", "moved", "number",
-        "sent", "used",
-    )  # fmt: skip
-
-    def __init__(self, server: H2Server) -> None:
-        self._server = server
-        self._transport: asyncio.Transport | None = None
-        self._busy = self._queued = False
-        self.connection = Connection(self, server.wires, server.budget, server.limits)
-        self.number = next(_peers)
-        self.sent: dict[_Call, None] = {}
-        self.backlog, self.moved = -1, 0.0
-        self.used = server.loop.time()
-
-    @property
-    def address(self) -> str:
-        if self._transport is None:
-            return ""
-        found = self._transport.get_extra_info("peername")
-        if isinstance(found, tuple):
-            family = "ipv6" if len(found) > 2 else "ipv4"
-            return f"{family}:{found[0]}:{found[1]}"
-        return "unix:"
-
-    def certificate(self) -> bytes | None:
-        """DER of the peer's, which the handshake has verified."""
-        found = self._transport and self._transport.get_extra_info("ssl_object")
-        der: bytes | None = found.getpeercert(True) if found else None
-        return der
-
-    # asyncio's side
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._server.peers.add(self)
-        encrypted = transport.get_extra_info("ssl_object")
-        if encrypted is not None and encrypted.selected_alpn_protocol() != "h2":
-            transport.close()
-            return
-        found = transport.get_extra_info("socket")
-        if found is not None and found.family != socket.AF_UNIX:
-            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.flush()
-
-    def data_received(self, data: bytes) -> None:
-        self._busy = True
-        try:
-            self.connection.receive(data)
-        finally:
-            self._busy = False
-        self.flush()
-
-    def pause_writing(self) -> None:
-        self.connection.writable = False
-
-    def resume_writing(self) -> None:
-        self.connection.unblock()
-        self.touch()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._server.peers.discard(self)
-        self.connection.lost()
-        self.connection.out.clear()
-        self._transport = None
-
-    def touch(self) -> None:
-        """There may be something to send."""
-        if not self._busy and not self._queued:
-            self._queued = True
-            self._server.dirty(self)
-
-    def flush(self) -> None:
-        self._queued = False
-        transport, connection = self._transport, self.connection
-        if transport is None:
-            return
-        while True:
-            out = connection.out
-            if out:
-                data = out[0] if len(out) == 1 else b"".join(out)
-                out.clear()
-                if not transport.is_closing():
-                    transport.write(data)
-            if connection.closed:
-                transport.close()
-                return
-            if not self._told():
-                break
-        if transport.get_write_buffer_size() > _CONTROL_BYTES + self._server._limit:
-            self.abort()
-
-    def _told(self) -> bool:
-        """Tell of calls of which everything is taken; true when there is more to send."""
-        if self.sent and self.connection.writable:
-            taken = [call for call in self.sent if call.stream.queue is None]
-            for call in taken:
-                self.sent.pop(call, None)
-            self._busy = True
-            try:
-                for call in taken:
-                    if call.stream.owner is call:
-                        self._server.told_drained(call)
-            finally:
-                self._busy = False
-        return bool(self.connection.out)
-
-    def waiting(self) -> int:
-        """Bytes that the peer has not taken."""
-        buffered = 0 if self._transport is None else self._transport.get_write_buffer_size()
-        return buffered + sum(call.stream.queued for call in self.sent)
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    # http2's side
-
-    def request(self, stream: Stream, headers: tuple[Header, ...]) -> None:
-        self._server.request(self, stream, headers)
-
-    def message(self, stream: Stream, message: bytes) -> None:
-        if stream.owner is not None:
-            self._server.message(stream.owner, message)
-
-    def ended(self, stream: Stream) -> None:
-        if stream.owner is not None:
-            self._server.ended(stream.owner)
-
-    def reset(self, stream: Stream) -> None:
-        self.used = self._server.loop.time()
-        if stream.owner is not None:
-            self._server.over(stream.owner)
-
-    def drained(self, stream: Stream) -> None:
-        """`flush` tells it, once the socket has it too."""
-
-
-class _Context:
-    """What `prove` asks of a call."""
-
-    def __init__(self, peer: _Peer, headers: tuple[Header, ...]) -> None:
-        der = peer.certificate()
-        self.certificates = [] if der is None else [ssl.DER_cert_to_PEM_cert(der).encode()]
-        self._headers = headers
-
-    def auth_context(self) -> dict[str, list[bytes]]:
-        return {"x509_pem_cert": self.certificates} if self.certificates else {}
-
-    def invocation_metadata(self) -> list[tuple[str, str]]:
-        return [(k.decode("latin-1"), v.decode("latin-1")) for k, v in self._headers]
-
-
-def _now(proving: Any) -> Proof:
-    """What a coroutine gives that waits for nothing."""
-    try:
-        proving.send(None)
-    except StopIteration as done:
-        proof: Proof = done.value
-        return proof
-    proving.close()
-    raise AssertionError("it waited")
-
-
-def _context(tls: KeyPair | KeyFiles, tokens: bool) -> ssl.SSLContext:
-    """For one port; rotated files are used from the next handshake on."""
-    used = tls.current() if isinstance(tls, KeyFiles) else tls
-    first = _made(used, tokens)
-    if not isinstance(tls, KeyFiles):
-        return first
-    newest = first
-
-    def hello(connection: ssl.SSLObject, _name: str | None, _: ssl.SSLContext) -> None:
-        """Before each handshake; the context brings certificate and trusted CA with it."""
-        nonlocal used, newest
-        keys = tls.current()
-        if keys is not used:
-            newest, used = _made(keys, tokens), keys
-        if newest is not first:
-            connection.context = newest
-
-    first.sni_callback = hello
-    return first
-
-
-def _made(keys: KeyPair, tokens: bool) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["h2"])
-    # The module reads a chain from files only; this one is nowhere on a disk.
-    file = os.memfd_create("keys", os.MFD_CLOEXEC)
-    try:
-        with os.fdopen(os.dup(file), "wb") as out:
-            out.write(keys.key.rstrip() + b"\n" + keys.certificate)
-        context.load_cert_chain(f"/proc/self/fd/{file}")
-    finally:
-        os.close(file)
-    if not tokens:
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(cadata=keys.ca.decode())
-    return context

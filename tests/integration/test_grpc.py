@@ -16,7 +16,9 @@ from reconciler.config import Address
 from reconciler.server import certs
 from reconciler.server import grpc as server_side
 from reconciler.server.grpc import METHOD
-from tests.integration.grpc_rig import NOW, client_of, keys_of, request, serving
+from tests.integration.grpc_rig import NOW, client_of, keys_of, request, serving, transport
+
+__all__ = ["transport"]  # a fixture of every test here
 
 SERVER_OPTIONS = server_side.OPTIONS
 CLIENT_OPTIONS = client_side.OPTIONS

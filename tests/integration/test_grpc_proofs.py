@@ -21,7 +21,18 @@ from reconciler.errors import ConfigError, ProtocolError
 from reconciler.server import certs
 from reconciler.server.grpc import METHOD
 from reconciler.tls import KeyPair, Proof
-from tests.integration.grpc_rig import NOW, Hub, Listener, client_of, keys_of, request, serving
+from tests.integration.grpc_rig import (
+    NOW,
+    Hub,
+    Listener,
+    client_of,
+    keys_of,
+    request,
+    serving,
+    transport,
+)
+
+__all__ = ["transport"]  # a fixture of every test here
 
 ANY_PORT = Address("127.0.0.1", 0)
 DAY = datetime.timedelta(days=1)

@@ -22,8 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from reconciler.http2 import Connection, Limits
-from reconciler.http2.connection import Budget, Stream, Wires
+from reconciler.http2 import Budget, Connection, Limits, Stream, Wires
 from reconciler.http2.headers import Header
 
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
@@ -372,3 +371,51 @@ def test_streams_that_are_opened_and_reset_at_once_end_the_connection() -> None:
         client.reset_stream(stream)
         ours.receive(client.data_to_send())
     assert (ours.closed, ours.reason) == (True, "too many frames that bring nothing")
+
+
+def opened(streams: int) -> Pair:
+    machine = Pair()
+    for _ in range(streams):
+        machine.open()
+    return machine
+
+
+def test_streams_share_the_connection_s_window() -> None:
+    """The client reads nothing: what it is sent in all stays inside of 65,535 bytes."""
+    machine = opened(3)
+    for number in (1, 3, 5):
+        machine.ours.send(machine.told.open[number], b"x" * 30_000)
+    machine.turn()  # the library raises when more comes than its window
+    assert sum(map(len, machine.got.values())) == 65_535
+    assert machine.ours.window == 0
+    machine.client_reads()
+    assert {len(each) for each in machine.got.values()} == {30_005}
+    assert machine.told.drains == [5]
+
+
+def test_a_window_that_shrinks_or_grows_counts_for_open_streams() -> None:
+    machine = opened(1)
+    machine.client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 100})
+    machine.turn()
+    stream = machine.told.open[1]
+    assert not machine.ours.send(stream, b"x" * 1_000)
+    machine.turn()
+    assert (len(machine.got[1]), stream.window) == (100, 0)
+    machine.client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 2_000})
+    machine.turn()
+    assert (len(machine.got[1]), stream.window, stream.queue) == (1_005, 995, None)
+    machine.client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 10})
+    machine.turn()
+    assert stream.window == -995
+    assert not machine.ours.send(stream, b"y")
+    machine.turn()
+    assert len(machine.got[1]) == 1_005
+
+
+def test_what_is_sent_to_many_is_framed_once() -> None:
+    wires = Wires()
+    message = b"m" * 40_000
+    wire = wires.wire(1, message, 16_384)
+    assert wires.wire(1, message, 16_384) is wire
+    assert wires.wire(3, message, 16_384) != wire
+    assert wires.wire(1, b"m" * 40_000, 16_384) is not wire
