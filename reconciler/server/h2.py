@@ -16,7 +16,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 import grpc
@@ -35,6 +35,7 @@ from reconciler.server.grpc import (
     Opened,
     Traffic,
 )
+from reconciler.server.h2_calls import Registry, Rpc
 from reconciler.server.h2_peer import Call, Peer
 from reconciler.server.h2_proofs import CallContext, at_once, context_of
 from reconciler.server.proofs import Tokens, claimed, prove
@@ -47,7 +48,7 @@ _HANDSHAKE_SECONDS: Final = 30.0
 
 
 class H2Server:
-    """See `grpc.XdsServer` for the arguments; `services` take the place of its `add`."""
+    """See `grpc.XdsServer` for the arguments; `add` is given a `Registry`."""
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class H2Server:
         methods: Mapping[str, Opened] | None = None,
         named: bool = True,
         drained: Callable[[int], None] | None = None,
+        add: Callable[[Any], None] | None = None,
         cluster: str = "default",
         tokens: Tokens | None = None,
         token_listen: Address | None = None,
@@ -91,6 +93,9 @@ class H2Server:
         self._dirty: list[Peer] = []
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._others = Registry()
+        if add is not None:
+            add(self._others)
         self.peers: set[Peer] = set()
         self.wires, self.budget = Wires(), Budget()
         self.limits = Limits(message=MAX_FRAME)
@@ -202,6 +207,11 @@ class H2Server:
         if not kind.startswith(b"application/grpc") or found.get(b":method") != b"POST":
             peer.connection.finish(stream, grpc.StatusCode.UNKNOWN.value[0], "not a gRPC call")
             return
+        other = None if method in self._methods else self._others.find(method, headers)
+        if other is not None:
+            stream.owner, call.rpc = call, Rpc(call, other, headers)
+            self._start(self._run(call, call.rpc), f"call-{call.id}")
+            return
         if method not in self._methods:
             unknown = f"Method not found: {method}"
             peer.connection.finish(stream, grpc.StatusCode.UNIMPLEMENTED.value[0], unknown)
@@ -222,9 +232,17 @@ class H2Server:
             self._refuse(call, error)
             return
         call.pending = []
-        task = asyncio.create_task(self._prove(call, context), name=f"prove-{call.id}")
+        self._start(self._prove(call, context), f"prove-{call.id}")
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = self.loop.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _run(self, call: Call, rpc: Rpc) -> None:
+        status, text = await rpc.run()
+        self._end(call, status, text)
 
     async def _prove(self, call: Call, context: CallContext) -> None:
         try:
@@ -253,6 +271,9 @@ class H2Server:
         self._methods[call.method](call.id, node)
 
     def message(self, call: Call, message: bytes) -> None:
+        if call.rpc is not None:
+            call.rpc.message(message)
+            return
         if call.pending is not None:
             call.pending.append(message)
             if sum(map(len, call.pending)) > MAX_FRAME:
@@ -274,6 +295,9 @@ class H2Server:
 
     def ended(self, call: Call) -> None:
         """The peer has said its last."""
+        if call.rpc is not None:
+            call.rpc.ended()
+            return
         self._end(call, "OK", "")
 
     def _refuse(self, call: Call, error: ProtocolError) -> None:
@@ -295,6 +319,8 @@ class H2Server:
         call.stream.owner = None
         call.pending = None
         call.peer.sent.pop(call, None)
+        if call.rpc is not None:
+            call.rpc.over()
         if call.timer is not None:
             call.timer.cancel()
         if self._calls.pop(call.id, None) is not None:

@@ -13,6 +13,7 @@ from reconciler.http2.headers import Header
 if TYPE_CHECKING:
     from reconciler.server.grpc import Traffic
     from reconciler.server.h2 import H2Server
+    from reconciler.server.h2_calls import Rpc
 
 _CONTROL_BYTES: Final = 4 << 20  # answers to PING and the like that a peer may leave unread
 
@@ -21,7 +22,7 @@ class Call:
     """One stream of ours. node: None until it is proven or claimed."""
 
     __slots__ = (
-        "id", "method", "node", "peer", "pending", "stream", "timer", "traffic", "untaken",
+        "id", "method", "node", "peer", "pending", "rpc", "stream", "timer", "traffic", "untaken",
     )  # fmt: skip
 
     def __init__(self, id: int, peer: Peer, stream: Stream, method: str) -> None:
@@ -31,6 +32,7 @@ class Call:
         self.traffic: Traffic | None = None  # once it is taken
         self.pending: list[bytes] | None = None  # what came before that
         self.timer: asyncio.TimerHandle | None = None
+        self.rpc: Rpc | None = None  # of another service than xDS
 
 
 _peers: Final = itertools.count()
@@ -183,4 +185,6 @@ class Peer(asyncio.Protocol):
             self._server.over(stream.owner)
 
     def drained(self, stream: Stream) -> None:
-        """`flush` tells it, once the socket has it too."""
+        """Of xDS, `flush` tells it once the socket has it too."""
+        if stream.owner is not None and stream.owner.rpc is not None:
+            stream.owner.rpc.drained()
