@@ -19,7 +19,7 @@ from typing import Final
 
 from reconciler.core.discovery.bucket import Bucket
 from reconciler.core.discovery.clients import Client, Kind
-from reconciler.core.discovery.frames import Frames
+from reconciler.core.discovery.frames import TTL_BEATS, Frames
 from reconciler.core.discovery.snapshot import EMPTY, NONE, Snapshot
 from reconciler.core.discovery.types import CDS, EDS, SDS, Close, Effect, Send
 from reconciler.core.xds.codec import Frame
@@ -50,7 +50,7 @@ class Delivery:
         """hold_seconds: how long at most a stage waits for the answers to the one before."""
         self._frames = frames
         self._rank = {type_url: at for at, type_url in enumerate(order)}
-        self._heartbeat = heartbeat
+        self._heartbeat = dict(heartbeat)
         self._beats: dict[str, float] = {}  # type → when the next one is due
         self._bucket = None if initial_rate is None else Bucket(initial_rate)
         self._waiting: dict[int, Client] = {}  # for a first response, the longest first
@@ -87,6 +87,12 @@ class Delivery:
         """It has subscribed to a type for the first time."""
         if client.ttl and type_url in self._heartbeat:
             self._beats.setdefault(type_url, now + self._heartbeat[type_url])
+
+    def lasts(self, type_url: str, seconds: float, now: float) -> None:
+        """There is a resource of the type that clients keep so long."""
+        every = min(seconds / TTL_BEATS, self._heartbeat.get(type_url, seconds))
+        self._heartbeat[type_url] = every
+        self._beats[type_url] = min(now + every, self._beats.get(type_url, now + every))
 
     def closed(self, client: Client) -> None:
         self._waiting.pop(client.id, None)

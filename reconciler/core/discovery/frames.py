@@ -3,7 +3,7 @@
 A resource's bytes are made once too, and joined (protobuf allows a message to be concatenated from
 its encoded fields). Delta responses, and those of types whose state of the world need not be
 complete, are split where they would pass the limit. What is sent of a type that has a heartbeat, to
-a client that can take it, carries a time to live of three heartbeats.
+a client that can take it, carries a time to live of three heartbeats, and a `Lasting` its own.
 
 Field numbers are those of envoy/service/discovery/v3/discovery.proto and google/protobuf/*.proto.
 """
@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from reconciler.core.discovery.snapshot import NONE, Names, Snapshot, Step
-from reconciler.core.discovery.types import Variant
+from reconciler.core.discovery.types import Lasting, Variant
 from reconciler.core.resources.types import Resource
 from reconciler.core.xds import sotw
 from reconciler.core.xds.codec import Frame, field, type_field, varint
@@ -84,8 +84,7 @@ class Frames:
         found = step.frames.get(key)
         if found is None:
             made = self._delta if variant is Variant.DELTA else self._sotw
-            seconds = self._ttl.get(type_url, b"") if ttl else b""
-            found = tuple(made(type_url, step, wildcard, names, forced, seconds))
+            found = tuple(made(type_url, step, wildcard, names, forced, ttl))
             step.frames[key] = found
             self._keep_frames(step, found)
         return found
@@ -98,12 +97,11 @@ class Frames:
         key = (type_url, "heartbeat", variant, wildcard, names)
         found = step.frames.get(key)
         if found is None:
-            ttl = self._ttl[type_url]
-            held = target.wanted(wildcard, names)
+            held = [each for each in target.wanted(wildcard, names) if self._ends(each)]
             if variant is Variant.DELTA:
-                found = tuple(self._split_delta(type_url, held, (), ttl, body=False))
+                found = tuple(self._split_delta(type_url, held, (), True, body=False))
             else:
-                wrapped = [_wrap_sotw(each, ttl, body=False) for each in held]
+                wrapped = [_wrap_sotw(each, self._ends(each), body=False) for each in held]
                 version = target.version(wildcard, names)
                 split = self._split_sotw(type_url, version, held, wrapped)
                 found = tuple(split) if held else ()
@@ -140,7 +138,7 @@ class Frames:
         wildcard: bool,
         names: Names,
         forced: Names,
-        ttl: bytes,
+        ttl: bool,
     ) -> Iterator[Frame]:
         put, removed = step.due(wildcard, names, forced)
         if put or removed:
@@ -154,7 +152,7 @@ class Frames:
         type_url: str,
         put: Sequence[Resource],
         removed: Sequence[str],
-        ttl: bytes,
+        ttl: bool,
         *,
         body: bool = True,
     ) -> Iterator[Frame]:
@@ -169,7 +167,7 @@ class Frames:
             elif body:
                 data = self._wrap(resource, True, ttl)
             else:
-                data = field(2, _inner(resource, ttl, body=False))
+                data = field(2, _inner(resource, self._ends(resource), body=False))
             if chunk and size + len(data) > self._limit:
                 yield self._join_delta(type_url, chunk, names, versions)
                 chunk, names, versions, size = [], [], [], 0
@@ -196,7 +194,7 @@ class Frames:
         wildcard: bool,
         names: Names,
         forced: Names,
-        ttl: bytes,
+        ttl: bool,
     ) -> Iterator[Frame]:
         put, removed = step.due(wildcard, names, forced)
         target = step.target
@@ -242,7 +240,15 @@ class Frames:
             _, oldest = self._said.popitem(last=False)
             self._said_names -= len(oldest.names) + 1
 
-    def _wrap(self, resource: Resource, delta: bool, ttl: bytes) -> bytes:
+    def _ends(self, resource: Resource) -> bytes:
+        """Its time to live as a field of its wrapper, b"" for none."""
+        if isinstance(resource, Lasting):
+            return _ttl(resource.ttl)
+        return self._ttl.get(resource.type_url, b"")
+
+    def _wrap(self, resource: Resource, delta: bool, able: bool) -> bytes:
+        """able: the client can take a time to live"""
+        ttl = self._ends(resource) if able else b""
         key = (resource.type_url, resource.name, resource.version, delta, ttl)
         data = self._wrapped.get(key)
         if data is None:

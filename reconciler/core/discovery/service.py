@@ -49,6 +49,7 @@ from reconciler.core.discovery.types import (
     WRAPPED_FEATURE,
     ClientState,
     Effect,
+    Lasting,
     Node,
     Variant,
 )
@@ -126,6 +127,9 @@ class Service:
             if new is not old:
                 changed = True
                 of.snapshots[type_url] = new
+                ends = [each.ttl for each in new.resources.values() if isinstance(each, Lasting)]
+                if ends:
+                    self._delivery.lasts(type_url, min(ends), now)
                 if old is not EMPTY:
                     self._frames.forget(old.superseded())
         if changed:

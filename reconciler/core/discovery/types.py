@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
+from reconciler.core.resources.types import Resource
+
 PREFIX: Final = "type.googleapis.com/envoy."
 
 CDS: Final = PREFIX + "config.cluster.v3.Cluster"
@@ -40,6 +42,15 @@ class Node(msgspec.Struct, frozen=True):
     cluster: str = ""
     metadata: Mapping[str, Any] = {}
     features: frozenset[str] = frozenset()
+
+
+class Lasting(Resource, frozen=True):
+    """A resource that clients drop when they hear nothing of it for `ttl` seconds.
+
+    Its version must be another one when `ttl` is.
+    """
+
+    ttl: float
 
 
 class Send(msgspec.Struct, frozen=True):

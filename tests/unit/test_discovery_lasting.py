@@ -1,0 +1,76 @@
+"""Resources that end unless they are renewed, beside others of their type that don't."""
+
+from __future__ import annotations
+
+import pytest
+from envoy.service.discovery.v3 import discovery_pb2
+
+from reconciler.core.discovery.service import Service
+from reconciler.core.discovery.types import EDS, TTL_FEATURE, WRAPPED_FEATURE, Lasting, Variant
+from tests.unit.discovery_rig import Peer, Rig, resource
+from tests.unit.test_discovery_points_order import BOTH, SOTW, first
+
+Seen = list[tuple[str, float, bool]]
+"""(name, seconds to live, with a body) of each resource of a response"""
+
+
+def lasting(name: str, version: str, ttl: float) -> Lasting:
+    made = resource(EDS, name, version)
+    return Lasting(made.type_url, made.name, made.version, made.body, ttl)
+
+
+def read(variant: Variant, frame: bytes) -> Seen:
+    if variant is Variant.DELTA:
+        wrapped = list(discovery_pb2.DeltaDiscoveryResponse.FromString(frame).resources)
+    else:
+        wrapped = []
+        for each in discovery_pb2.DiscoveryResponse.FromString(frame).resources:
+            one = discovery_pb2.Resource()
+            if not each.Unpack(one):
+                one.name, one.resource.value = each.value.partition(b"@")[0].decode(), each.value
+            wrapped.append(one)
+    return [(e.name, e.ttl.ToMilliseconds() / 1000, e.HasField("resource")) for e in wrapped]
+
+
+def took(rig: Rig, peer: Peer, variant: Variant) -> list[Seen]:
+    """What came since; all of it is read."""
+    rig.pump()
+    found = [read(variant, frame) for frame in peer.inbox]
+    peer.got()
+    return found
+
+
+@pytest.mark.parametrize("later", [False, True])
+@BOTH
+def test_a_time_to_live_is_a_resources_own(variant: Variant, later: bool) -> None:
+    rig = Rig(Service(lambda node: ""))
+    rig.service.publish("", {EDS: {"b": resource(EDS, "b", "1")}}, 0.0)
+    held = {"a": lasting("a", "1", 3.0), "b": resource(EDS, "b", "1")}
+    if not later:
+        rig.service.publish("", {EDS: held}, 0.0)
+    able = rig.open(variant)
+    rig.service.received(able.id, first(variant, EDS, [TTL_FEATURE, WRAPPED_FEATURE]), 0.0)
+    assert took(rig, able, variant)[0][-1] == ("b", 0.0, True)
+    if later:
+        rig.service.publish("", {EDS: held}, 0.0)
+        assert took(rig, able, variant) == [[("a", 3.0, True)]]
+    rig.wait(0.9)
+    assert took(rig, able, variant) == []
+    rig.wait(1.1)
+    assert took(rig, able, variant) == [[("a", 3.0, False)]] * 2
+    rig.service.publish("", {EDS: {"a": lasting("a", "2", 0.3), "b": held["b"]}}, 2.0)
+    assert took(rig, able, variant) == [[("a", 0.3, True)]]
+    rig.wait(0.15)
+    assert took(rig, able, variant) == [[("a", 0.3, False)]]
+
+
+@BOTH
+def test_who_can_not_take_one_gets_none(variant: Variant) -> None:
+    rig = Rig(Service(lambda node: ""))
+    rig.service.publish("", {EDS: {"a": lasting("a", "1", 3.0)}}, 0.0)
+    plain = rig.open(variant)
+    features = [TTL_FEATURE] if variant is SOTW else []
+    rig.service.received(plain.id, first(variant, EDS, features), 0.0)
+    assert took(rig, plain, variant) == [[("a", 0.0, True)]]
+    rig.wait(10.0)
+    assert took(rig, plain, variant) == []
