@@ -52,6 +52,7 @@ setup(
         ],
         "reconciler.server.kubernetes": ["crds/*.yaml"],
         "reconciler.testing": ["profiles/*.toml"],
+        "reconciler.testing.conformance": ["scenarios/*.toml"],
         "reconciler.datapath": ["datapath.bpf.o", "_libbpf*.so"],
     },
     exclude_package_data={} if KERNEL else {"reconciler.datapath": ["*.o", "*.so"]},

@@ -1,0 +1,125 @@
+"""Which gRPC method serves which type in which variant (xDS protocol, "RPC Services and Methods for
+Each Variant"), and the short names that people use for types.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+import msgspec
+
+from reconciler.errors import ConfigError
+
+TYPE_PREFIX: Final = "type.googleapis.com/"
+
+
+class Variant(enum.StrEnum):
+    SOTW = "sotw"
+    DELTA = "delta"
+
+
+class Service(msgspec.Struct, frozen=True):
+    """One discovery service. type_url: "" of the aggregated one; sotw: "" where it has none."""
+
+    name: str
+    sotw: str
+    delta: str
+    type_url: str = ""
+
+    def method(self, variant: Variant) -> str:
+        """Path of the method; ConfigError when the service has none of this variant."""
+        method = self.sotw if variant is Variant.SOTW else self.delta
+        if not method:
+            raise ConfigError(f"{self.name} has no {variant} method")
+        return f"/{self.name}/{method}"
+
+
+_SERVICE: Final = "envoy.service."
+
+AGGREGATED: Final = Service(
+    _SERVICE + "discovery.v3.AggregatedDiscoveryService",
+    "StreamAggregatedResources",
+    "DeltaAggregatedResources",
+)
+
+
+def _own(name: str, methods: str, type: str, *, sotw: bool = True) -> Service:
+    stream = f"Stream{methods}" if sotw else ""
+    return Service(_SERVICE + name, stream, f"Delta{methods}", TYPE_PREFIX + type)
+
+
+OWN: Final[dict[str, Service]] = {
+    "LDS": _own(
+        "listener.v3.ListenerDiscoveryService", "Listeners", "envoy.config.listener.v3.Listener"
+    ),
+    "RDS": _own(
+        "route.v3.RouteDiscoveryService", "Routes", "envoy.config.route.v3.RouteConfiguration"
+    ),
+    "SRDS": _own(
+        "route.v3.ScopedRoutesDiscoveryService",
+        "ScopedRoutes",
+        "envoy.config.route.v3.ScopedRouteConfiguration",
+    ),
+    "VHDS": _own(
+        "route.v3.VirtualHostDiscoveryService",
+        "VirtualHosts",
+        "envoy.config.route.v3.VirtualHost",
+        sotw=False,
+    ),
+    "CDS": _own(
+        "cluster.v3.ClusterDiscoveryService", "Clusters", "envoy.config.cluster.v3.Cluster"
+    ),
+    "EDS": _own(
+        "endpoint.v3.EndpointDiscoveryService",
+        "Endpoints",
+        "envoy.config.endpoint.v3.ClusterLoadAssignment",
+    ),
+    "SDS": _own(
+        "secret.v3.SecretDiscoveryService",
+        "Secrets",
+        "envoy.extensions.transport_sockets.tls.v3.Secret",
+    ),
+    "RTDS": _own(
+        "runtime.v3.RuntimeDiscoveryService", "Runtime", "envoy.service.runtime.v3.Runtime"
+    ),
+    "ECDS": _own(
+        "extension.v3.ExtensionConfigDiscoveryService",
+        "ExtensionConfigs",
+        "envoy.config.core.v3.TypedExtensionConfig",
+    ),
+}
+"""Short name → the service of one type."""
+
+FULL_STATE: Final = frozenset({OWN["LDS"].type_url, OWN["CDS"].type_url})
+"""Types of which a SotW response is the whole state: what is not in it is removed."""
+
+_BY_TYPE: Final = {service.type_url: service for service in OWN.values()}
+
+
+def own_service(type_url: str) -> Service:
+    """The service that is a type's own; ConfigError when it has none."""
+    try:
+        return _BY_TYPE[type_url]
+    except KeyError:
+        raise ConfigError(f"{type_url}: no service is its own; ask the aggregated one") from None
+
+
+def type_url_of(name: str) -> str:
+    """CDS, Cluster's full name or a type URL → type URL; ConfigError for what can be none."""
+    short = OWN.get(name.upper())
+    if short is not None:
+        return short.type_url
+    if "/" in name:
+        return name
+    if "." in name:
+        return TYPE_PREFIX + name
+    raise ConfigError(f"{name}: neither a type URL nor one of {', '.join(OWN)}")
+
+
+def short_name(type_url: str) -> str:
+    """CDS for Cluster's type URL; the last part of it for a type without a service."""
+    for name, service in OWN.items():
+        if service.type_url == type_url:
+            return name
+    return type_url.rpartition("/")[2].rpartition(".")[2] or type_url
