@@ -1,35 +1,26 @@
-"""Every option of server and agent, written once.
-
-A field of `ServerConfig` or `AgentConfig` is a flag (`--drain-seconds`), a variable
-(`RECONCILER_DRAIN_SECONDS`) and a key of the TOML file (`drain-seconds` in table `[server]` or
-`[agent]`). Precedence: flag, variable, file, default. The command line's options, the validation
-and the table in the documentation all come from here.
-
-A wrong value is refused with the place that it came from and the field's name; nothing starts on
-half a configuration. An unknown key in the file is wrong, so that a misspelt option can't be
-silently off.
-"""
+"""Every option of server, agent and `xds serve`, written once; `options` is how they are read."""
 
 from __future__ import annotations
 
-import inspect
 import ipaddress
 import re
-import tomllib
-import typing
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
 
-import msgspec
 from msgspec import Meta
 
 from reconciler.address import Address as Address
 from reconciler.address import parse_address as parse_address
-from reconciler.errors import ConfigError
-
-ENV_PREFIX = "RECONCILER_"
-CONFIG_ENV = "RECONCILER_CONFIG"
+from reconciler.options import CONFIG_ENV as CONFIG_ENV
+from reconciler.options import Configuration as Configuration
+from reconciler.options import Loaded as Loaded
+from reconciler.options import Option as Option
+from reconciler.options import Refuse as Refuse
+from reconciler.options import docs_table as docs_table
+from reconciler.options import load as load
+from reconciler.options import options as options
+from reconciler.options import shown as shown
+from reconciler.options import typer_parameters as typer_parameters
 
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 MapSize = Annotated[int, Meta(ge=16, le=1 << 24)]
@@ -46,8 +37,11 @@ def _say(text: str) -> Meta:
     return Meta(description=text)
 
 
-class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
+class ServerConfig(Configuration, frozen=True, kw_only=True):
     """Options of `reconciler server`."""
+
+    table: ClassVar[str] = "server"
+    variables: ClassVar[str] = "RECONCILER_"
 
     manifests: Annotated[
         str, _say("Directory of Kubernetes manifests (YAML or JSON) to serve; watched for changes.")
@@ -155,9 +149,27 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = 20
     record_trace: Annotated[str, _say(_RECORD)] = ""
 
+    def check(self, refuse: Refuse) -> None:
+        """What no single field can tell."""
+        peers = [_address("listen", self.listen, refuse)]
+        _check_status(self.status, self.metrics, refuse)
+        _check_cidrs("cluster_cidr", self.cluster_cidr, refuse)
+        if self.kubernetes and self.manifests:
+            refuse("manifests", "can't be combined with --kubernetes")
+        if self.kubernetes and self.insecure:
+            refuse("insecure", "can't be combined with --kubernetes: nodes must prove who they are")
+        _check_tokens(self, refuse)
+        if self.token_listen:
+            _address("token_listen", self.token_listen, refuse)
+        tokens = self.node_auth == "token"
+        _check_tls(self, peers, refuse, tokens=tokens, unused=("tls_ca",) if tokens else ())
 
-class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
+
+class AgentConfig(Configuration, frozen=True, kw_only=True):
     """Options of `reconciler agent`."""
+
+    table: ClassVar[str] = "agent"
+    variables: ClassVar[str] = "RECONCILER_"
 
     node: Annotated[
         str, _say("Name of this node; default: the one in the certificate, else the host's name.")
@@ -219,200 +231,140 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = "auto"
     record_trace: Annotated[str, _say(_RECORD)] = ""
 
-
-Config = ServerConfig | AgentConfig
-C = TypeVar("C", ServerConfig, AgentConfig)
-
-
-class Option(msgspec.Struct, frozen=True):
-    """One field of a configuration, in all the forms that it is written in."""
-
-    field: str
-    flag: str
-    env: str
-    key: str
-    type: Any
-    kind: str  # "text", "number", "switch", "list" or "choice"
-    choices: tuple[str, ...]
-    default: Any
-    help: str
+    def check(self, refuse: Refuse) -> None:
+        """What no single field can tell."""
+        peers = [_address("server", each.strip(), refuse) for each in self.server.split(",")]
+        _check_status(self.status, self.metrics, refuse)
+        _check_cidrs("service_cidr", self.service_cidr, refuse)
+        tokens = bool(self.token_file)
+        unused = ("tls_cert", "tls_key") if tokens else ()
+        _check_tls(self, peers, refuse, tokens=tokens, unused=unused)
 
 
-class Loaded(msgspec.Struct, Generic[C], frozen=True):
-    """A valid configuration, and where each field's value came from ("" for a default)."""
+class DiscoveryConfig(Configuration, frozen=True, kw_only=True):
+    """Options of `reconciler xds serve`."""
 
-    config: C
-    sources: dict[str, str]
+    table: ClassVar[str] = "xds"
+    variables: ClassVar[str] = "RECONCILER_XDS_"
 
+    resources: Annotated[
+        str, _say("Directory of resources (YAML or JSON) to serve; watched for changes.")
+    ] = ""
+    listen: Annotated[
+        str, _say("Address of the xDS services: `host:port`, `[v6]:port` or `unix:PATH`.")
+    ] = "127.0.0.1:18000"
+    tls_cert: Annotated[str, _say("PEM certificate (chain) of the server.")] = ""
+    tls_key: Annotated[str, _say("PEM private key of the server.")] = ""
+    tls_ca: Annotated[str, _say("PEM certificates of the CA that signs client certificates.")] = ""
+    cluster_name: Annotated[
+        str,
+        Meta(pattern=r"^[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?$"),
+        _say("Of which cluster SPIFFE IDs of nodes are believed."),
+    ] = "default"
+    insecure: Annotated[
+        bool,
+        _say(
+            "Serve without TLS and believe the node that a client claims to be. "
+            "Loopback and Unix sockets only."
+        ),
+    ] = False
+    admin: Annotated[
+        str,
+        _say(
+            "Address of CSDS and reflection, `unix:PATH` or a loopback `host:port`; empty: on "
+            "`--listen` where that is without TLS, else nowhere."
+        ),
+    ] = ""
+    status: Annotated[
+        str, _say("Address of the status API: `unix:PATH` or a loopback `host:port`; empty: none.")
+    ] = "unix:/run/reconciler/xds.sock"
+    metrics: Annotated[str, _say(_METRICS)] = ""
+    max_streams: Annotated[
+        int, Meta(ge=0), _say("Streams at a time; one more is refused. 0: no limit.")
+    ] = 20_000
+    max_stream_age: Annotated[
+        Seconds,
+        _say("After this long, a tenth more or less, a stream is ended and proven anew; 0: never."),
+    ] = 3600.0
+    drain: Annotated[
+        Seconds, _say("Over how long streams are ended at a stop, one after the other.")
+    ] = 5.0
+    initial_rate: Annotated[
+        float, Meta(ge=0), _say("Streams a second that get their first resources; 0: no limit.")
+    ] = 0.0
+    response_bytes: Annotated[
+        int,
+        Meta(ge=1024, le=1 << 30),
+        _say("Bytes of resources in one delta response; more are split over several."),
+    ] = 1 << 20
+    keepalive: Annotated[
+        float, Meta(ge=1, le=86_400), _say("Seconds between pings on a connection.")
+    ] = 30.0
+    keepalive_timeout: Annotated[
+        float, Meta(ge=1, le=86_400), _say("Seconds without an answer that end a connection.")
+    ] = 10.0
 
-def section(cls: type[Config]) -> str:
-    """Table of the TOML file that holds this configuration."""
-    return "server" if cls is ServerConfig else "agent"
-
-
-def options(cls: type[Config]) -> tuple[Option, ...]:
-    """The options in the order in which they are written."""
-    hints = typing.get_type_hints(cls, include_extras=True)
-    found = []
-    for field in msgspec.structs.fields(cls):
-        hint = hints[field.name]
-        bare = _bare(hint)
-        found.append(
-            Option(
-                field=field.name,
-                flag="--" + field.encode_name.replace("_", "-"),
-                env=ENV_PREFIX + field.name.upper(),
-                key=field.name.replace("_", "-"),
-                type=hint,
-                kind=_kind(bare),
-                choices=typing.get_args(bare) if typing.get_origin(bare) is Literal else (),
-                default=field.default,
-                help=next(
-                    meta.description
-                    for meta in hint.__metadata__
-                    if isinstance(meta, Meta) and meta.description
-                ),
-            )
-        )
-    return tuple(found)
-
-
-def _bare(hint: Any) -> Any:
-    return _bare(hint.__origin__) if hasattr(hint, "__metadata__") else hint
-
-
-def _kind(bare: Any) -> str:
-    if typing.get_origin(bare) is Literal:
-        return "choice"
-    if typing.get_origin(bare) is tuple:
-        return "list"
-    return {bool: "switch", int: "number", float: "number"}.get(bare, "text")
-
-
-def load(
-    cls: type[C],
-    *,
-    flags: Mapping[str, Any],
-    environ: Mapping[str, str],
-    file: str | None = None,
-) -> Loaded[C]:
-    """Merge flags (None or an empty list: not given), environment and file; check everything.
-
-    Raises ConfigError whose text begins with the source and the field:
-    "RECONCILER_DEBOUNCE_MS: Expected `int` <= 60000".
-    """
-    path = file or environ.get(CONFIG_ENV) or ""
-    from_file = _read(path, section(cls)) if path else {}
-    known = {option.key for option in options(cls)}
-    for key in from_file:
-        if key not in known:
-            raise ConfigError(f"{path}: [{section(cls)}] {key}: no such option")
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    for option in options(cls):
-        flag = flags.get(option.field)
-        if flag is not None and flag != [] and flag != ():
-            value, source = flag, option.flag
-        elif environ.get(option.env):
-            value, source = _from_env(option, environ[option.env]), option.env
-        elif option.key in from_file:
-            value, source = from_file[option.key], f"{path}: [{section(cls)}] {option.key}"
-        else:
-            continue
-        try:
-            loose = source == option.env
-            values[option.field] = msgspec.convert(value, option.type, strict=not loose)
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"{source}: {error}") from None
-        sources[option.field] = source
-    loaded = Loaded(cls(**values), sources)
-    _check(loaded)
-    return loaded
+    def check(self, refuse: Refuse) -> None:
+        """What no single field can tell."""
+        if not self.resources:
+            refuse("resources", "is needed: the directory that is served")
+        for field, local in (("admin", True), ("status", True), ("metrics", False)):
+            value = getattr(self, field)
+            if value and not _address(field, value, refuse).local and local:
+                refuse(field, f"{value}: only a Unix socket or a loopback address")
+        _check_tls(self, [_address("listen", self.listen, refuse)], refuse)
 
 
-def _read(path: str, table: str) -> dict[str, Any]:
+def _address(field: str, value: str, refuse: Refuse) -> Address:
     try:
-        data = tomllib.loads(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from None
-    for name, value in data.items():
-        if name not in ("server", "agent") or not isinstance(value, dict):
-            raise ConfigError(f"{path}: {name}: only the tables [server] and [agent] are known")
-    found: dict[str, Any] = data.get(table, {})
-    return found
+        return parse_address(value)
+    except ValueError as error:
+        refuse(field, str(error))
 
 
-def _from_env(option: Option, text: str) -> Any:
-    if option.kind == "list":
-        return [part.strip() for part in text.split(",") if part.strip()]
-    if option.kind == "switch":
-        return text.lower() if text.lower() in ("true", "false") else text
-    return text
+def _check_status(status: str, metrics: str, refuse: Refuse) -> None:
+    if metrics:
+        _address("metrics", metrics, refuse)
+    if not _address("status", status, refuse).local:
+        refuse("status", f"{status}: only a Unix socket or a loopback address")
 
 
-def _check(loaded: Loaded[Any]) -> None:
-    """What no single field can tell."""
-    config, sources = loaded.config, loaded.sources
-
-    def refuse(field: str, reason: str) -> typing.NoReturn:
-        named = next(o for o in options(type(config)) if o.field == field)
-        raise ConfigError(f"{sources.get(field, named.flag)}: {reason}")
-
-    def checked(field: str, value: str) -> Address:
+def _check_cidrs(field: str, values: Sequence[str], refuse: Refuse) -> None:
+    for value in values:
         try:
-            return parse_address(value)
+            ipaddress.ip_network(value)
         except ValueError as error:
             refuse(field, str(error))
 
-    unused: tuple[str, ...]
-    peer_field = "listen" if isinstance(config, ServerConfig) else "server"
-    peers = [checked(peer_field, part.strip()) for part in _peers(config)]
-    if config.metrics:
-        checked("metrics", config.metrics)
-    if not checked("status", config.status).local:
-        refuse("status", f"{config.status}: only a Unix socket or a loopback address")
-    for field in ("cluster_cidr", "service_cidr"):
-        for value in getattr(config, field, ()):
-            try:
-                ipaddress.ip_network(value)
-            except ValueError as error:
-                refuse(field, str(error))
-    if isinstance(config, ServerConfig):
-        if config.kubernetes and config.manifests:
-            refuse("manifests", "can't be combined with --kubernetes")
-        if config.kubernetes and config.insecure:
-            refuse("insecure", "can't be combined with --kubernetes: nodes must prove who they are")
-        _check_tokens(config, refuse)
-        tokens, unused = config.node_auth == "token", ("tls_ca",)
-        if config.token_listen:
-            checked("token_listen", config.token_listen)
-    else:
-        tokens, unused = bool(config.token_file), ("tls_cert", "tls_key")
+
+def _check_tls(
+    config: ServerConfig | AgentConfig | DiscoveryConfig,
+    peers: Sequence[Address],
+    refuse: Refuse,
+    *,
+    tokens: bool = False,
+    unused: Sequence[str] = (),
+) -> None:
+    """TLS files, or none and nobody from elsewhere. peers: where it listens, or the servers;
+    unused: fields that have no use where nodes prove themselves by token."""
     files = {name: getattr(config, name) for name in ("tls_cert", "tls_key", "tls_ca")}
     if config.insecure:
         if any(files.values()) or tokens:
             refuse("insecure", "can't be combined with TLS files or tokens")
         if not all(peer.local for peer in peers):
-            refuse(
-                "insecure",
-                f"{getattr(config, peer_field)}: plaintext is for loopback addresses "
-                "and Unix sockets only",
-            )
+            where = config.server if isinstance(config, AgentConfig) else config.listen
+            reason = "plaintext is for loopback addresses and Unix sockets only"
+            refuse("insecure", f"{where}: {reason}")
         return
     for name, value in files.items():
-        if tokens and name in unused:
+        if name in unused:
             if value:
                 refuse(name, "has no use where nodes prove themselves by token")
         elif not value:
             refuse(name, "is needed (or --insecure, on loopback or a Unix socket)")
 
 
-def _peers(config: Config) -> list[str]:
-    """Addresses of the xDS service: where a server listens, or the replicas that an agent knows."""
-    return [config.listen] if isinstance(config, ServerConfig) else config.server.split(",")
-
-
-def _check_tokens(config: ServerConfig, refuse: Callable[[str, str], typing.NoReturn]) -> None:
+def _check_tokens(config: ServerConfig, refuse: Refuse) -> None:
     if config.token_listen and (config.node_auth == "token" or config.insecure):
         refuse("token_listen", "is for a server whose --listen takes certificates")
     if config.node_auth == "certificate" and not config.token_listen:
@@ -421,61 +373,3 @@ def _check_tokens(config: ServerConfig, refuse: Callable[[str, str], typing.NoRe
         refuse("agent_service_account", "is needed, as namespace/name: only its tokens count")
     if not config.token_audience:
         refuse("token_audience", "is needed: a token for anyone would be one for no one")
-
-
-def typer_parameters(cls: type[Config]) -> list[inspect.Parameter]:
-    """Keyword parameters, one an option, for a typer command; None means not given.
-
-    Imported by the command line only, so that reading a configuration needs no typer.
-    """
-    import typer
-
-    parameters = []
-    for option in options(cls):
-        kind: Any = {"switch": bool, "list": list[str]}.get(option.kind, str)
-        if option.kind == "number":
-            kind = _bare(option.type)
-        names = (f"{option.flag}/--no-{option.key}",) if option.kind == "switch" else (option.flag,)
-        choices = option.choices
-        info = typer.Option(
-            *names,
-            help=f"{option.help} [env: {option.env}; default: {shown(option)}]",
-            show_default=False,
-            metavar="|".join(choices) if choices else None,
-            autocompletion=_completing(choices) if choices else None,
-        )
-        parameters.append(
-            inspect.Parameter(
-                option.field,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=Annotated[kind | None, info],
-            )
-        )
-    return parameters
-
-
-def _completing(choices: tuple[str, ...]) -> Callable[[], list[str]]:
-    def complete() -> list[str]:
-        return list(choices)
-
-    return complete
-
-
-def shown(option: Option) -> str:
-    """The default as the documentation writes it."""
-    if option.kind == "switch":
-        return "on" if option.default else "off"
-    if option.kind == "list" or option.default == "":
-        return "none"
-    return f"{option.default:g}" if isinstance(option.default, float) else str(option.default)
-
-
-def docs_table(cls: type[Config]) -> str:
-    """The options as a Markdown table, with a line for each."""
-    rows = ["| flag | variable | key in the file | default | meaning |", "|---|---|---|---|---|"]
-    for o in options(cls):
-        flag = f"`{o.flag}`" + (f" / `--no-{o.key}`" if o.kind == "switch" else "")
-        meaning = o.help + (f" One of `{'`, `'.join(o.choices)}`." if o.choices else "")
-        rows.append(f"| {flag} | `{o.env}` | `{o.key}` | {shown(o)} | {meaning} |")
-    return "\n".join(rows) + "\n"

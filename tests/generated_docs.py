@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reconciler import metrics
 from reconciler.agent import status as agent
-from reconciler.config import AgentConfig, ServerConfig, docs_table
+from reconciler.config import AgentConfig, DiscoveryConfig, ServerConfig, docs_table
 from reconciler.core.machine import diagram, load, names
 from reconciler.server import status as server
 
@@ -26,10 +26,11 @@ def _options() -> str:
     return (
         "# Options\n\n"
         "Every option is a flag, a variable and a key of a TOML file (`--config FILE`, or\n"
-        "`RECONCILER_CONFIG`) in its table `[server]` or `[agent]`. The flag is first, then the\n"
-        "variable, the file, the default. An unknown key is an error.\n\n"
+        "`RECONCILER_CONFIG`) in its table `[server]`, `[agent]` or `[xds]`. The flag is first,\n"
+        "then the variable, the file, the default. An unknown key is an error.\n\n"
         f"## reconciler server\n\n{docs_table(ServerConfig)}\n"
-        f"## reconciler agent\n\n{docs_table(AgentConfig)}"
+        f"## reconciler agent\n\n{docs_table(AgentConfig)}\n"
+        f"## reconciler xds serve\n\n{docs_table(DiscoveryConfig)}"
     )
 
 

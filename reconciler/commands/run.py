@@ -12,7 +12,14 @@ from typing import Annotated, Any
 import structlog
 import typer
 
-from reconciler.config import CONFIG_ENV, AgentConfig, Config, ServerConfig, load, typer_parameters
+from reconciler.config import (
+    CONFIG_ENV,
+    AgentConfig,
+    Configuration,
+    ServerConfig,
+    load,
+    typer_parameters,
+)
 
 _FILE = Annotated[
     str | None, typer.Option("--config", help=f"TOML file with these options [env: {CONFIG_ENV}].")
@@ -23,8 +30,8 @@ _LOG = Annotated[bool, typer.Option("--log-json", help="Log as JSON lines.")]
 def register(app: typer.Typer) -> None:
     """Options of both come from the configuration's own definition."""
     app.callback()(_options)
-    app.command("server", help="Run the control plane.")(_command(ServerConfig, _server))
-    app.command("agent", help="Run the agent of one node.")(_command(AgentConfig, _agent))
+    app.command("server", help="Run the control plane.")(command_of(ServerConfig, _server))
+    app.command("agent", help="Run the agent of one node.")(command_of(AgentConfig, _agent))
 
 
 def _version(wanted: bool) -> None:
@@ -42,10 +49,12 @@ def _options(
     """A central control plane for identity-based network policy."""
 
 
-def _command(cls: type[Config], run: Callable[[Any], Coroutine[Any, Any, None]]) -> Any:
+def command_of(cls: type[Configuration], run: Callable[[Any], Coroutine[Any, Any, None]]) -> Any:
+    """A typer command with the options of a configuration; `run` is a process with it."""
+
     def command(**values: Any) -> None:
         path, log_json = values.pop("config"), values.pop("log_json")
-        loaded = load(cls, flags=values, environ=os.environ, file=path)  # type: ignore[type-var]
+        loaded = load(cls, flags=values, environ=os.environ, file=path)
         _log_to_stderr(json=log_json)
         _run(run(loaded.config))
 

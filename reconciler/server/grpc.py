@@ -81,7 +81,7 @@ class Hub(Protocol):
 class Traffic(msgspec.Struct):
     """What went over a node's streams since the server started; messages and their bytes.
 
-    Where nodes have no proven name: over a method's streams.
+    Or over a method's streams; see `XdsServer`.
     """
 
     streams: int = 0
@@ -136,7 +136,8 @@ class XdsServer:
         refused: Callable[[str, str, str], None] | None = None,
     ) -> None:
         """methods: full name → what is told of a stream of it; not given: agents' delta ADS only.
-        named: without TLS, wait for a first request that names a node; else the name is "".
+        named: nodes have names: without TLS, that of the first request, which is waited for. Else
+            the name is "" where it is not proven, and traffic is counted by method.
         drained: told when all that was sent on a stream has been taken.
         options: of gRPC, over `OPTIONS`. add: registers what else is served on the port.
         max_streams: beyond it streams are refused (RESOURCE_EXHAUSTED); 0: no limit.
@@ -257,7 +258,7 @@ class XdsServer:
             await context.abort(grpc.StatusCode[error.status], error.reason)
         handler = asyncio.current_task()
         assert handler is not None
-        traffic = self.traffic.setdefault(node or method, Traffic())
+        traffic = self.traffic.setdefault(node if self._named else method, Traffic())
         stream = _Stream(next(self._numbers), traffic, context, handler)
         self._streams[stream.id] = stream
         traffic.streams += 1

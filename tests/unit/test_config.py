@@ -8,6 +8,8 @@ import pytest
 
 from reconciler.config import (
     AgentConfig,
+    Configuration,
+    DiscoveryConfig,
     ServerConfig,
     docs_table,
     load,
@@ -118,8 +120,8 @@ def test_a_file_that_is_not_there_is_refused() -> None:
         load(ServerConfig, flags=INSECURE, environ={}, file="/nonexistent/c.toml")
 
 
-@pytest.mark.parametrize("cls", [ServerConfig, AgentConfig])
-def test_every_option_is_documented_once(cls: type[ServerConfig] | type[AgentConfig]) -> None:
+@pytest.mark.parametrize("cls", [ServerConfig, AgentConfig, DiscoveryConfig])
+def test_every_option_is_documented_once(cls: type[Configuration]) -> None:
     table = docs_table(cls)
     for option in options(cls):
         assert option.help.endswith(".")
@@ -178,3 +180,32 @@ def test_an_agent_has_one_proof() -> None:
         load(AgentConfig, flags={**flags, "tls_cert": "a", "tls_key": "b"}, environ={})
     with pytest.raises(ConfigError, match="--insecure: can't be combined"):
         load(AgentConfig, flags={"token_file": "t", "insecure": True}, environ={})
+
+
+DISCOVERY = {"resources": "r", "insecure": True}
+
+
+def test_options_of_xds_serve_have_names_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('[xds]\nresources = "r"\n[server]\nlisten = "127.0.0.1:9"\n')
+    env = {"RECONCILER_XDS_INSECURE": "true", "RECONCILER_LISTEN": "127.0.0.1:8"}
+    config = load(DiscoveryConfig, flags={}, environ=env, file=str(file)).config
+    assert (config.resources, config.listen) == ("r", "127.0.0.1:18000")
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        ({"resources": ""}, "--resources: is needed"),
+        ({"admin": "10.0.0.1:9"}, "--admin: 10.0.0.1:9: only a Unix socket or a loopback"),
+        ({"status": "10.0.0.1:9"}, "--status: 10.0.0.1:9: only a Unix socket or a loopback"),
+        ({"listen": "0.0.0.0:9"}, "--insecure: 0.0.0.0:9: plaintext is for loopback"),
+        ({"insecure": False}, "--tls-cert: is needed"),
+        ({"max_streams": -1}, "--max-streams: "),
+    ],
+)
+def test_what_xds_serve_refuses(flags: dict[str, object], text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(DiscoveryConfig, flags={**DISCOVERY, **flags}, environ={})
+    assert str(caught.value).startswith(text)
+    assert load(DiscoveryConfig, flags={**DISCOVERY, "status": "", "admin": ""}, environ={})

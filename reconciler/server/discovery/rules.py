@@ -18,9 +18,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, Final
 
-from google.protobuf import any_pb2, descriptor_pool, message_factory
-from google.protobuf.message import DecodeError, Message
+from google.protobuf import any_pb2
+from google.protobuf.message import Message
 from validate import validate_pb2
+
+from reconciler.probe.messages import unpack
 
 Descriptor = Any  # two classes, of which one is in C; the stubs have the other
 FieldDescriptor = Any
@@ -40,7 +42,7 @@ def violations(message: Message, path: str = "", depth: int = _DEPTH) -> Iterato
         yield path, "nested too deeply"
         return
     if message.DESCRIPTOR.full_name == ANY:
-        inner = unpacked(message)
+        inner = unpack(message)  # type: ignore[arg-type]  # it is an Any
         if inner is not None:
             yield from violations(inner, path, depth - 1)
         return
@@ -59,18 +61,6 @@ def violations(message: Message, path: str = "", depth: int = _DEPTH) -> Iterato
     for name in rules.inner:
         for where, each in _messages(message, name):
             yield from violations(each, _join(path, where), depth - 1)
-
-
-def unpacked(message: Any) -> Message | None:
-    """What is in an `Any`; None when its type is not known, or it can't be read."""
-    name = message.type_url.rpartition("/")[2]
-    try:
-        descriptor = descriptor_pool.Default().FindMessageTypeByName(name)
-        inner: Message = message_factory.GetMessageClass(descriptor)()
-        inner.ParseFromString(message.value)
-    except (KeyError, DecodeError):
-        return None
-    return inner
 
 
 def _join(path: str, name: str) -> str:
@@ -117,7 +107,8 @@ def _compiled(descriptor: Descriptor) -> _Rules:
         if _holds_messages(field) and not rules.message.skip:
             found.inner.append(field.name)
         kind = rules.WhichOneof("type")
-        if rules.message.required or (kind and getattr(getattr(rules, kind), "required", False)):
+        needed = rules.message.required or (kind and getattr(getattr(rules, kind), "required", 0))
+        if needed and field.containing_oneof is None:  # a member of a oneof only says "if it is me"
             found.required.append(field.name)
         if kind:
             check = _check(field, kind, getattr(rules, kind))
@@ -236,7 +227,9 @@ def _nanos(check: Check) -> Check:
 
 
 def _shown(value: Any) -> str:
-    return f"{value / 1e9:g}s" if isinstance(value, _Nanos) else str(value)
+    if isinstance(value, _Nanos):
+        return f"{value / 1e9:g}s"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _listed(rules: Any, read: Callable[[Any], Any]) -> Iterator[Check]:

@@ -1,0 +1,271 @@
+"""Resources from the documents of one file, each checked against its proto.
+
+A document is a resource as the JSON form of its proto, with `@type` beside its fields; or a list of
+such; or a mapping with one key, `resources`, and such a list in it (as Envoy's own files have). A
+resource that is to end unless it is renewed is written in its wrapper:
+
+    "@type": type.googleapis.com/envoy.service.discovery.v3.Resource
+    ttl: 30s
+    resource: {"@type": ..., ...}
+
+The wrapper may also say the `name`, and must where the type has no field for it. In all others the
+name is the field `name`, or `cluster_name` (ClusterLoadAssignment).
+
+What breaks a rule of the proto's own (see `rules`) is refused like what is not of the type.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from base64 import urlsafe_b64encode
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+from envoy.service.discovery.v3 import discovery_pb2
+from google.protobuf import duration_pb2, json_format
+from google.protobuf.message import Message
+
+from reconciler.core.objects.yamlload import Plain, YamlError, load_documents
+from reconciler.errors import Rejected
+from reconciler.probe.messages import message_class
+from reconciler.server.discovery.rules import violations
+
+PREFIX: Final = "type.googleapis.com/"
+WRAPPER: Final = PREFIX + discovery_pb2.Resource.DESCRIPTOR.full_name
+NAMES: Final = ("name", "cluster_name")
+_WRAPPED: Final = {"@type", "name", "ttl", "resource"}
+
+
+class Found(msgspec.Struct, frozen=True):
+    """One resource of a file.
+
+    version: hash of all that a client gets; body: deterministic bytes of the resource's message
+    ttl:     seconds; None: it does not end
+    source:  file and document, "clusters.yaml#2"
+    """
+
+    type_url: str
+    name: str
+    version: str
+    body: bytes
+    ttl: float | None
+    source: str
+
+    @property
+    def title(self) -> str:
+        """As problems name it: "Cluster shop"."""
+        return f"{_short(self.type_url)} {self.name}"
+
+
+class Parsed(msgspec.Struct, frozen=True):
+    found: tuple[Found, ...] = ()
+    problems: tuple[Rejected, ...] = ()
+
+
+class _Bad(Exception):
+    """path, reason, and what of the resource can be named."""
+
+    def __init__(self, path: str, reason: str, title: str = "") -> None:
+        super().__init__(reason)
+        self.path, self.reason, self.title = path, reason, title
+
+
+def parse(data: bytes, file: str) -> Parsed:
+    """Every resource of a file. What is bad in one hides nothing of the others."""
+    found: list[Found] = []
+    problems: list[Rejected] = []
+    try:
+        for number, document in enumerate(_documents(data, file), 1):
+            source = f"{file}#{number}"
+            for path, value in _resources(document):
+                try:
+                    found.append(_resource(value, source))
+                except _Bad as bad:
+                    where = _join(path, bad.path)
+                    problems.append(Rejected(source, bad.title, where, bad.reason))
+    except YamlError as error:
+        problems.append(Rejected(file, "", "", str(error)))
+    return Parsed(tuple(found), tuple(problems))
+
+
+def _documents(data: bytes, file: str) -> Iterator[Any]:
+    """Raises YamlError for what is no YAML or JSON at all."""
+    if file.lower().endswith(".json"):
+        try:
+            yield msgspec.json.decode(data)
+        except msgspec.DecodeError as error:
+            raise YamlError(str(error)) from None
+        except RecursionError:
+            raise YamlError("nested too deeply") from None
+    else:
+        yield from load_documents(data)
+
+
+def _resources(document: Any) -> Iterator[tuple[str, Any]]:
+    if document is None:
+        return
+    prefix = ""
+    if isinstance(document, dict) and set(document) == {"resources"}:
+        document, prefix = document["resources"] or [], "resources"
+    if isinstance(document, list):
+        for at, each in enumerate(document):
+            yield f"{prefix}[{at}]", each
+    else:
+        yield prefix, document
+
+
+# ------------------------------------------------------------------------------- one resource
+
+
+def _resource(value: Any, source: str) -> Found:
+    value = _plain(value, "")
+    if not isinstance(value, dict):
+        raise _Bad("", "a resource is a mapping with @type")
+    if value.get("@type") != WRAPPER:
+        return _named(value, source, None, None, "")
+    for key in value.keys() - _WRAPPED:
+        raise _Bad(str(key), "only name, ttl and resource are read of a wrapper")
+    name, inner = value.get("name"), value.get("resource")
+    if name is not None and not isinstance(name, str):
+        raise _Bad("name", "a text is expected")
+    if not isinstance(inner, dict):
+        raise _Bad("resource", "a resource is expected, as a mapping with @type")
+    return _named(inner, source, name, _ttl(value.get("ttl")), "resource")
+
+
+def _named(
+    value: dict[str, Any], source: str, given: str | None, ttl: float | None, at: str
+) -> Found:
+    type_url = value.get("@type")
+    title = _title(type_url, value, given)
+    try:
+        message = _message(type_url, value)
+        name = _name(message, given)
+    except _Bad as bad:
+        raise _Bad(_join(at, bad.path), bad.reason, title) from None
+    for path, reason in violations(message):
+        raise _Bad(_join(at, path), reason, title)
+    body = message.SerializeToString(deterministic=True)
+    return Found(str(type_url), name, _version(body, ttl), body, ttl, source)
+
+
+def _message(type_url: object, value: dict[str, Any]) -> Message:
+    if not isinstance(type_url, str) or not type_url.startswith(PREFIX):
+        raise _Bad("@type", f"is missing, or no type URL ({PREFIX}...)")
+    cls = message_class(type_url)
+    if cls is None:
+        raise _Bad("@type", f"{type_url.removeprefix(PREFIX)}: there is no such type")
+    for path, inner in _types(value, ""):
+        if message_class(inner) is None:
+            raise _Bad(path, f"{inner.rpartition('/')[2]}: there is no such type")
+    fields = {key: each for key, each in value.items() if key != "@type"}
+    try:
+        return json_format.ParseDict(fields, cls(), max_recursion_depth=100)
+    except json_format.ParseError as error:
+        raise _bad(str(error), cls.DESCRIPTOR.name) from None
+    except (TypeError, ValueError, AttributeError) as error:  # what json_format lets through
+        raise _Bad("", f"is no {cls.DESCRIPTOR.name}: {error}") from None
+
+
+_CHAIN: Final = re.compile(r"Failed to parse (\S+) field: (.*)\Z", re.DOTALL)
+_AT: Final = re.compile(r' at "?[A-Za-z_]\w*((?:\.|\[)[^"\s]*?)?"?\.*\Z')
+_HELP: Final = re.compile(r"\s*Available Fields\(except extensions\):.*\Z", re.DOTALL)
+
+
+def _bad(text: str, type: str) -> _Bad:
+    """json_format's error as field and reason: it has the field twice, once as a chain of errors
+    and, of most, once more at the end."""
+    fields = []
+    while chain := _CHAIN.match(text):
+        fields.append(chain[1])
+        text = chain[2]
+    text = _HELP.sub("", text).strip()
+    at = _AT.search(text)
+    path = ".".join(fields)
+    if at is not None:
+        text, path = text[: at.start()], (at[1] or "").lstrip(".") or path
+    return _Bad(path, f"{text.rstrip('.')} ({type})" if not path else text.rstrip("."))
+
+
+def _name(message: Any, given: str | None) -> str:
+    field = next((n for n in NAMES if n in message.DESCRIPTOR.fields_by_name), None)
+    if field is None:
+        if not given:
+            reason = "has no name: write it in an envoy.service.discovery.v3.Resource with one"
+            raise _Bad("", f"{message.DESCRIPTOR.name} {reason}")
+        return given
+    own = str(getattr(message, field))
+    if not own:
+        raise _Bad(field, "is required: it is the resource's name")
+    if own == "*":
+        raise _Bad(field, "'*' means all resources of a type, and can't name one")
+    if given not in (None, own):
+        raise _Bad(field, f"is {own!r}, and the wrapper's name is {given!r}")
+    return own
+
+
+def _ttl(value: object) -> float | None:
+    if value is None:
+        return None
+    found = duration_pb2.Duration()
+    try:
+        found.FromJsonString(value)  # type: ignore[arg-type]  # what is no text is an error
+    except (ValueError, AttributeError, TypeError):
+        raise _Bad("ttl", f'{value!r} is no duration, such as "30s"') from None
+    seconds = found.seconds + found.nanos / 1e9
+    if seconds <= 0:
+        raise _Bad("ttl", "must be more than 0s")
+    return seconds
+
+
+def _version(body: bytes, ttl: float | None) -> str:
+    """Equal wherever the same is served. Short, since clients that reconnect list them all."""
+    salt = b"" if ttl is None else f"ttl {ttl!r} ".encode()
+    return urlsafe_b64encode(hashlib.sha256(salt + body).digest()[:12]).decode()
+
+
+# ------------------------------------------------------------------------------- plain values
+
+
+def _plain(value: Any, path: str) -> Any:
+    """Numbers that YAML writes as numbers; what it reads as something else is refused."""
+    if isinstance(value, Plain):
+        if value.meaning != "a number":
+            raise _Bad(path, value.advice)
+        return float(value.text)
+    if isinstance(value, dict):
+        return {str(key): _plain(each, _join(path, str(key))) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each, f"{path}[{at}]") for at, each in enumerate(value)]
+    return value
+
+
+def _types(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        type_url = value.get("@type")
+        if isinstance(type_url, str):
+            yield _join(path, "@type"), type_url
+        for key, each in value.items():
+            yield from _types(each, _join(path, key))
+    elif isinstance(value, list):
+        for at, each in enumerate(value):
+            yield from _types(each, f"{path}[{at}]")
+
+
+def _join(path: str, name: str) -> str:
+    if not path or not name:
+        return path or name
+    return f"{path}{name}" if name.startswith("[") else f"{path}.{name}"
+
+
+def _short(type_url: str) -> str:
+    return type_url.rpartition("/")[2].rpartition(".")[2]
+
+
+def _title(type_url: object, value: dict[str, Any], given: str | None) -> str:
+    """What the resource calls itself, before anything of it is known to be right."""
+    named = [str(value[key]) for key in (*NAMES, "clusterName") if value.get(key)]
+    name = named[0] if named else given or ""
+    return f"{_short(type_url)} {name}".strip() if isinstance(type_url, str) else name

@@ -1,0 +1,237 @@
+"""Drives the core of the discovery server: streams and states in, frames out; one timer.
+
+A view is the resources of some directories (`files.State`), made when the first node comes that is
+to have just these. When directories come or go, or are for other nodes than before, all streams are
+led to new views in one step, so that a resource that only moves from one directory to another is
+not taken from anybody meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from reconciler.core.discovery.service import Service
+from reconciler.core.discovery.types import ClientState, Close, Node, Send, Variant
+from reconciler.core.resources.types import Resource
+from reconciler.errors import ProtocolError
+from reconciler.probe import services
+from reconciler.server.discovery.documents import Found
+from reconciler.server.discovery.files import State
+
+_IDLE_VIEWS: Final = 1024
+"""Views that are kept although no stream has them: what was made for them may be of use again."""
+
+Opened = Callable[[int, str], None]
+
+
+class Streams(Protocol):
+    def send(self, stream: int, frame: bytes) -> None: ...
+
+    def close(self, stream: int, status: str, reason: str) -> None: ...
+
+
+class Driver:
+    """`grpc.Hub` for the services in `methods`; call on the event loop only."""
+
+    def __init__(
+        self,
+        log: Any,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        **options: Any,
+    ) -> None:
+        """options: of `core.discovery.Service`."""
+        self._log = log
+        self._clock = clock
+        self._service = Service(self._view_of, **options)
+        self._loop = asyncio.get_running_loop()
+        self._streams: Streams | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due: float | None = None
+        self._generation = 0
+        self._new: list[str] = []  # views that are to be published
+        self._names: dict[str, tuple[str, ...]] = {}  # view → directories
+        self._kept: dict[Found, Resource] = {}
+        self.state = State()
+        self.broken = 0  # streams that were ended for what they sent
+
+    def serve(self, streams: Streams) -> None:
+        self._streams = streams
+
+    def methods(self) -> dict[str, Opened]:
+        """Full name of each method → what is told of a stream of it."""
+        found: dict[str, Opened] = {}
+        for service in (services.AGGREGATED, *services.OWN.values()):
+            pairs = ((Variant.SOTW, service.sotw), (Variant.DELTA, service.delta))
+            for variant, name in pairs:
+                if name:
+                    opened = self._opener(variant, service.type_url or None)
+                    found[f"/{service.name}/{name}"] = opened
+        return found
+
+    # ------------------------------------------------------------------------------- what is served
+
+    def changed(self, state: State) -> None:
+        """Serve this from now on."""
+        before, self.state = self.state, state
+        now = self._clock()
+        self._kept = {each: _resource(each, self._kept) for each in _all(state)}
+        if _classes(before) == _classes(state):
+            for view in list(self._service.views):
+                self._publish(view, now)
+        else:
+            self._generation += 1
+            self._service.reassign(now)
+        self._carry_out(now)
+        self._forget()
+
+    def content(self, view: str, type_url: str, name: str) -> Resource | None:
+        """A resource of a view, as it is now."""
+        found = self.state.resources(self._names.get(view, ())).get(type_url, {}).get(name)
+        return None if found is None else self._kept[found]
+
+    def clients(self) -> Iterable[ClientState]:
+        return self._service.clients()
+
+    @property
+    def views(self) -> int:
+        return len(self._service.views)
+
+    def unix(self, seconds: float) -> float:
+        """The core's time as Unix time."""
+        return time.time() - (self._clock() - seconds)
+
+    def _view_of(self, node: Node) -> str:
+        names = self.state.of(node)
+        view = "\n".join((str(self._generation), *names))
+        if view not in self._names:
+            self._names[view] = names
+            self._new.append(view)
+        return view
+
+    def _publish(self, view: str, now: float) -> None:
+        found = self.state.resources(self._names[view])
+        resources = {
+            type_url: {name: self._kept[each] for name, each in of_type.items()}
+            for type_url, of_type in found.items()
+        }
+        self._service.publish(view, resources, now)
+
+    def _forget(self) -> None:
+        """Views that nobody has; those of earlier generations nobody will."""
+        current = f"{self._generation}\n"
+        idle = len(self._names) > _IDLE_VIEWS
+        for view in list(self._names):
+            old = view != str(self._generation) and not view.startswith(current)
+            if (idle or old) and self._service.drop(view):
+                del self._names[view]
+
+    # ------------------------------------------------------------------------------- streams
+
+    def _opener(self, variant: Variant, type_url: str | None) -> Opened:
+        def opened(stream: int, node: str) -> None:
+            now = self._clock()
+            self._service.stream_opened(stream, variant, type_url, now, node or None)
+
+        return opened
+
+    def stream_opened(self, stream: int, node: str) -> None:
+        """Of delta ADS."""
+        self._opener(Variant.DELTA, None)(stream, node)
+
+    def received(self, stream: int, frame: bytes) -> None:
+        now = self._clock()
+        try:
+            self._service.received(stream, frame, now)
+        except ProtocolError as error:
+            self.broken += 1
+            self._log.warning("stream ended", stream=stream, reason=error.reason)
+            raise
+        finally:
+            self._carry_out(now)
+
+    def drained(self, stream: int) -> None:
+        now = self._clock()
+        self._service.drained(stream, now)
+        self._carry_out(now)
+
+    def stream_closed(self, stream: int) -> None:
+        self._service.stream_closed(stream)
+        if len(self._names) > 2 * _IDLE_VIEWS:
+            self._forget()
+        self._carry_out(self._clock())
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # ------------------------------------------------------------------------------- effects
+
+    def _carry_out(self, now: float) -> None:
+        while self._new:
+            self._publish(self._new.pop(), now)
+        streams = self._streams
+        if streams is not None:
+            for effect in self._service.effects():
+                match effect:
+                    case Send(stream, frame):
+                        streams.send(stream, frame)
+                    case Close(stream, status, reason):
+                        self._log.warning("stream ended", stream=stream, reason=reason)
+                        streams.close(stream, status, reason)
+        due = self._service.next_deadline()
+        if due != self._due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._due, self._timer = due, None
+            if due is not None:
+                self._timer = self._loop.call_later(max(0.0, due - now), self._tick)
+
+    def _tick(self) -> None:
+        self._due = self._timer = None
+        now = self._clock()
+        self._service.tick(now)
+        self._carry_out(now)
+
+
+def _classes(state: State) -> list[tuple[str, object]]:
+    """By what nodes are told apart."""
+    return [(each.name, each.condition) for each in state.directories]
+
+
+def _all(state: State) -> Iterable[Found]:
+    return (each for directory in state.directories for each in directory.found)
+
+
+def _resource(found: Found, known: Mapping[Found, Resource]) -> Resource:
+    """Equal resources stay the same object, so that they are known to be equal at once."""
+    held = known.get(found)
+    if held is not None:
+        return held
+    return Resource(found.type_url, found.name, found.version, found.body)
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """What `/v1/status` shows. resources: type URL → how many there are, in all directories."""
+
+    resources: dict[str, int]
+    directories: tuple[str, ...]
+    views: int
+    problems: tuple[str, ...]
+
+
+def summary(driver: Driver, problems: Iterable[object]) -> Summary:
+    counts: dict[str, int] = {}
+    for each in _all(driver.state):
+        counts[each.type_url] = counts.get(each.type_url, 0) + 1
+    return Summary(
+        counts,
+        tuple(each.name for each in driver.state.directories),
+        driver.views,
+        tuple(map(str, problems)),
+    )

@@ -1,0 +1,229 @@
+"""A directory of resources as one state: read whole, in force whole or not at all.
+
+Every file counts that `watching` finds; which nodes its resources are for says its directory (see
+`match`). Promises:
+
+* one problem anywhere (a file that can't be read or parsed, a resource that breaks its proto, a
+  name that comes twice for a node) changes nothing: the last good state stays, and every problem is
+  named with file, document, resource, field and reason;
+* what changes in several files at once takes effect at once;
+* equal content gives equal versions, whatever server reads it, in whatever order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import msgspec
+
+from reconciler.core.objects.yamlload import YamlError, load_documents
+from reconciler.errors import ConfigError, Rejected
+from reconciler.server.discovery.documents import Found, Parsed, parse
+from reconciler.server.discovery.match import (
+    MATCH_FILE,
+    Condition,
+    Matched,
+    condition_of,
+    directory_of,
+    parse_match,
+)
+from reconciler.server.watching import list_files, settled, signature_of, wait_or, wake_on_change
+
+_RESCAN_SECONDS: Final = 5.0
+"""How often to look where no event comes: behind links out of the directory, on network mounts."""
+
+
+class Directory(msgspec.Struct, frozen=True):
+    """The resources of one condition. name: "" (of all nodes), "nodes/n1", ..."""
+
+    name: str
+    condition: Condition
+    found: tuple[Found, ...]
+
+
+class State(msgspec.Struct, frozen=True):
+    """directories: sorted by name; each has a resource."""
+
+    directories: tuple[Directory, ...] = ()
+
+    def of(self, node: Matched) -> tuple[str, ...]:
+        """Names of the directories that are for a node."""
+        return tuple(each.name for each in self.directories if each.condition.holds(node))
+
+    def resources(self, names: Iterable[str]) -> Mapping[str, Mapping[str, Found]]:
+        """type URL → name → resource of these directories."""
+        wanted = frozenset(names)
+        view: dict[str, dict[str, Found]] = {}
+        for directory in self.directories:
+            if directory.name in wanted:
+                for each in directory.found:
+                    view.setdefault(each.type_url, {})[each.name] = each
+        return view
+
+    @property
+    def count(self) -> int:
+        return sum(len(each.found) for each in self.directories)
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a look found. state: None when there are problems."""
+
+    state: State | None
+    problems: tuple[Rejected, ...] = ()
+
+
+class _File(msgspec.Struct):
+    signature: tuple[int, ...]
+    data: bytes
+    parsed: Parsed = Parsed()
+    condition: Condition | None = None  # of a match.yaml
+
+
+class Resources:
+    """What is under a directory; `scan` says how it is now if that is news."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._files: dict[str, _File] = {}
+        self._last: Outcome | None = None
+
+    def scan(self) -> Outcome | None:
+        """None: as it was at the last look. Reads only files that are new or have changed."""
+        listing = list_files(self.root)
+        problems = [
+            Rejected(where if where != "." else str(self.root), "", "", reason)
+            for where, reason in sorted(listing.unreadable.items())
+        ]
+        files: dict[str, _File] = {}
+        for name in listing.files:
+            try:
+                file = self._read(name)
+            except FileNotFoundError:
+                continue  # removed since it was listed, or a link to nowhere
+            except OSError as error:
+                problems.append(Rejected(name, "", "", f"can't be read: {error.strerror}"))
+                continue
+            files[name] = file
+            problems.extend(file.parsed.problems)
+        self._files = files
+        directories = self._directories(problems)
+        problems.extend(_duplicates(directories))
+        found = Outcome(None if problems else State(directories), tuple(problems))
+        if found == self._last:
+            return None
+        self._last = found
+        return found
+
+    def _read(self, name: str) -> _File:
+        path = self.root / name
+        held = self._files.get(name)
+        before = signature_of(path)
+        if held is not None and held.signature == before:
+            return held
+        data = path.read_bytes()
+        if held is not None and held.data == data:
+            held.signature = settled(before)
+            return held
+        if _is_match(name):
+            parsed, condition = _match(data, name)
+            return _File(settled(before), data, parsed, condition)
+        return _File(settled(before), data, parse(data, name))
+
+    def _directories(self, problems: list[Rejected]) -> tuple[Directory, ...]:
+        found: dict[str, list[Found]] = {}
+        conditions: dict[str, Condition | None] = {}
+        for name, file in self._files.items():
+            try:
+                directory = directory_of(name)
+            except ValueError as error:
+                problems.append(Rejected(name, "", "", str(error)))
+                continue
+            if _is_match(name):
+                conditions[directory] = file.condition
+            else:
+                found.setdefault(directory, []).extend(file.parsed.found)
+        directories = []
+        for directory, resources in sorted(found.items()):
+            condition = condition_of(directory)
+            if condition is None:
+                condition = conditions.get(directory)
+                if directory not in conditions:
+                    reason = f"has no {MATCH_FILE}, which says what nodes it is for"
+                    problems.append(Rejected(directory, "", "", reason))
+            if condition is not None and resources:
+                directories.append(Directory(directory, condition, tuple(resources)))
+        return tuple(directories)
+
+
+def _is_match(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return len(parts) == 3 and parts[0] == "match" and parts[2] == MATCH_FILE
+
+
+def _match(data: bytes, name: str) -> tuple[Parsed, Condition | None]:
+    try:
+        documents = list(load_documents(data))
+        if len(documents) != 1:
+            raise ValueError("one document is expected")
+        return Parsed(), parse_match(documents[0])
+    except (YamlError, ValueError) as error:
+        return Parsed(problems=(Rejected(name, "", "", str(error)),)), None
+
+
+def _duplicates(directories: tuple[Directory, ...]) -> Iterator[Rejected]:
+    """Names that a node could get twice."""
+    holders: dict[tuple[str, str], list[tuple[Directory, Found]]] = {}
+    for directory in directories:
+        for each in directory.found:
+            held = holders.setdefault((each.type_url, each.name), [])
+            for other, first in held:
+                if other is directory or not other.condition.excludes(directory.condition):
+                    reason = f"is in {first.source} too, and a node could get both"
+                    yield Rejected(each.source, each.title, "", reason)
+                    break
+            held.append((directory, each))
+
+
+# --------------------------------------------------------------------------------- watching
+
+
+def load(directory: str | Path) -> State:
+    """What is there now; ConfigError with every problem, a line each."""
+    outcome = Resources(_root(directory)).scan()
+    assert outcome is not None
+    if outcome.state is None:
+        raise ConfigError(f"{directory}:\n" + "\n".join(f"  {each}" for each in outcome.problems))
+    return outcome.state
+
+
+async def watch(
+    directory: str | Path,
+    stop: asyncio.Event,
+    *,
+    rescan_seconds: float = _RESCAN_SECONDS,
+) -> AsyncGenerator[Outcome, None]:
+    """How it is now, then each change of it, until `stop`. ConfigError: no such directory."""
+    root = _root(directory)
+    resources = Resources(root)
+    wake = asyncio.Event()
+    watcher = asyncio.create_task(wake_on_change(root, wake, stop))
+    try:
+        while not stop.is_set():
+            outcome = await asyncio.to_thread(resources.scan)
+            if outcome is not None:
+                yield outcome
+            await wait_or(wake, stop, rescan_seconds)
+            wake.clear()
+    finally:
+        watcher.cancel()
+        await asyncio.gather(watcher, return_exceptions=True)
+
+
+def _root(directory: str | Path) -> Path:
+    root = Path(directory)
+    if not root.is_dir():
+        raise ConfigError(f"resources: {root} is not a directory")
+    return root

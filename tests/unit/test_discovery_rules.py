@@ -1,0 +1,101 @@
+"""Rules that Envoy's protos carry: one of each kind, on messages that have it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.core.v3 import address_pb2, base_pb2, health_check_pb2
+from envoy.config.endpoint.v3 import endpoint_pb2
+from envoy.config.listener.v3 import listener_pb2
+from envoy.config.route.v3 import route_components_pb2 as route
+from google.protobuf import json_format
+
+from reconciler.server.discovery.rules import violations
+
+
+@pytest.mark.parametrize(
+    ("cls", "value", "expected"),
+    [
+        (address_pb2.SocketAddress, {"address": "a", "port_value": 1}, {}),
+        (address_pb2.SocketAddress, {"address": "a"}, {"port_specifier": "is required: one of"}),
+        (
+            address_pb2.SocketAddress,
+            {"port_value": 70000},
+            {"address": "must have at least 1 characters", "port_value": "must be at most 65535"},
+        ),
+        (
+            address_pb2.SocketAddress,
+            {"address": "a", "port_value": 1, "protocol": 7},
+            {"protocol": "is not a value of its enum"},
+        ),
+        (
+            health_check_pb2.HealthCheck,
+            {"timeout": "0s", "interval": "1s", "tcp_health_check": {}},
+            {
+                "timeout": "must be more than 0s",
+                "unhealthy_threshold": "is required",
+                "healthy_threshold": "is required",
+            },
+        ),
+        (
+            base_pb2.HeaderValue,
+            {"key": "a\nb", "value": "ok"},
+            {"key": "is no name of an HTTP header"},
+        ),
+        (
+            endpoint_pb2.ClusterLoadAssignment.Policy.DropOverload,
+            {},
+            {"category": "must have at least 1 characters"},
+        ),
+        (
+            endpoint_pb2.ClusterLoadAssignment.Policy,
+            {"overprovisioning_factor": 0},
+            {"overprovisioning_factor": "must be more than 0"},
+        ),
+        (route.VirtualHost, {"name": "a"}, {"domains": "must have at least 1 items"}),
+        (
+            route.VirtualHost,
+            {"name": "a", "domains": ["x\n"]},
+            {"domains": "item 0 is no value of an HTTP header"},
+        ),
+        (
+            route.VirtualHost,
+            {"name": "a", "domains": ["x"], "routes": [{"match": {"prefix": "/"}}]},
+            {"routes[0].action": "is required: one of route, redirect"},
+        ),
+        (
+            cluster_pb2.Cluster,
+            {"name": "a", "preconnect_policy": {"per_upstream_preconnect_ratio": 3.5}},
+            {
+                "preconnect_policy.per_upstream_preconnect_ratio": "must be at least 1 and "
+                "at most 3"
+            },
+        ),
+        (
+            listener_pb2.Listener,
+            {"name": "a", "filter_chains": [{"filters": [{"name": ""}]}]},
+            {"filter_chains[0].filters[0].name": "must have at least 1 characters"},
+        ),
+    ],
+)  # fmt: skip
+def test_a_rule(cls: Any, value: dict[str, Any], expected: dict[str, str]) -> None:
+    message = json_format.ParseDict(value, cls())
+    found = dict(violations(message))
+    assert found.keys() == expected.keys()
+    for path, reason in expected.items():
+        assert found[path].startswith(reason)
+
+
+def test_what_is_in_an_any_is_looked_at() -> None:
+    bad = address_pb2.SocketAddress(address="a")
+    inner = listener_pb2.Listener(name="l")
+    inner.address.socket_address.CopyFrom(bad)
+    cluster = cluster_pb2.Cluster(name="c")
+    cluster.typed_extension_protocol_options["x"].Pack(inner)
+    assert dict(violations(cluster)) == {
+        "typed_extension_protocol_options[x].address.socket_address.port_specifier": (
+            "is required: one of port_value, named_port"
+        )
+    }
