@@ -68,18 +68,24 @@ class Replica:
             if said["event"] == "serving":
                 self.port = said["port"]
 
-    def metric(self, name: str) -> float:
-        """The sum over all labels."""
+    def get(self, path: str) -> bytes:
+        """Of the status API."""
         connection = _UnixConnection(f"{self.home}/s.sock")
-        connection.request("GET", "/metrics")
-        text = connection.getresponse().read().decode()
+        connection.request("GET", path)
+        body = connection.getresponse().read()
         connection.close()
-        return sum(
-            sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.name == f"reconciler_{name}"
-        )
+        return body
+
+    def count(self, what: str) -> int:
+        """Of all methods; a field of `server.grpc.Traffic`."""
+        traffic = json.loads(self.get("/v1/status"))["traffic"]
+        return sum(of_method[what] for of_method in traffic.values())
+
+    def metric(self, name: str) -> float:
+        """The sum over all labels; a page may be a second old."""
+        families = text_string_to_metric_families(self.get("/metrics").decode())
+        samples = (sample for family in families for sample in family.samples)
+        return sum(each.value for each in samples if each.name == f"reconciler_{name}")
 
     def kill(self) -> None:
         self.process.end(SIGKILL)

@@ -217,7 +217,7 @@ def _resource(found: Found, known: Mapping[Found, Resource]) -> Resource:
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """What `/v1/status` shows. resources: type URL → how many there are, in all directories."""
+    """What there is. resources: type URL → how many there are, in all directories."""
 
     resources: dict[str, int]
     directories: tuple[str, ...]

@@ -69,7 +69,8 @@ class Status:
 
     def routes(self) -> dict[str, Handler]:
         async def status(_: web.Request) -> web.Response:
-            return json(summary(self._driver, self._files.problems))
+            shown = summary(self._driver, self._files.problems)
+            return json({**msgspec.structs.asdict(shown), "traffic": self._traffic})
 
         return {"/v1/status": status, **self.public()}
 
