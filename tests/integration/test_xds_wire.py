@@ -1,0 +1,479 @@
+"""The xDS protocol's fine points over the wire, by name, in both variants where both have them.
+
+That something is *not* sent is shown by a marker: a later change that must be sent, and is what
+comes next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from reconciler.core.discovery.types import CDS, EDS, LDS, RDS
+from reconciler.probe.frames import Node
+from reconciler.probe.services import Variant
+from tests.integration.xds_wire_rig import (
+    Peer,
+    Rig,
+    serving,
+    versions,
+)
+
+DELTA, SOTW = Variant.DELTA, Variant.SOTW
+both = pytest.mark.parametrize("variant", [SOTW, DELTA])
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    async with serving() as found:
+        yield found
+
+
+async def subscribed(peer: Peer, type_url: str, *names: str) -> dict[str, str]:
+    """Asks, takes the first response, and ACKs it."""
+    await peer.ask(type_url, *names)
+    response = await peer.get()
+    await peer.ack(response, *names)
+    await peer.rig.heard()
+    return versions(response)
+
+
+# ------------------------------------------------------------------------- 1. nonces, the node
+
+
+async def test_1_a_stale_sotw_request_is_ignored_whole(rig: Rig) -> None:
+    rig.set(EDS, a="1", b="1")
+    async with rig.peer(SOTW) as peer:
+        await peer.ask(EDS, "a")
+        first = await peer.get()
+        rig.set(EDS, a="2")
+        second = await peer.get()
+        await peer.ask(EDS, "a", "b", nonce=first.nonce, version=first.version)  # overtaken
+        await rig.heard()
+        rig.set(EDS, a="3")
+        assert versions(await peer.get()) == {"a": "3"}  # and nothing of b
+        assert second.nonce != first.nonce
+
+
+async def test_1_a_stale_delta_request_still_changes_the_subscription(rig: Rig) -> None:
+    rig.set(EDS, a="1", b="1")
+    async with rig.peer(DELTA) as peer:
+        await peer.ask(EDS, "a")
+        await peer.get()
+        await peer.ask(EDS, "b", nonce="never-sent")
+        assert versions(await peer.get()) == {"b": "1"}
+
+
+async def test_1_a_delta_request_needs_no_nonce(rig: Rig) -> None:
+    rig.set(EDS, a="1", b="1")
+    async with rig.peer(DELTA) as peer:
+        await peer.ask(EDS, "a")
+        await peer.get()  # never answered
+        await peer.ask(EDS, "b")
+        assert versions(await peer.get()) == {"b": "1"}
+
+
+@both
+async def test_1_the_node_is_in_the_first_request_only(rig: Rig, variant: Variant) -> None:
+    rig.set(CDS, a="1")
+    rig.set(EDS, a="1")
+    async with rig.peer(variant, node=Node("n-1")) as peer:
+        await subscribed(peer, CDS)
+        await subscribed(peer, EDS, "a")
+        (client,) = rig.driver.clients()
+        assert client.node.id == "n-1"
+        assert {each.type_url for each in client.types} == {CDS, EDS}
+
+
+# ------------------------------------------------------------------------- 2. NACKs
+
+
+@both
+async def test_2_a_refusal_is_kept_and_not_answered_by_the_same(rig: Rig, variant: Variant) -> None:
+    rig.set(CDS, a="1", b="1")
+    async with rig.peer(variant) as peer:
+        await peer.ask(CDS)
+        good = await peer.get()
+        await peer.ack(good)
+        rig.set(CDS, a="2")
+        bad = await peer.get()
+        await peer.nack(bad, version=good.version)
+        await rig.heard()
+        rig.set(CDS, b="2")
+        after = versions(await peer.get())
+        assert after == ({"b": "2"} if variant is DELTA else {"a": "2", "b": "2"})
+        (client,) = rig.driver.clients()
+        states = {each.name: each for each in client.types[0].resources}
+        assert states["a"].reason == "no good"
+
+
+@both
+async def test_2_without_error_detail_it_is_no_refusal(rig: Rig, variant: Variant) -> None:
+    rig.set(CDS, a="1")
+    async with rig.peer(variant) as peer:
+        await peer.ask(CDS)
+        response = await peer.get()
+        fields = {"version": "another"} if variant is SOTW else {}
+        await peer.ask(CDS, nonce=response.nonce, **fields)
+        await rig.heard()
+        rig.set(CDS, a="2")
+        assert versions(await peer.get()) == {"a": "2"}
+        (client,) = rig.driver.clients()
+        assert [each.reason for each in client.types[0].resources] == [""]
+
+
+@both
+async def test_2_who_never_answers_is_sent_what_changes(rig: Rig, variant: Variant) -> None:
+    rig.set(CDS, a="0")
+    async with rig.peer(variant) as peer:
+        await peer.ask(CDS)
+        await peer.get()
+        for version in "123":
+            rig.set(CDS, a=version)
+            assert versions(await peer.get()) == {"a": version}
+
+
+# ------------------------------------------------------------------------- 3. wildcards
+
+
+@both
+@pytest.mark.parametrize("said", [(), ("*",)])
+async def test_3_everything_by_the_legacy_rule_or_by_a_star(
+    rig: Rig, variant: Variant, said: tuple[str, ...]
+) -> None:
+    rig.set(CDS, a="1", b="1")
+    async with rig.peer(variant) as peer:
+        assert await subscribed(peer, CDS, *said) == {"a": "1", "b": "1"}
+        rig.set(CDS, c="1")
+        now = versions(await peer.get())
+        assert now == ({"c": "1"} if variant is DELTA else {"a": "1", "b": "1", "c": "1"})
+
+
+async def test_3_sotw_no_names_after_names_means_nothing(rig: Rig) -> None:
+    rig.set(EDS, a="1", b="1")
+    rig.set(CDS, marker="0")
+    async with rig.peer(SOTW) as peer:
+        await peer.ask(EDS, "a")
+        first = await peer.get()
+        await peer.ack(first)  # no names any more
+        await rig.heard()
+        await subscribed(peer, CDS)
+        rig.put({(EDS, "a"): "2", (CDS, "marker"): "1"})
+        assert (await peer.get()).type_url == CDS
+        rig.set(CDS, marker="2")
+        assert (await peer.get()).type_url == CDS
+
+
+async def test_3_delta_unsubscribing_from_all_names_means_nothing(rig: Rig) -> None:
+    rig.set(EDS, a="1", b="1")
+    async with rig.peer(DELTA) as peer:
+        await subscribed(peer, EDS, "a")
+        await peer.ask(EDS, unsubscribe=("a",))
+        await rig.heard()
+        rig.set(EDS, a="2", b="2")
+        await peer.ask(EDS, "b")
+        assert versions(await peer.get()) == {"b": "2"}
+
+
+async def test_3_delta_names_stay_when_the_star_goes(rig: Rig) -> None:
+    rig.set(EDS, a="1", b="1")
+    async with rig.peer(DELTA) as peer:
+        await subscribed(peer, EDS, "*", "a")
+        await peer.ask(EDS, unsubscribe=("*",))
+        await rig.heard()
+        rig.set(EDS, a="2", b="2")
+        assert versions(await peer.get()) == {"a": "2"}
+
+
+async def test_3_delta_a_legacy_wildcard_ends_by_the_star(rig: Rig) -> None:
+    rig.set(EDS, a="1")
+    async with rig.peer(DELTA) as peer:
+        await subscribed(peer, EDS)
+        await peer.ask(EDS, unsubscribe=("*",))
+        await rig.heard()
+        rig.set(EDS, a="2", b="1")
+        await peer.ask(EDS, "b")
+        assert versions(await peer.get()) == {"b": "1"}
+
+
+# ------------------------------------------------------------------------- 4. asked for again
+
+
+async def test_4_delta_what_is_asked_for_again_is_sent_again(rig: Rig) -> None:
+    rig.set(EDS, a="1")
+    async with rig.peer(DELTA) as peer:
+        await subscribed(peer, EDS, "a")
+        await peer.ask(EDS, "a")
+        assert versions(await peer.get()) == {"a": "1"}
+
+
+async def test_4_sotw_a_name_that_comes_back_is_sent_again(rig: Rig) -> None:
+    rig.set(EDS, a="1", b="1")
+    async with rig.peer(SOTW) as peer:
+        await peer.ask(EDS, "a", "b")
+        first = await peer.get()
+        await peer.ack(first, "a")
+        await peer.ask(EDS, "a", "b", nonce=first.nonce, version=first.version)
+        assert versions(await peer.get())["b"] == "1"
+
+
+# ------------------------------------------------------------------------- 5. states of the world
+
+
+@pytest.mark.parametrize("type_url", [CDS, LDS])
+async def test_5_what_is_not_in_a_full_state_is_gone(rig: Rig, type_url: str) -> None:
+    rig.set(type_url, a="1", b="1")
+    async with rig.peer(SOTW) as peer:
+        await subscribed(peer, type_url)
+        rig.set(type_url, a=None)
+        response = await peer.get()
+        assert versions(response) == {"b": "1"}
+        await peer.ack(response)
+        rig.set(type_url, b=None)
+        assert versions(await peer.get()) == {}
+
+
+@pytest.mark.parametrize("type_url", [EDS, RDS])
+async def test_5_of_other_types_absence_is_not_said(rig: Rig, type_url: str) -> None:
+    rig.set(type_url, a="1", b="1")
+    async with rig.peer(SOTW) as peer:
+        await subscribed(peer, type_url, "a", "b")
+        rig.set(type_url, a=None)
+        rig.set(type_url, b="2")
+        assert versions(await peer.get()) == {"b": "2"}
+
+
+# ------------------------------------------------------------------------- 6. removals in delta
+
+
+async def test_6_a_removal_is_said(rig: Rig) -> None:
+    rig.set(EDS, a="1", b="1")
+    async with rig.peer(DELTA) as peer:
+        await subscribed(peer, EDS, "a", "b")
+        rig.set(EDS, a=None)
+        response = await peer.get()
+        assert (versions(response), response.removed) == ({}, ("a",))
+
+
+async def test_6_a_name_that_is_not_there_is_removed_and_told_when_it_comes(rig: Rig) -> None:
+    rig.set(EDS, a="1")
+    async with rig.peer(DELTA) as peer:
+        await peer.ask(EDS, "none")
+        response = await peer.get()
+        assert (versions(response), response.removed) == ({}, ("none",))
+        await peer.ack(response)
+        rig.set(EDS, none="1")
+        assert versions(await peer.get()) == {"none": "1"}
+
+
+async def test_6_unsubscribing_from_a_name_under_a_star_is_answered(rig: Rig) -> None:
+    rig.set(EDS, a="1")
+    async with rig.peer(DELTA) as peer:
+        await subscribed(peer, EDS, "*", "a", "none")
+        await peer.ask(EDS, unsubscribe=("a",))
+        assert versions(await peer.get()) == {"a": "1"}
+        await peer.ask(EDS, unsubscribe=("none",))
+        assert (await peer.get()).removed == ("none",)
+
+
+async def test_6_unsubscribing_from_what_was_never_wanted_is_fine(rig: Rig) -> None:
+    rig.set(EDS, a="1")
+    async with rig.peer(DELTA) as peer:
+        await subscribed(peer, EDS, "a")
+        await peer.ask(EDS, unsubscribe=("b",))
+        await rig.heard()
+        rig.set(EDS, a="2")
+        assert versions(await peer.get()) == {"a": "2"}
+
+
+# ------------------------------------------------------------------------- 7. coming back
+
+
+@pytest.mark.parametrize("names", [(), ("*",), ("a", "b", "gone")])
+async def test_7_delta_with_its_versions_is_sent_the_difference(
+    rig: Rig, names: tuple[str, ...]
+) -> None:
+    rig.set(EDS, a="1", b="1", gone="1")
+    async with rig.peer(DELTA) as peer:
+        await peer.ask(EDS, *names)
+        held = {each.name: each.version for each in (await peer.get()).items}
+    rig.set(EDS, b="2", gone=None)
+    async with rig.peer(DELTA) as peer:
+        await peer.ask(EDS, *names, initial=held)
+        response = await peer.get()
+        assert (versions(response), response.removed) == ({"b": "2"}, ("gone",))
+
+
+async def test_7_delta_versions_without_a_subscription_are_no_subscription(rig: Rig) -> None:
+    rig.set(EDS, a="1", b="1")
+    async with rig.peer(DELTA) as peer:
+        await peer.ask(EDS, "b", initial={"a": "old"})
+        response = await peer.get()
+        assert versions(response) == {"b": "1"}
+        rig.set(EDS, a="2")
+        rig.set(EDS, b="2")
+        assert versions(await peer.get()) == {"b": "2"}
+
+
+async def test_7_versions_are_equal_wherever_the_same_is_served(rig: Rig) -> None:
+    rig.set(EDS, a="1")
+    async with serving() as other:
+        other.set(EDS, z="1")
+        other.set(EDS, a="1")
+        async with rig.peer(DELTA) as peer, other.peer(DELTA) as there:
+            await peer.ask(EDS, "a")
+            await there.ask(EDS, "a")
+            first, second = await peer.get(), await there.get()
+            assert first.items[0].version == second.items[0].version
+        async with rig.peer(SOTW) as peer, other.peer(SOTW) as there:
+            await peer.ask(EDS, "a")
+            await there.ask(EDS, "a")
+            assert (await peer.get()).version == (await there.get()).version
+
+
+async def test_7_sotw_with_the_version_of_everything_is_sent_nothing(rig: Rig) -> None:
+    rig.set(CDS, a="1")
+    async with rig.peer(SOTW) as peer:
+        await peer.ask(CDS)
+        held = await peer.get()
+    async with rig.peer(SOTW) as peer:
+        await peer.ask(CDS, version=held.version)
+        await rig.heard()
+        rig.set(CDS, b="1")
+        assert versions(await peer.get()) == {"a": "1", "b": "1"}
+    async with rig.peer(SOTW) as peer:
+        await peer.ask(CDS, version=held.version)  # of an older state
+        assert versions(await peer.get()) == {"a": "1", "b": "1"}
+
+
+# ------------------------------------------------------------------------- 8. order
+
+
+async def test_8_make_before_break(rig: Rig) -> None:
+    everything = (RDS, EDS, LDS, CDS)
+    rig.put({(each, "old"): "1" for each in everything})
+    async with rig.peer(DELTA) as peer:
+        for type_url in everything:
+            await subscribed(peer, type_url)
+        change: dict[tuple[str, str], str | None] = {(each, "old"): None for each in everything}
+        rig.put(change | {(each, "new"): "1" for each in everything})
+        said: list[tuple[str, str]] = []
+        while len(said) < 8:
+            response = await peer.get()
+            await peer.ack(response)
+            said += [("put", response.type_url)] * len(response.items)
+            said += [("removed", response.type_url)] * len(response.removed)
+        order = [CDS, EDS, LDS, RDS]
+        assert said[:4] == [("put", each) for each in order]
+        assert said[4:] == [("removed", each) for each in reversed(order)]
+
+
+async def test_8_in_the_state_of_the_world_the_old_goes_last(rig: Rig) -> None:
+    rig.put({(CDS, "old"): "1", (RDS, "r"): "old"})
+    async with rig.peer(SOTW) as peer:
+        await subscribed(peer, RDS, "r")
+        await subscribed(peer, CDS)
+        rig.put({(CDS, "old"): None, (CDS, "new"): "1", (RDS, "r"): "new"})
+        said = []
+        for names in ((), ("r",), ()):
+            response = await peer.get()
+            await peer.ack(response, *names)
+            said.append((response.type_url, versions(response)))
+        assert said == [
+            (CDS, {"new": "1", "old": "1"}),
+            (RDS, {"r": "new"}),
+            (CDS, {"new": "1"}),
+        ]
+
+
+# ------------------------------------------------------------------------- 9. time to live
+
+TTL = ("xds.config.supports-resource-ttl", "xds.config.supports-resource-in-sotw")
+
+
+@both
+async def test_9_what_asks_for_a_heartbeat_gets_one(variant: Variant) -> None:
+    async with serving() as rig:
+        rig.set(EDS, "0.3s", a="1")
+        rig.set(EDS, b="1")
+        async with rig.peer(variant, node=Node("n", features=TTL)) as peer:
+            await peer.ask(EDS, "a", "b")
+            response = await peer.get()
+            await peer.ack(response, "a", "b")
+            assert {each.name: each.ttl for each in response.items} == {"a": 0.3, "b": None}
+            beat = await peer.get()
+            (item,) = beat.items
+            assert (item.name, item.body, item.ttl) == ("a", None, 0.3)
+            held = {each.name: each.version for each in response.items}
+            assert item.version == held["a"] or variant is SOTW
+
+
+@both
+async def test_9_who_can_not_take_one_gets_none(variant: Variant) -> None:
+    async with serving() as rig:
+        rig.set(EDS, "0.05s", a="1")
+        features = ("xds.config.supports-resource-ttl",) if variant is SOTW else ()
+        async with (
+            rig.peer(variant, node=Node("n", features=features)) as peer,
+            rig.peer(variant, node=Node("n", features=TTL)) as other,
+        ):
+            await other.ask(EDS, "a")
+            await peer.ask(EDS, "a")
+            response = await peer.get()
+            assert response.items[0].ttl is None
+            for _ in range(3):
+                await other.get()
+            rig.set(EDS, a="2")
+            assert versions(await peer.get()) == {"a": "2"}
+
+
+# ------------------------------------------------------------------------- 10. one stream for all
+
+
+@both
+async def test_10_types_of_one_stream_are_apart(rig: Rig, variant: Variant) -> None:
+    rig.put({(CDS, "a"): "1", (EDS, "a"): "1", (LDS, "a"): "1", (RDS, "a"): "1"})
+    async with rig.peer(variant) as peer:
+        for type_url in (CDS, EDS, LDS, RDS):
+            names = ("a",) if type_url in (EDS, RDS) else ()
+            assert await subscribed(peer, type_url, *names) == {"a": "1"}
+        rig.set(LDS, a="2")
+        response = await peer.get()
+        assert (response.type_url, versions(response)) == (LDS, {"a": "2"})
+
+
+@both
+@pytest.mark.parametrize("type_url", [CDS, EDS, LDS, RDS])
+async def test_10_a_type_has_its_own_service(rig: Rig, variant: Variant, type_url: str) -> None:
+    rig.set(type_url, a="1")
+    async with rig.peer(variant, type_url) as peer:
+        await peer.ask("", "a")  # whose type need not be said
+        response = await peer.get()
+        assert (response.type_url, versions(response)) == (type_url, {"a": "1"})
+        await peer.ask(CDS if type_url != CDS else EDS, "a")
+        status, reason = await peer.ended()
+        assert status == "INVALID_ARGUMENT"
+        assert type_url in reason
+
+
+# ------------------------------------------------------------------------- 11. fields not in use
+# `Peer.get` holds every response of this module to it.
+
+
+@both
+async def test_11_what_is_not_in_use_in_a_request_does_no_harm(rig: Rig, variant: Variant) -> None:
+    from envoy.service.discovery.v3 import discovery_pb2
+
+    rig.set(EDS, a="1")
+    if variant is DELTA:
+        delta = discovery_pb2.DeltaDiscoveryRequest(type_url=EDS, resource_names_subscribe=["a"])
+        delta.resource_locators_subscribe.add().name = "b"
+        data = delta.SerializeToString()
+    else:
+        sotw = discovery_pb2.DiscoveryRequest(type_url=EDS, resource_names=["a"])
+        sotw.resource_locators.add().name = "b"
+        data = sotw.SerializeToString()
+    async with rig.peer(variant) as peer:
+        await peer.raw(data)
+        assert versions(await peer.get()) == {"a": "1"}
