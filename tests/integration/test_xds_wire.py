@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from envoy.service.discovery.v3 import discovery_pb2
 
 from reconciler.core.discovery.types import CDS, EDS, LDS, RDS
 from reconciler.probe.frames import Node
@@ -462,10 +463,7 @@ async def test_10_a_type_has_its_own_service(rig: Rig, variant: Variant, type_ur
 
 
 @both
-async def test_11_what_is_not_in_use_in_a_request_does_no_harm(rig: Rig, variant: Variant) -> None:
-    from envoy.service.discovery.v3 import discovery_pb2
-
-    rig.set(EDS, a="1")
+async def test_11_a_request_for_what_is_not_in_use_is_refused(rig: Rig, variant: Variant) -> None:
     if variant is DELTA:
         delta = discovery_pb2.DeltaDiscoveryRequest(type_url=EDS, resource_names_subscribe=["a"])
         delta.resource_locators_subscribe.add().name = "b"
@@ -476,4 +474,6 @@ async def test_11_what_is_not_in_use_in_a_request_does_no_harm(rig: Rig, variant
         data = sotw.SerializeToString()
     async with rig.peer(variant) as peer:
         await peer.raw(data)
-        assert versions(await peer.get()) == {"a": "1"}
+        status, reason = await peer.ended()
+        assert status == "UNIMPLEMENTED"
+        assert "resource locators are not served" in reason

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from reconciler.core.discovery.service import Service
-from reconciler.core.discovery.types import ClientState, Close, Node, Send, Variant
+from reconciler.core.discovery.types import ClientState, Close, Lasting, Node, Send, Variant
 from reconciler.core.resources.types import Resource
 from reconciler.errors import ProtocolError
 from reconciler.probe import services
@@ -213,7 +213,8 @@ def _resource(found: Found, known: Mapping[Found, Resource]) -> Resource:
     held = known.get(found)
     if held is not None:
         return held
-    return Resource(found.type_url, found.name, found.version, found.body)
+    content = (found.type_url, found.name, found.version, found.body)
+    return Resource(*content) if found.ttl is None else Lasting(*content, found.ttl)
 
 
 class Summary(msgspec.Struct, frozen=True):
