@@ -6,6 +6,7 @@ comes next.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -477,3 +478,22 @@ async def test_11_a_request_for_what_is_not_in_use_is_refused(rig: Rig, variant:
         status, reason = await peer.ended()
         assert status == "UNIMPLEMENTED"
         assert "resource locators are not served" in reason
+
+
+# ------------------------------------------------------------------------- a stop
+
+
+async def test_a_stop_ends_streams_one_by_one_and_serves_them_until_then() -> None:
+    async with serving() as rig, rig.peer(DELTA) as first, rig.peer(DELTA) as second:
+        rig.set(CDS, a="1")
+        for peer in (first, second):
+            await subscribed(peer, CDS)
+        ends = [asyncio.create_task(peer.rest()) for peer in (first, second)]
+        stop = asyncio.create_task(rig.server.stop(5.0, drain=1.0))
+        (ended,), (open_,) = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        rig.set(CDS, a="2")
+        assert ended.result() == ([], "UNAVAILABLE")
+        responses, status = await open_
+        assert [versions(each) for each in responses] == [{"a": "2"}]
+        assert status == "UNAVAILABLE"
+        await stop

@@ -153,6 +153,17 @@ class Peer:
         given = names if self.variant is Variant.SOTW else ()
         await self.ask(response.type_url, *given, **fields)
 
+    async def rest(self) -> tuple[list[Response], str]:
+        """What comes until the stream ends, and the status."""
+        found = []
+        try:
+            async with asyncio.timeout(SECONDS):
+                while (data := await self.call.read()) is not grpc.aio.EOF:
+                    found.append(frames.decode(data, self.variant))
+        except grpc.aio.AioRpcError as error:
+            return found, error.code().name
+        return found, "OK"
+
     async def ended(self) -> tuple[str, str]:
         """Status and reason with which the server ends the stream; whatever came before."""
         try:

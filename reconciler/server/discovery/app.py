@@ -151,13 +151,10 @@ async def _follow(outcomes: AsyncIterator[Outcome], driver: Driver, files: Files
 
 
 def _options(config: DiscoveryConfig) -> list[tuple[str, int]]:
-    found = [
+    return [
         ("grpc.keepalive_time_ms", int(config.keepalive * 1000)),
         ("grpc.keepalive_timeout_ms", int(config.keepalive_timeout * 1000)),
     ]
-    if config.max_streams:
-        found.append(("grpc.max_concurrent_streams", config.max_streams))
-    return found
 
 
 def _alarm(log: Any) -> Callable[[str, str, str], None]:
