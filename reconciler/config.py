@@ -315,6 +315,9 @@ class DiscoveryConfig(Configuration, frozen=True, kw_only=True):
         _check_tls(self, [_address("listen", self.listen, refuse)], refuse)
 
 
+Config = ServerConfig | AgentConfig
+
+
 def _address(field: str, value: str, refuse: Refuse) -> Address:
     try:
         return parse_address(value)

@@ -49,7 +49,8 @@ class App:
     async def __aenter__(self) -> App:
         ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.task = asyncio.create_task(run(self.config, ready=ready.set_result))
-        await asyncio.wait([ready, self.task], return_when=asyncio.FIRST_COMPLETED)
+        ends: set[asyncio.Future[Any]] = {ready, self.task}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if self.task.done():
             self.task.result()
         self.port = ready.result()
@@ -270,9 +271,7 @@ async def test_reflection_knows_the_services(tmp_path: Path) -> None:
         assert {each.name for each in (services.AGGREGATED, *services.OWN.values())} <= found
         assert "envoy.service.status.v3.ClientStatusDiscoveryService" in found
         for name in found:
-            await call.write(
-                reflection_pb2.ServerReflectionRequest(file_containing_symbol=name)
-            )
+            await call.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=name))
             answer = await call.read()
             assert answer.file_descriptor_response.file_descriptor_proto, name
         await call.done_writing()
