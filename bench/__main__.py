@@ -54,6 +54,7 @@ def main() -> int:
         context = Context(
             quick=options.quick,
             streams=tuple(options.streams),
+            transports=tuple(options.transport),
             profile=options.profile or "",
             say=lambda text: status.update(text),
         )
@@ -90,6 +91,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--streams", type=int, nargs="+", default=[1_000, 10_000], metavar="N",
         help="how many, for the group streams; one run for each (default: 1000 10000)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--transport", nargs="+", choices=("grpc", "http2"), default=["grpc", "http2"],
+        help="what carries the streams of the group streams (default: grpc http2)",
     )  # fmt: skip
     parser.add_argument(
         "--profile", choices=tuple(PROFILES), metavar="NAME",

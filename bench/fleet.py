@@ -54,15 +54,17 @@ def running(
     parts: Sequence[Sequence[str]],
     keys: dict[str, KeyPair],
     pods: Mapping[str, Sequence[str]] | None = None,
+    transport: str = "grpc",
 ) -> Iterator[Fleet]:
-    """parts: the nodes of each process; pods: of each node, for whole agents."""
+    """parts: the nodes of each process; pods: of each node, for whole agents.
+    transport: the server's."""
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(_scratch())
         address = f"127.0.0.1:{free_port()}"
         context.say(f"starting {1 + len(parts)} processes")
-        first = stack.enter_context(
-            Child(server.main, Setup(address, {server.SERVER: keys[server.SERVER]}, "", directory))
-        )
+        own = {server.SERVER: keys[server.SERVER]}
+        setup = Setup(address, own, directory=directory, transport=transport)
+        first = stack.enter_context(Child(server.main, setup))
         children = []
         for nodes in parts:
             own = {node: keys[node] for node in nodes}

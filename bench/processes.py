@@ -35,6 +35,7 @@ class Setup(msgspec.Struct, frozen=True):
     keys: dict[str, KeyPair]
     kind: str = ""
     directory: str = ""
+    transport: str = "grpc"
 
 
 class Quiet:

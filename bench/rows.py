@@ -89,11 +89,13 @@ class Context:
         *,
         quick: bool,
         streams: tuple[int, ...],
+        transports: tuple[str, ...],
         profile: str,
         say: Callable[[str], None],
     ) -> None:
         self.quick = quick
         self.streams = streams
+        self.transports = transports
         self.profile = profile
         self.say = say
         self.written: list[Path] = []

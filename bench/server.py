@@ -20,8 +20,8 @@ from reconciler.config import ServerConfig, parse_address
 from reconciler.core.objects import Change, Upsert, decode
 from reconciler.core.plane import ControlPlane
 from reconciler.server.driver import Driver
-from reconciler.server.grpc import XdsServer
 from reconciler.server.journal import SqliteJournal
+from reconciler.server.transport import TRANSPORTS, Transport
 
 SERVER = "server"  # its key pair's name in `Setup.keys`
 
@@ -79,7 +79,7 @@ async def _start(setup: Setup) -> tuple[Handler, Any]:
     driver = Watched(plane, journal, thread, log, debounce=ServerConfig().debounce_ms / 1000)
     stack.push_async_callback(driver.stop)
     keys = setup.keys.get(SERVER)
-    service = XdsServer(driver, parse_address(setup.address), keys)
+    service = TRANSPORTS[setup.transport](driver, parse_address(setup.address), keys)
     driver.serve(service)
     stack.push_async_callback(service.stop, 1.0)
 
@@ -102,7 +102,7 @@ async def _start(setup: Setup) -> tuple[Handler, Any]:
     return handle, stack.aclose()
 
 
-async def _load(command: dict[str, Any], driver: Watched, service: XdsServer) -> dict[str, Any]:
+async def _load(command: dict[str, Any], driver: Watched, service: Transport) -> dict[str, Any]:
     """Read the objects, publish them, listen."""
     began = time.monotonic()
     decoded = decode(command["objects"], "all.json")
@@ -116,7 +116,7 @@ async def _load(command: dict[str, Any], driver: Watched, service: XdsServer) ->
 async def _change(
     changes: list[Change],
     driver: Watched,
-    service: XdsServer,
+    service: Transport,
     published: list[float],
 ) -> dict[str, Any]:
     """One change, until every connected node has acknowledged the cut with it."""
@@ -136,5 +136,5 @@ async def _change(
     }
 
 
-def _sent(service: XdsServer) -> dict[str, int]:
+def _sent(service: Transport) -> dict[str, int]:
     return {node: traffic.sent_bytes for node, traffic in service.traffic.items()}

@@ -24,11 +24,12 @@ _FEW: Final = 10
 
 def run(context: Context) -> list[Row]:
     counts = (100,) if context.quick else context.streams
-    return [row for count in counts for row in _rows(context, count)]
+    chosen = [(count, each) for count in counts for each in context.transports]
+    return [row for count, transport in chosen for row in _rows(context, count, transport)]
 
 
-def _rows(context: Context, count: int) -> list[Row]:
-    what = f"{count:,} streams, one TLS connection each"
+def _rows(context: Context, count: int, transport: str) -> list[Row]:
+    what = f"{count:,} streams over {transport}, one TLS connection each"
     limit = machine.raise_descriptor_limit()
     if count + _SPARE > limit:
         why = f"a process may have {limit:,} open files; raise the limit (ulimit -n)"
@@ -38,7 +39,8 @@ def _rows(context: Context, count: int) -> list[Row]:
     few, rest = nodes[:_FEW], nodes[_FEW:]
     half = len(rest) // 2
     keys = certificates(context, nodes)
-    with running(context, "answers", (few, rest[:half], rest[half:]), keys) as fleet:
+    parts = (few, rest[:half], rest[half:])
+    with running(context, "answers", parts, keys, transport=transport) as fleet:
         server, (first, *others) = fleet.server, fleet.children
         server.ask("load", objects=built.listed(), nodes=few)
         first.ask("start")

@@ -77,6 +77,10 @@ class ServerConfig(Configuration, frozen=True, kw_only=True):
     listen: Annotated[
         str, _say("Address of the xDS service: `host:port`, `[v6]:port` or `unix:PATH`.")
     ] = "127.0.0.1:18000"
+    transport: Annotated[
+        Literal["grpc", "http2"],
+        _say("What carries it: gRPC's library, or our own HTTP/2 for very many streams."),
+    ] = "grpc"
     tls_cert: Annotated[str, _say("PEM certificate (chain) of the server.")] = ""
     tls_key: Annotated[str, _say("PEM private key of the server.")] = ""
     tls_ca: Annotated[str, _say("PEM certificates of the CA that signs node certificates.")] = ""

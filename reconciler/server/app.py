@@ -28,9 +28,9 @@ from reconciler.core.plane import PlaneConfig
 from reconciler.core.reading import Reader
 from reconciler.errors import ConfigError
 from reconciler.server.cluster import Cluster
-from reconciler.server.grpc import XdsServer
 from reconciler.server.rotation import watch_certificate
 from reconciler.server.status import Counted, Status
+from reconciler.server.transport import TRANSPORTS
 from reconciler.tracefile import Head, recorder
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ async def run(config: ServerConfig, *, ready: Callable[[int], None] | None = Non
             tasks.create_task(watch_certificate(keys, driver.alarm, log, stop), name="certificate")
         tokens = await _tokens(config, cluster.client, stack, log)
         client = cluster.client or (tokens.client if tokens is not None else None)
-        service = XdsServer(
+        service = TRANSPORTS[config.transport](
             driver,
             parse_address(config.listen),
             keys,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
 import functools
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import uvloop
 
 from tests.root import need_feature, need_root
 
@@ -23,6 +25,16 @@ if TYPE_CHECKING:
     from tests.integration.kernel_world import Entry
 
 ROOT = Path("/sys/fs/bpf/reconciler-test")
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Tests of transports run on the loop that servers run on."""
+    module = item.getparent(pytest.Module)
+    if module is not None and hasattr(module.obj, "transport"):
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
 
 
 @pytest.fixture(scope="session")

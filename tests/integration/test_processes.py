@@ -31,6 +31,7 @@ class Processes:
     def __init__(self, directory: Path, manifests: Path = SHOP) -> None:
         self.directory = directory
         self.manifests = manifests
+        self.transport = "grpc"
         self.server_status = f"unix:{directory}/server.sock"
         self.agent_status = f"unix:{directory}/agent.sock"
         self.running: dict[str, subprocess.Popen[bytes]] = {}
@@ -38,8 +39,8 @@ class Processes:
     def server(self, *options: str) -> None:
         self._start("server", "--listen", f"unix:{self.directory}/xds.sock", "--status",
                     self.server_status, "--manifests", str(self.manifests), "--state-dir",
-                    str(self.directory / "state"), "--record-trace",
-                    str(self.directory / "server.jsonl"), *options)  # fmt: skip
+                    str(self.directory / "state"), "--transport", self.transport,
+                    "--record-trace", str(self.directory / "server.jsonl"), *options)  # fmt: skip
 
     def agent(self, node: str = "node-1", *options: str) -> None:
         self._start("agent", "--node", node, "--server", f"unix:{self.directory}/xds.sock",
@@ -88,8 +89,9 @@ class Processes:
 
 
 @pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
+def processes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Processes]:
     found = Processes(tmp_path)
+    found.transport = getattr(request, "param", found.transport)
     yield found
     for name in list(found.running):
         found.stop(name, signal.SIGKILL)
@@ -104,6 +106,7 @@ def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.parametrize("processes", ["grpc", "http2"], indirect=True)
 def test_a_cluster_is_served_and_can_be_asked(processes: Processes) -> None:
     processes.server()
     processes.agent()

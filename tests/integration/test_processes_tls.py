@@ -58,9 +58,10 @@ class Secured(Processes):
         return [line for line in map(json.loads, lines) if line["event"] == event]
 
 
-@pytest.fixture
-def secured(tmp_path: Path) -> Iterator[Secured]:
+@pytest.fixture(params=["grpc", "http2"])
+def secured(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Secured]:
     found = Secured(tmp_path)
+    found.transport = request.param
     yield found
     for name in list(found.running):
         found.stop(name, signal.SIGKILL)
