@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import secrets
 import signal
 import socket
 import time
@@ -71,7 +72,11 @@ async def run(config: AgentConfig) -> None:
             kernel,
             cached,
             time.monotonic(),
-            Options(config.max_stale, tuple(map(_prefix, config.service_cidr))),
+            Options(
+                config.max_stale,
+                tuple(map(_prefix, config.service_cidr)),
+                secrets.token_hex(8),
+            ),
             trace,
         )
         driver = Driver(core, datapath, cache, log)

@@ -22,16 +22,16 @@ import msgspec
 from reconciler.core.identity import ALARM_PERCENT, Allocator, JournalBatch, JournalState
 from reconciler.core.intake import Intake, IntakeConfig, Publication
 from reconciler.core.objects import Change
-from reconciler.core.policy import origins
 from reconciler.core.policy.sizes import Sizes
 from reconciler.core.resources import encode
 from reconciler.core.resources.build import Changed, ViewBuilder
 from reconciler.core.resources.position import Position, position_of
-from reconciler.core.resources.types import CUT_TYPES, IDENTITY, PEER_SET, POLICY, RULE_SET
+from reconciler.core.resources.types import CUT_TYPES, IDENTITY
 from reconciler.core.standing import state_of
 from reconciler.core.trace import Trace, about
 from reconciler.core.xds.codec import Encoder, Frame
 from reconciler.core.xds.nodes import Node, Nodes
+from reconciler.core.xds.refusals import with_policies
 from reconciler.core.xds.rollout import Restart, Rollout, mark
 from reconciler.core.xds.served import Due, Served
 from reconciler.core.xds.stream import (
@@ -43,7 +43,7 @@ from reconciler.core.xds.stream import (
     Subscribed,
 )
 from reconciler.core.xds.subscription import Wanted
-from reconciler.errors import CapacityError, ProtocolError, Refusal
+from reconciler.errors import CapacityError, ProtocolError
 
 
 class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,9 +84,6 @@ class Alarm(msgspec.Struct, frozen=True):
 
 
 Effect = Send | Close | WriteJournal | Alarm
-
-MAX_NAMED = 3
-"""Policy objects named in the reason of a refusal; the rest is counted."""
 
 SERVED = frozenset((*CUT_TYPES, IDENTITY))
 
@@ -391,29 +388,18 @@ class ControlPlane:
                     trace = about(self._trace, node=node.name, stream=stream)
                     held.identities = Served(event.initial, trace)
                 self._serve_identities(stream, held, event)
-            case Subscribed(type_url=type_url, initial=initial):
-                node.rollout.subscribed(type_url, initial, now, (self.revision, self.position))
+            case Subscribed():
+                newest = self.revision, self.position
+                node.rollout.subscribed(event.type_url, event.initial, now, newest, event.instance)
                 node.heard = node.heard or node.rollout.reported
             case Acked(type_url=type_url, nonce=nonce):
                 node.rollout.acked_response(type_url, nonce, now)
             case Nacked(type_url=type_url, nonce=nonce):
-                reason = self._with_policies(event.reason, event.refusal)
+                compiler = self.intake.compiler
+                reason = with_policies(
+                    event.reason, event.refusal, compiler.rule_sets, compiler.policies
+                )
                 node.rollout.nacked_response(type_url, nonce, reason, event.refusal, now)
-
-    def _with_policies(self, reason: str, refusal: Refusal | None) -> str:
-        """A node's reason with the policy objects that lead to what it refused."""
-        compiler = self.intake.compiler
-        found: tuple[str, ...] = ()
-        if refusal is not None and refusal.type_url == RULE_SET:
-            found = origins.of_rule_sets((refusal.name,), compiler.rule_sets)
-        elif refusal is not None and refusal.type_url == PEER_SET:
-            found = origins.of_peer_set(refusal.name.rpartition("/")[0], compiler.rule_sets)
-        elif refusal is not None and refusal.type_url == POLICY and refusal.name.isdecimal():
-            found = origins.of_policy(compiler.policies.get(int(refusal.name)), compiler.rule_sets)
-        if not found:
-            return reason
-        more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
-        return f"{', '.join(found[:MAX_NAMED])}{more}: {reason}"
 
     def _serve_identities(self, stream: int, held: _Stream, event: StreamEvent | None) -> None:
         """What is due after a request, or (None) after a change of what there is."""

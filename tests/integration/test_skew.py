@@ -111,7 +111,7 @@ def skewed(tmp_path: Path) -> Iterator[Skewed]:
 
 def test_a_newer_server_serves_an_older_agent_what_it_knows(skewed: Skewed) -> None:
     """And closes what it does not know: the policy's pods, and nothing else. With a field left out
-    a rule might allow more."""
+    a rule might allow more. Once the agent is upgraded too, it has the policy at once."""
     skewed.change(FIELD)
     skewed.newer = {"server"}
     skewed.server("--closed-grace", "0.2")
@@ -131,6 +131,14 @@ def test_a_newer_server_serves_an_older_agent_what_it_knows(skewed: Skewed) -> N
     policy = {**NEXT_POLICY, "metadata": {"name": "known", "namespace": "data"}}
     (skewed.manifests / "later.yaml").write_text(yaml.safe_dump_all([namespace, policy]))
     skewed.wait(lambda: before < skewed.committed() == skewed.newest())
+    assert skewed.nodes()["node-1"]["alarms"]
+
+    # Sooner than what was refused is tried again, whoever refused it.
+    skewed.stop("agent")
+    skewed.newer = {"server", "agent"}
+    skewed.agent()
+    skewed.wait(lambda: skewed.nodes()["node-1"]["alarms"] == [])
+    skewed.wait(skewed.in_sync)
 
 
 def test_an_older_server_serves_a_newer_agent(skewed: Skewed) -> None:

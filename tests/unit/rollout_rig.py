@@ -107,6 +107,7 @@ class Agent:
         self.staged: dict[tuple[str, str], str] = {}
         self.revision, self.root = 0, b""
         self.poison: set[str] = set()
+        self.instance = "one"
         self.got: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = []
 
     def hello(self) -> list[bytes]:
@@ -114,7 +115,7 @@ class Agent:
         versions: dict[str, dict[str, str]] = {}
         for (type_url, name), version in self.enforced.items():
             versions.setdefault(type_url, {})[name] = version
-        client = Client("n1", 0.0)
+        client = Client("n1", 0.0, instance=self.instance)
         client.tick(0.0)
         return client.opened(Report(self.revision, self.root, versions), 0.0)
 
@@ -183,7 +184,9 @@ class Line:
         while self.up and self.open:
             for event in self.stream.receive(self.up.popleft()):
                 if isinstance(event, Subscribed):
-                    self.rollout.subscribed(event.type_url, event.initial, self.now)
+                    self.rollout.subscribed(
+                        event.type_url, event.initial, self.now, instance=event.instance
+                    )
                 elif isinstance(event, Acked):
                     self.rollout.acked_response(event.type_url, event.nonce, self.now)
                 elif isinstance(event, Nacked):

@@ -175,6 +175,14 @@ def test_an_empty_error_detail_is_a_nack_too() -> None:
     assert decode_request(message.SerializeToString()).error == ""
 
 
+def test_of_a_nodes_metadata_only_a_text_names_its_process() -> None:
+    message = discovery_pb2.DeltaDiscoveryRequest(type_url=IDENTITY)
+    message.node.id = "n1"
+    message.node.metadata.update({"version": "2", "instance": {"of": [1, None]}})
+    found = decode_request(message.SerializeToString())
+    assert (found.node, found.instance) == ("n1", "")
+
+
 def test_foreign_details_of_a_nack_are_left_alone() -> None:
     message = discovery_pb2.DeltaDiscoveryRequest(type_url=IDENTITY, response_nonce="n")
     message.error_detail.details.append(any_pb2.Any(type_url="x/google.rpc.Help", value=b"\xff"))
@@ -469,6 +477,7 @@ def test_requests_survive_the_wire() -> None:
     for request in (
         Request(type_url=IDENTITY, node="n", subscribe=("*", "a"), initial={"a": "1"}),
         Request(type_url=IDENTITY, unsubscribe=("a",), nonce="n"),
+        Request(type_url=IDENTITY, node="n1", instance="7f"),
         Request(type_url=IDENTITY, nonce="n", error="", refusal=None),
         Request(type_url=IDENTITY, nonce="n", error="x", refusal=Refusal("t", "n", "r", 1, 2)),
     ):

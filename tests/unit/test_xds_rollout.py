@@ -240,6 +240,52 @@ def test_a_closed_view_outlasts_a_reconnect_but_not_for_ever() -> None:
     assert not line.rollout.alarm
 
 
+def test_an_agent_that_was_restarted_is_tried_open_at_once() -> None:
+    """It may be another version, or have more room. A new stream alone says nothing of that."""
+    line = synced()
+    bad = line.world.policy(0, 90)
+    line.agent.poison.add(bad)
+    line.publish()
+    line.settle()
+    line.wait(GRACE)
+    line.settle()
+    line.disconnect()
+    line.agent.poison.clear()
+    line.agent.instance = "two"
+    line.connect()
+    line.settle()
+    assert line.enforces()
+    assert line.rollout.state == "current"
+    assert not line.rollout.alarm
+
+
+def test_an_agent_that_was_restarted_and_refuses_again_is_closed_for_as_long_again() -> None:
+    line = synced()
+    bad = line.world.policy(0, 90)
+    line.agent.poison.add(bad)
+    line.publish()
+    line.settle()
+    line.wait(GRACE)
+    line.settle()
+    line.wait(RETRY_SECONDS / 2)
+    line.disconnect()
+    line.agent.instance = "two"
+    line.connect()
+    line.settle()
+    assert line.rollout.state == "held"
+    line.wait(GRACE)
+    line.settle()
+    assert line.rollout.state == "closed-fallback"
+    assert line.enforces(frozenset({bad}))
+    line.agent.poison.clear()
+    line.wait(RETRY_SECONDS / 2)  # when the first one would have been tried again
+    line.settle()
+    assert line.enforces(frozenset({bad}))
+    line.wait(RETRY_SECONDS / 2)
+    line.settle()
+    assert line.enforces()
+
+
 def test_a_closed_view_opens_with_changed_content_after_a_reconnect() -> None:
     line = synced()
     line.agent.poison.add(line.world.policy(0, 90))

@@ -101,7 +101,7 @@ class AgentCore:
         self._connecting = self._connected = self._closing = False
         self._whole_bytes = self._appended = 0
         self._compact_due = False  # older records before a whole one
-        self._client = Client(node, now, self._options.max_stale, trace)
+        self._client = Client(node, now, self._options.max_stale, trace, self._options.instance)
         kernel = kernel or Adopted()
         next_id = max((*kernel.ids, cache.next_id - 1 if cache else 0, 0)) + 1
         self._tables = Tables(node, limits, self._options.services, next_id, trace)

@@ -12,10 +12,12 @@ class Options(msgspec.Struct, frozen=True):
     """max_stale: seconds without a server after which remote pods count as unknown; 0: never.
 
     services: CIDRs of service addresses, which are not translated yet where packets are judged
+    instance: of this process, which servers are told; "": nothing is told
     """
 
     max_stale: float = 0.0
     services: tuple[Prefix, ...] = ()
+    instance: str = ""
 
 
 class Connect(msgspec.Struct, frozen=True):

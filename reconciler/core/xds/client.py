@@ -42,13 +42,19 @@ class Client:
     """models/client.toml. After each event look at `wants_stream` and `retry_at`."""
 
     __slots__ = (
-        "_delay", "_jitter", "_max_stale", "_now", "_trace", "discard", "distrusted",
+        "_delay", "_instance", "_jitter", "_max_stale", "_now", "_trace", "discard", "distrusted",
         "last_contact", "node", "retry_at", "state", "subscribe_due", "wants_stream",
     )  # fmt: skip
 
     def __init__(
-        self, node: str, now: float, max_stale: float = 0.0, trace: Trace | None = None
+        self,
+        node: str,
+        now: float,
+        max_stale: float = 0.0,
+        trace: Trace | None = None,
+        instance: str = "",
     ) -> None:
+        """instance: of this process; told to servers, who try again what an earlier one refused."""
         self._trace = trace
         self.node = node
         self.state = MODEL.initial
@@ -61,6 +67,7 @@ class Client:
         self._delay = FIRST_BACK_OFF
         self._jitter = 0.0
         self._max_stale = max_stale
+        self._instance = instance
         self._now = now
 
     # Events
@@ -94,6 +101,7 @@ class Client:
                 node="" if requests else self.node,
                 subscribe=(WILDCARD,),
                 initial=initial,
+                instance="" if requests else self._instance,
             )
             requests.append(codec.encode_request(first))
         return requests

@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import Final
 
 import msgspec
+from envoy.config.core.v3 import base_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, status_pb2
@@ -41,6 +42,9 @@ _KEPT_BYTES: Final = 64 << 20
 OWN: Final = frozenset({ENDPOINT, COMMIT})
 """Types whose resources are served to one node only."""
 
+INSTANCE: Final = "instance"
+"""Key of a node's metadata: another value means another process."""
+
 _KEPT_ACKS: Final = 4096
 _KEPT_WRAPPED: Final = 1 << 16
 
@@ -48,6 +52,7 @@ _KEPT_WRAPPED: Final = 1 << 16
 class Request(msgspec.Struct, frozen=True):
     """A DeltaDiscoveryRequest, or a DiscoveryRequest. node: its id, "" when not said.
 
+    instance: which process of the node asks, `node.metadata["instance"]`; "" when not said
     initial: name → version that the client has; error: text of a NACK, None for none
     refusal: what our agents add to the text
     names:   of a DiscoveryRequest, in place of the two lists: all that the client asks for
@@ -64,6 +69,7 @@ class Request(msgspec.Struct, frozen=True):
     refusal: Refusal | None = None
     names: tuple[str, ...] = ()
     version: str = ""
+    instance: str = ""
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -118,6 +124,7 @@ def decode_request(data: bytes, max_names: int = MAX_NAMES) -> Request:
         nonce=message.response_nonce,
         error=message.error_detail.message if failed else None,
         refusal=refusal_of(message.error_detail) if failed else None,
+        instance=_instance(message.node) if message.HasField("node") else "",
     )
 
 
@@ -131,6 +138,8 @@ def encode_request(request: Request) -> bytes:
     )
     if request.node:
         message.node.id = request.node
+    if request.instance:
+        message.node.metadata[INSTANCE] = request.instance
     if request.error is not None or request.refusal is not None:
         message.error_detail.code = code_pb2.INVALID_ARGUMENT
         message.error_detail.message = request.error or ""
@@ -150,6 +159,12 @@ def no_locators(type_url: str) -> ProtocolError:
     """Without its locators such a request would read as one for everything."""
     reason = f"{type_url}: resource locators are not served; subscribe to names"
     return ProtocolError("UNIMPLEMENTED", reason)
+
+
+def _instance(node: base_pb2.Node) -> str:
+    """Only a string counts."""
+    found: str = node.metadata.fields[INSTANCE].string_value if INSTANCE in node.metadata else ""
+    return found
 
 
 def refusal_of(status: status_pb2.Status) -> Refusal | None:

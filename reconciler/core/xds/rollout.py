@@ -7,8 +7,9 @@ held by the older of both, over broken streams too, until the node reports again
 
 A refused cut is not sent again at once. If the refusal names a rule set (or what leads to one),
 that rule set is served to this node as *closed* after a grace and everything else goes on, until
-what was refused changes or, from time to time, is tried again; if not, the stream is restarted and
-the node starts anew from what it reports.
+what was refused changes, or is tried again: from time to time, and when the agent is another
+process than the one that refused, which may be of another version or have more room. If the refusal
+names nothing, the stream is restarted and the node starts anew from what it reports.
 
 A node that refuses takes back all that it had staged, but stages what was pipelined behind the
 refusal. The next cut overwrites that, so that its root fits at once.
@@ -88,6 +89,7 @@ class Rollout:
         "committed_at",
         "deadline",
         "floor",
+        "instance",
         "nack",
         "newest",
         "position",
@@ -127,6 +129,7 @@ class Rollout:
         self.causes: dict[Key, tuple[str, frozenset[str]]] = {}
         self.refusal: tuple[Key, str] | None = None  # with its version; not yet among `causes`
         self.reopen_at: float | None = None  # when what is closed is tried again
+        self.instance = ""
         self.reported = False
         self.nack = self.alarm = ""
         self.deadline: float | None = None
@@ -141,15 +144,21 @@ class Rollout:
         initial: dict[str, str],
         now: float,
         newest: tuple[int, Position | None] | None = None,
+        instance: str = "",
     ) -> None:
         """The first request of a type. Nothing is sent before that of every type is here.
 
         newest: revision and position now. A replica reads on without a word to nodes where nothing
         changes, and a report is judged by what it has read.
+        instance: of the agent's process, as far as it says.
         """
         self._now = now
         if newest is not None:
             self.newest, self.position = newest
+        if instance != self.instance:
+            self.instance = instance
+            if self.causes:
+                self.reopen_at = now
         self._initial[type_url] = initial
         if not self.reported and all(each in self._initial for each in CUT_TYPES):
             self.reported = True

@@ -31,12 +31,16 @@ MODEL = load("stream")
 
 class Subscribed(msgspec.Struct, frozen=True):
     """First request of a type. initial: name → version that the client holds; version: in the
-    other variant, that of the last response that it accepted on the stream before, "" for none."""
+    other variant, that of the last response that it accepted on the stream before, "" for none.
+
+    instance: of the client's process, "" where the stream's first request does not say
+    """
 
     type_url: str
     wanted: Wanted
     initial: dict[str, str]
     version: str = ""
+    instance: str = ""
 
 
 class Resubscribed(msgspec.Struct, frozen=True):
@@ -95,7 +99,9 @@ class Kind:
 class Stream:
     """What both variants share."""
 
-    __slots__ = ("_first", "_keep", "_kind", "_served", "_trace", "_types", "_whole", "node")
+    __slots__ = (
+        "_first", "_keep", "_kind", "_served", "_trace", "_types", "_whole", "instance", "node",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -115,7 +121,7 @@ class Stream:
         self._kind = kind
         self._keep = keep
         self._types: dict[str, Kind] = {}
-        self.node = ""
+        self.node = self.instance = ""
         self._first = True
 
     def sent(self, frame: Frame) -> None:
@@ -160,7 +166,7 @@ class Stream:
     def take(self, request: Request) -> tuple[StreamEvent, ...]:
         """What a request means. ProtocolError: the stream is to be closed with it."""
         if self._first:
-            self.node, self._first = request.node, False
+            self.node, self.instance, self._first = request.node, request.instance, False
         state = self._types.get(request.type_url)
         if state is None:
             if request.type_url not in self._served:
@@ -227,7 +233,7 @@ class IncrementalStream(Stream):
         wanted = state.subscription.begin(request.subscribe, request.unsubscribe)
         state.step("subscribe")
         self._record("Subscribe", request.type_url, request)
-        return Subscribed(request.type_url, wanted, request.initial)
+        return Subscribed(request.type_url, wanted, request.initial, instance=self.instance)
 
     def _go_on(self, request: Request, state: Kind) -> tuple[StreamEvent, ...]:
         events: list[StreamEvent] = []
