@@ -35,7 +35,7 @@ from reconciler.datapath import features, pins
 from reconciler.datapath.base import CutWord, Event
 from reconciler.datapath.events import EventRing
 from reconciler.datapath.links import Links
-from reconciler.datapath.maps import ArrayMap, CacheMap, KernelMap, TableMap, read_percpu
+from reconciler.datapath.maps import ArrayMap, CacheMap, KernelMap, TableMap, owner, read_percpu
 from reconciler.datapath.objects import OBJECT, Programs, check, ffi, lib
 from reconciler.errors import DatapathError
 
@@ -59,8 +59,9 @@ class KernelDatapath:
     pin_dir:  directory of this node, on a BPF file system (mounted if it is not: pins.py)
     specs:    maps and their capacities, `layout.map_specs()` by default
     attach:   "auto" takes TCX where the kernel has it
-    recreate: pinned maps that differ from `specs` are made anew, empty (then every packet of an
-              attached device drops until endpoints are written); else they are a DatapathError
+    recreate: pinned maps of another layout are made anew, empty (then every packet of an attached
+              device drops until endpoints are written); else they are a DatapathError. Of another
+              size they are copied into new ones, unseen by any packet
     """
 
     name = "kernel"
@@ -90,24 +91,16 @@ class KernelDatapath:
     def _open(self, stack: ExitStack, recreate: bool, object_path: Path) -> None:
         pins.ensure_bpffs(self.pin_dir)
         stack.callback(os.close, pins.lock(self.pin_dir))
-        fds, self.adopted = pins.open_maps(self.pin_dir, self.specs, recreate=recreate)
         batch = features.available("lpm-batch")
+        pinned = pins.open_maps(self.pin_dir, self.specs, recreate=recreate, batch=batch)
+        fds, self.adopted = pinned.fds, pinned.adopted
+        for resized in pinned.resized:
+            stack.callback(resized.close)
         owners: dict[MapId, KernelMap] = {}
         left = dict(fds)
         try:
             for id, fd in fds.items():
-                spec = self.specs[id]
-                map: KernelMap
-                if spec.kind == "array":
-                    map = ArrayMap(spec, fd)
-                elif spec.kind == "lru":
-                    map = CacheMap(spec, fd)
-                elif spec.kind == "hash":
-                    map = TableMap(spec, fd, grace=wait_for_programs)
-                elif spec.kind == "lpm":
-                    map = TableMap(spec, fd, batch=batch)
-                else:
-                    map = KernelMap(spec, fd)
+                map = owner(self.specs[id], fd, batch=batch, grace=wait_for_programs)
                 owners[id] = map
                 stack.callback(map.close)
                 del left[id]
@@ -129,6 +122,8 @@ class KernelDatapath:
         stack.callback(self._ring.close)
         self._links = Links(self.pin_dir / pins.LINKS, programs, tcx=self.tcx)
         self._links.adopt()
+        for resized in pinned.resized:
+            resized.take_over()
 
     @property
     def limits(self) -> Mapping[MapId, int]:
@@ -149,10 +144,10 @@ class KernelDatapath:
                 self._grace()
 
     def dump(self, map: MapId) -> dict[bytes, bytes]:
-        owner = self._maps[map]
-        if not isinstance(owner, TableMap | CacheMap | ArrayMap):
+        found = self._maps[map]
+        if not isinstance(found, TableMap | CacheMap | ArrayMap):
             raise DatapathError("dump", map, errno.EINVAL, "has no entries to dump")
-        return owner.dump()
+        return found.dump()
 
     def cut(self) -> CutWord:
         active = lib.rk_load_acquire(self._active)
@@ -160,10 +155,10 @@ class KernelDatapath:
         return CutWord(active & 1, (first, second), (first_root, second_root))
 
     def _writable(self, map: MapId) -> TableMap | CacheMap | ArrayMap:
-        owner = self._maps[map]
-        if map is MapId.CUT or not isinstance(owner, TableMap | CacheMap | ArrayMap):
+        found = self._maps[map]
+        if map is MapId.CUT or not isinstance(found, TableMap | CacheMap | ArrayMap):
             raise DatapathError("update", map, errno.EINVAL, "is not written by entries")
-        return owner
+        return found
 
     def _flip(self, op: Flip) -> None:
         if op.half not in (0, 1) or len(op.root) != 32:
@@ -177,9 +172,9 @@ class KernelDatapath:
 
     def _grace(self) -> None:
         wait_for_programs()
-        for owner in self._maps.values():
-            if isinstance(owner, TableMap):
-                owner.grace_passed()
+        for map in self._maps.values():
+            if isinstance(map, TableMap):
+                map.grace_passed()
 
     # --- devices ------------------------------------------------------------------------------
 

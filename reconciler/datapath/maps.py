@@ -45,8 +45,15 @@ def create(spec: MapSpec) -> int:
     return check(fd, "create map", spec.id)
 
 
-def differences(fd: int, spec: MapSpec) -> list[str]:
-    """How a map differs from its specification: "max_entries 10 instead of 20"."""
+def limit_of(fd: int, spec: MapSpec) -> int:
+    """The map's own `MapSpec.max_entries`, whatever the specification wants."""
+    info = ffi.new("struct rk_map_info *")
+    check(lib.rk_map_info(fd, info), "read map", spec.id)
+    return int(info.max_entries) - (kernel_entries(spec) - spec.max_entries)
+
+
+def differences(fd: int, spec: MapSpec) -> dict[str, str]:
+    """How a map differs from its specification, by field: "max_entries 10 instead of 20"."""
     info = ffi.new("struct rk_map_info *")
     check(lib.rk_map_info(fd, info), "read map", spec.id)
     flags = (_NO_PREALLOC if spec.no_prealloc else 0) | (_MMAPABLE if spec.mmap else 0)
@@ -57,11 +64,11 @@ def differences(fd: int, spec: MapSpec) -> list[str]:
         "max_entries": kernel_entries(spec),
         "flags": flags,
     }
-    return [
-        f"{field} {getattr(info, field)} instead of {value}"
+    return {
+        field: f"{field} {getattr(info, field)} instead of {value}"
         for field, value in expected.items()
         if getattr(info, field) != value
-    ]
+    }
 
 
 def open_pin(path: Path) -> int:
@@ -328,6 +335,24 @@ class ArrayMap(KernelMap):
     def _store(self, place: int, value: bytes) -> None:
         at = place * self._stride
         self.memory[at : at + len(value)] = value
+
+
+def owner(
+    spec: MapSpec, fd: int, *, batch: bool, grace: Callable[[], None] | None = None
+) -> KernelMap:
+    """The object for this kind of map, which closes `fd`.
+
+    batch: whether the kernel has batch calls for tries; grace: see `TableMap`, for hashes
+    """
+    if spec.kind == "array":
+        return ArrayMap(spec, fd)
+    if spec.kind == "lru":
+        return CacheMap(spec, fd)
+    if spec.kind == "hash":
+        return TableMap(spec, fd, grace=grace)
+    if spec.kind == "lpm":
+        return TableMap(spec, fd, batch=batch)
+    return KernelMap(spec, fd)
 
 
 def read_percpu(map: KernelMap, cpus: int) -> Mapping[int, bytes]:

@@ -13,17 +13,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from reconciler.core.dataplane.layout import MapId, MapSpec
 from reconciler.datapath.links import detach_clsact, detach_link, device_indices, pinned_links
 from reconciler.datapath.maps import create, differences, open_pin, pin
 from reconciler.datapath.objects import check, lib, path_bytes
-from reconciler.errors import DatapathError
+from reconciler.datapath.resize import BESIDE, Resized
+from reconciler.errors import DatapathError, MapFull
 
 DEFAULT_BPFFS: Final = Path("/sys/fs/bpf")
 LINKS: Final = "links"
 
 # Maps that a cut is made of: only together do they mean something.
 _STATE: Final = (MapId.ADDRESSES, MapId.ENDPOINTS, MapId.GROUPS, MapId.POLICIES, MapId.CUT)
+
+# Maps that mean nothing to a packet: they begin anew where they are of another kind.
+_RESTARTED: Final = (MapId.METRICS, MapId.EVENTS)
 
 
 def ensure_bpffs(directory: Path) -> None:
@@ -57,22 +63,36 @@ def lock(directory: Path) -> int:
     return fd
 
 
-def open_maps(
-    directory: Path, specs: Mapping[MapId, MapSpec], *, recreate: bool
-) -> tuple[dict[MapId, int], bool]:
-    """(descriptors, whether the cut was adopted). Pinned maps are adopted, missing ones made.
+class Pinned(msgspec.Struct, frozen=True):
+    """fds: descriptors; adopted: whether the cut was; resized: maps of `fds` that are not pinned
+    yet, see there."""
 
-    A pinned map that differs from its specification, or is missing from a cut's maps, is an error
-    that names each; with `recreate` those are made anew, and all of a cut's maps with any one.
+    fds: Mapping[MapId, int]
+    adopted: bool
+    resized: tuple[Resized, ...]
+
+
+def open_maps(
+    directory: Path, specs: Mapping[MapId, MapSpec], *, recreate: bool, batch: bool
+) -> Pinned:
+    """Pinned maps are adopted, missing ones made. batch: whether tries have batch calls.
+
+    A pinned map that is of another size is copied. One that differs otherwise, is missing from a
+    cut's maps, or holds more than its new size has room for, is an error that names each; with
+    `recreate` those are made anew, and all of a cut's maps with any one. Counters and events are
+    made anew in any case.
     `cut` is pinned last: without it the others are what a first start left behind when it ended.
     """
     (directory / LINKS).mkdir(exist_ok=True)
     wrong: dict[MapId, str] = {}
+    other_size: list[MapId] = []
     adopted = (directory / MapId.CUT).exists()
     fds: dict[MapId, int] = {}
+    resized: dict[MapId, Resized] = {}
     try:
         for id, spec in specs.items():
             path = directory / id
+            (directory / f"{id}{BESIDE}").unlink(missing_ok=True)
             if not adopted and id in _STATE:
                 path.unlink(missing_ok=True)
             if not path.exists():
@@ -80,10 +100,22 @@ def open_maps(
                     wrong[id] = "not there"
                 continue
             fds[id] = open_pin(path)
-            if differs := differences(fds[id], spec):
-                wrong[id] = ", ".join(differs)
+            differs = differences(fds[id], spec)
+            if differs.keys() == {"max_entries"} or (differs and id in _RESTARTED):
+                other_size.append(id)
+            elif differs:
+                wrong[id] = ", ".join(differs.values())
+        if not wrong or recreate:
+            for id in other_size:
+                try:
+                    resized[id] = Resized(specs[id], fds.pop(id), directory / id, batch=batch)
+                except MapFull as error:
+                    wrong[id] = f"{error.needed} entries are in use, too many for {error.limit}"
+                else:
+                    fds[id] = resized[id].fd
         if wrong and not recreate:
             text = "; ".join(f"map {id}: {what}" for id, what in wrong.items())
+            text += f". Start it as before, or empty the node of pods and remove {directory}"
             raise DatapathError("adopt", str(directory), errno.EINVAL, text)
         if wrong.keys() & set(_STATE):
             adopted = False
@@ -91,6 +123,8 @@ def open_maps(
         if MapId.CUT in wrong:
             (directory / MapId.CUT).unlink(missing_ok=True)
         for id in wrong:
+            if id in resized:
+                resized.pop(id).close()
             if id in fds:
                 os.close(fds.pop(id))
             (directory / id).unlink(missing_ok=True)
@@ -100,8 +134,10 @@ def open_maps(
     except BaseException:
         for fd in fds.values():
             os.close(fd)
+        for each in resized.values():
+            each.close()
         raise
-    return fds, adopted
+    return Pinned(fds, adopted, tuple(resized.values()))
 
 
 def unpin_all(directory: Path) -> None:
@@ -114,6 +150,7 @@ def unpin_all(directory: Path) -> None:
         detach_link(path)
     for id in MapId:
         (directory / id).unlink(missing_ok=True)
+        (directory / f"{id}{BESIDE}").unlink(missing_ok=True)
     for leftover in (directory / LINKS, directory):
         try:
             leftover.rmdir()

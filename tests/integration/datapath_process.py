@@ -1,6 +1,7 @@
 """A process that drives a kernel datapath until it is killed: see test_kernel_restart.
 
-Usage: python -m tests.integration.datapath_process PIN_DIR tcx|clsact IFINDEX...
+Usage: python -m tests.integration.datapath_process PIN_DIR tcx|clsact SCALE IFINDEX...
+SCALE: the maps are so many times as large as they are at first.
 Adopts (or makes) the datapath, says "ready", then goes on re-attaching, staging and flipping, and
 says "round" after each round.
 """
@@ -10,17 +11,26 @@ from __future__ import annotations
 import sys
 from typing import Literal, cast
 
+import msgspec
+
 from reconciler.core.dataplane.layout import GROUP_VALUE, MapId
 from reconciler.core.dataplane.ops import Flip, Grace, Put
 from reconciler.datapath.kernel import KernelDatapath
 from tests.integration.kernel_world import address_entry, small_specs
 
+SCALED = (MapId.ADDRESSES, MapId.ENDPOINTS, MapId.GROUPS, MapId.POLICIES, MapId.CONNTRACK)
 SPARE = tuple(address_entry(f"10.200.0.{number}", 200) for number in range(20))
 
 
-def main(pin_dir: str, mode: str, *devices: str) -> None:
+def main(pin_dir: str, mode: str, scale: str, *devices: str) -> None:
     attach = cast(Literal["tcx", "clsact"], mode)
-    datapath = KernelDatapath(pin_dir, small_specs(), attach=attach)
+    specs = {
+        id: msgspec.structs.replace(spec, max_entries=int(scale) * spec.max_entries)
+        if id in SCALED
+        else spec
+        for id, spec in small_specs().items()
+    }
+    datapath = KernelDatapath(pin_dir, specs, attach=attach)
     print("ready", datapath.adopted, len(datapath.attached()), flush=True)
     cut = datapath.cut()
     half, revision = cut.active, max(cut.revisions)

@@ -18,6 +18,7 @@ from reconciler.core.dataplane.layout import (
     CONNTRACK_VALUE,
     ENDPOINT_VALUE,
     MapId,
+    MapSpec,
     Reason,
 )
 from reconciler.core.dataplane.ops import Flip, Grace, Op, Put, Remove
@@ -284,30 +285,122 @@ def test_one_process_at_a_time(opened: Open) -> None:
     assert caught.value.errno == errno.EBUSY
 
 
-def test_pins_of_another_size(opened: Open) -> None:
+def with_sizes(**sizes: int) -> dict[MapId, MapSpec]:
+    specs = small_specs()
+    for name, size in sizes.items():
+        specs[MapId(name)] = msgspec.structs.replace(specs[MapId(name)], max_entries=size)
+    return specs
+
+
+def test_pins_of_another_size_are_copied_into_maps_of_the_new_one(
+    pin_dir: Path, opened: Open
+) -> None:
+    first = opened()
+    policies = (policy_entry(POD_A.egress, 0, OUT),)
+    first.apply([*world((POD_A, POD_B), policies), Flip(1, 9, b"r" * 32)])
+    frame = ip(POD_A.ipv4, POD_B.ipv4, TCP, tcp(1, 80))
+    first.run(frame, ifindex=POD_A.ifindex, direction=OUT)
+    kept = (MapId.ADDRESSES, MapId.ENDPOINTS, MapId.GROUPS, MapId.POLICIES, MapId.CONNTRACK)
+    before = {id: first.dump(id) for id in kept}
+    assert all(before.values())
+    first.close()
+    sizes = {
+        "addresses": 128, "endpoints": 100, "groups": 1000, "policies": 200, "conntrack": 500,
+        "fragments": 64, "events": 1 << 17, "metrics": 100,
+    }  # fmt: skip
+    larger = with_sizes(**sizes)
+    second = opened(specs=larger)
+    assert second.adopted  # type: ignore[attr-defined]
+    assert {id: second.dump(id) for id in kept} == before
+    assert second.cut().revisions == (0, 9)
+    assert second.run(frame, ifindex=POD_A.ifindex, direction=OUT) is Reason.ALLOWED
+    second.apply([Put(MapId.ADDRESSES, addresses(100))])
+    with pytest.raises(MapFull):
+        second.apply([Put(MapId.ADDRESSES, addresses(129))])
+    held = second.dump(MapId.ADDRESSES)
+    second.close()
+    third = opened(specs=larger)
+    assert third.dump(MapId.ADDRESSES) == held, "they are the pinned ones now"
+    third.close()
+    assert not list(pin_dir.glob("*-new"))
+    with pytest.raises(DatapathError) as caught:
+        opened()
+    said = f"map addresses: {len(held)} entries are in use, too many for 64"
+    assert said in str(caught.value)
+    assert f"remove {pin_dir}" in str(caught.value)
+    fourth = opened(specs=with_sizes(**sizes | {"endpoints": 16}))
+    assert fourth.dump(MapId.ENDPOINTS) == before[MapId.ENDPOINTS], "smaller, with room enough"
+    assert fourth.limits[MapId.ENDPOINTS] == 16
+
+
+def test_a_start_that_ends_while_it_copies_leaves_the_old_maps(
+    pin_dir: Path, opened: Open, tmp_path: Path
+) -> None:
+    first = opened()
+    first.apply([*world((POD_A,)), Flip(1, 9, b"r" * 32)])
+    before = {id: first.dump(id) for id in ENTRIES}
+    first.close()
+    with pytest.raises(DatapathError, match=r"open .*none\.o"):
+        opened(specs=with_sizes(addresses=128), object_path=tmp_path / "none.o")
+    again = opened()
+    assert {id: again.dump(id) for id in ENTRIES} == before
+    assert again.cut().revisions == (0, 9)
+
+
+def test_connections_that_come_while_maps_are_copied_are_kept(pin_dir: Path, opened: Open) -> None:
+    """Programs of the process before note them in the old map until they are replaced."""
+    from reconciler.datapath import maps, resize
+
+    def flow(number: int, seen: int) -> Entry:
+        key = CONNTRACK_KEY.pack(number, 1, 6, b"ab", b"cd", 1, bytes(16), bytes(16))
+        return key, CONNTRACK_VALUE.pack(seen, 0)
+
+    spec = small_specs()[MapId.CONNTRACK]
+    opened().close()
+    path = pin_dir / MapId.CONNTRACK
+    old = maps.CacheMap(spec, maps.open_pin(path))
+    old.put((flow(1, 1), flow(2, 1)))
+    larger = msgspec.structs.replace(spec, max_entries=2 * spec.max_entries)
+    resized = resize.Resized(larger, maps.open_pin(path), path, batch=True)
+    new = maps.CacheMap(larger, resized.fd)
+    try:
+        old.put((flow(2, 2), flow(3, 2)))
+        new.put((flow(2, 9),))  # a packet that a new program saw
+        resized.take_over()
+        assert new.dump() == dict((flow(1, 1), flow(2, 9), flow(3, 2)))
+        pinned = maps.CacheMap(larger, maps.open_pin(path))
+        assert pinned.dump() == new.dump()
+        pinned.close()
+    finally:
+        old.close()
+        resized.close()
+        new.close()
+
+
+def test_pins_of_another_layout(opened: Open) -> None:
     first = opened()
     first.apply(world((POD_A,)))
     first.close()
     specs = small_specs()
-    specs[MapId.ADDRESSES] = msgspec.structs.replace(specs[MapId.ADDRESSES], max_entries=128)
-    specs[MapId.EVENTS] = msgspec.structs.replace(specs[MapId.EVENTS], max_entries=1 << 17)
+    kind = msgspec.structs.replace(specs[MapId.ADDRESSES], kind="hash", max_entries=128)
+    specs[MapId.ADDRESSES] = kind
     with pytest.raises(DatapathError) as caught:
         opened(specs=specs)
-    assert "map addresses: max_entries 65 instead of 129" in str(caught.value)
-    assert "map events: max_entries 65536 instead of 131072" in str(caught.value)
+    assert "map addresses: type 11 instead of 1, max_entries 65 instead of 128" in str(caught.value)
     again = opened()
     assert len(again.dump(MapId.ENDPOINTS)) == 1, "a refusal changes nothing"
     again.close()
-    new = opened(specs=specs, recreate=True)
-    assert not new.adopted  # type: ignore[attr-defined]
-    assert new.dump(MapId.ENDPOINTS) == {}, "a cut's maps are made anew together"
-    assert new.limits[MapId.ADDRESSES] == 128
-    new.apply(world((POD_A,)))
-    new.close()
-    specs[MapId.EVENTS] = msgspec.structs.replace(specs[MapId.EVENTS], max_entries=1 << 16)
-    last = opened(specs=specs, recreate=True)
-    assert last.adopted  # type: ignore[attr-defined]
-    assert len(last.dump(MapId.ENDPOINTS)) == 1, "events are no part of the cut"
+    few = with_sizes(endpoints=1, policies=32)
+    other = opened()
+    other.apply(world((POD_A, POD_B)))
+    other.close()
+    last = opened(specs=few, recreate=True)
+    assert not last.adopted  # type: ignore[attr-defined]
+    assert last.dump(MapId.GROUPS) == {}, "a cut's maps are made anew together"
+    assert (last.limits[MapId.ENDPOINTS], last.limits[MapId.POLICIES]) == (1, 32)
+    last.apply(world((POD_A,)))
+    last.close()
+    assert len(opened(specs=few).dump(MapId.ENDPOINTS)) == 1
 
 
 def test_an_unfinished_first_start_is_started_over(pin_dir: Path, opened: Open) -> None:

@@ -1,4 +1,5 @@
-"""The agent's process is killed again and again under traffic; its datapath does not notice."""
+"""The agent's process is killed again and again under traffic; its datapath does not notice, nor
+that each wants its maps of another size than the one before."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ KILLS, ROUNDS = 3, 3  # kills; rounds of re-attaching and flipping between two
 
 
 @contextlib.contextmanager
-def agent(node: Namespace, pin_dir: Path, mode: str, pods: list[Pod]) -> Iterator[list[str]]:
+def agent(
+    node: Namespace, pin_dir: Path, mode: str, pods: list[Pod], *, scale: int
+) -> Iterator[list[str]]:
     """A process driving the datapath, killed with -9 at the end; its lines so far."""
     process = subprocess.Popen(
         [
@@ -38,6 +41,7 @@ def agent(node: Namespace, pin_dir: Path, mode: str, pods: list[Pod]) -> Iterato
             "tests.integration.datapath_process",
             str(pin_dir),
             mode,
+            str(scale),
             *(str(pod.ifindex) for pod in pods),
         ],
         stdout=subprocess.PIPE,
@@ -152,8 +156,8 @@ def test_kills_lose_and_leak_nothing(pin_dir: Path, mode: str) -> None:
         try:
             traffic.start()
             wait_until(partial(traffic.failed_or, traffic.progress, 10), "traffic")
-            for _ in range(KILLS):
-                with agent(node, pin_dir, mode, pods) as lines:
+            for kill in range(KILLS):
+                with agent(node, pin_dir, mode, pods, scale=2 - kill % 2) as lines:
                     wait_until(
                         partial(traffic.failed_or, lines.__len__, ROUNDS),
                         f"{ROUNDS} rounds of an agent",
