@@ -38,7 +38,17 @@ def build() -> typer.Typer:
     """The command tree; only the modules of commands are imported, not what they run."""
     import typer
 
-    from reconciler.commands import ask, check, demo, fuzz, install, offline, run, xds
+    from reconciler.commands import (
+        ask,
+        check,
+        cni_install,
+        demo,
+        fuzz,
+        install,
+        offline,
+        run,
+        xds,
+    )
 
     app = typer.Typer(
         name="reconciler",
@@ -48,7 +58,7 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for module in (run, install, ask, check, offline, fuzz, demo, xds):
+    for module in (run, install, cni_install, ask, check, offline, fuzz, demo, xds):
         module.register(app)
     return app
 

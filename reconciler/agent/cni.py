@@ -11,7 +11,8 @@ waitSeconds: how long ADD also waits for the pod to be enforcing; 0: only for th
 always succeeds, since a pod must go even when no agent is there; the agent notices the device's end
 on its own.
 
-Standard library only: this runs once for every pod. Format: CNI specification 1.0.0.
+Standard library only, and no Python newer than 3.8: this runs once for every pod, with the node's
+own (`agent/cni_install.py`). Format: CNI specification 1.0.0.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def _run(
     if not isinstance(previous, dict):
         raise CniError(BAD_CONFIG, "no prevResult: the plugin must be chained after another one")
     wait = config.get("waitSeconds", 0)
-    if not isinstance(wait, int | float) or isinstance(wait, bool) or not 0 <= wait <= 600:
+    if type(wait) not in (int, float) or not 0 <= wait <= 600:  # True is an int too
         raise CniError(BAD_CONFIG, f"waitSeconds {wait!r} is not a number from 0 to 600")
     request["interface"] = _host_device(previous)
     request["addresses"] = _addresses(previous)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from reconciler.agent.cni_install import NAME, install
 from reconciler.commands.ask import query
 from reconciler.errors import UnavailableError
 from reconciler.testing.topology import NodeSpec, PodSpec, Spec, Topology
@@ -46,6 +47,10 @@ class Cluster:
         self.status = f"unix:{directory}/agent.sock"
         self._log = open(directory / "log", "ab")  # noqa: SIM115
         common = {"stdout": self._log, "stderr": self._log}
+        for name in ("bin", "conf"):
+            (directory / name).mkdir()
+        (directory / "conf" / "10-net.conflist").write_text('{"plugins": []}')
+        install(directory / "bin", directory / "conf")
         manifests = directory / "manifests"
         manifests.mkdir()
         pods = [POD.format(name=n, ip=ADDRESSES[f"ns/{n}"]) for n in ("a", "b")]
@@ -82,8 +87,9 @@ class Cluster:
         }
         stdin = {"cniVersion": "1.0.0", "socket": f"{self.directory}/cni.sock", **config}
         namespace, name = pod.split("/")
+        installed = [str(self.directory / "bin" / NAME)]
         done = subprocess.run(
-            [sys.executable, "-m", "reconciler.cli", "cni"],
+            installed if command == "ADD" else [sys.executable, "-m", "reconciler.cli", "cni"],
             input=json.dumps(stdin | {"prevResult": previous}),
             capture_output=True,
             text=True,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,11 @@ class Plane(Places):
         certs.init(directory, cluster=name, now=now)
         certs.issue_server(directory, names=("localhost",), now=now)
 
-    def start(self, command: str, name: str, *options: str) -> None:
+    def start(self, command: str, name: str, *options: str, network: str = "") -> None:
+        """network: path of the network namespace to start it in."""
         line = [sys.executable, "-m", "reconciler.cli", command, *options]
+        if network:
+            line = [str(shutil.which("nsenter")), f"--net={network}", *line]
         self.running[name] = Process(line, self.directory / f"{name}.log")
 
     def server(self, name: str, *options: str, namespace: str = "default") -> None:
@@ -42,15 +46,21 @@ class Plane(Places):
             "--status", self.status(name), "--drain-seconds", "1", *self.tls("server"), *options,
         )  # fmt: skip
 
-    def agent(self, node: str, *servers: str) -> None:
+    def agent(
+        self,
+        node: str,
+        *servers: str,
+        datapath: Sequence[str] = ("--datapath", "memory"),
+        network: str = "",
+    ) -> None:
         now = datetime.datetime.now(datetime.UTC)
         if not (self.directory / f"node-{node}.crt").exists():
             certs.issue_node(self.directory, node, now=now)
         self.start(
             "agent", node, "--server", ",".join(map(self.xds, servers)), "--status",
-            self.status(node), "--datapath", "memory", "--cni-socket", "", "--cache-dir",
+            self.status(node), *datapath, "--cni-socket", "", "--cache-dir",
             str(self.directory / f"cache-{node}"), "--tls-server-name", "localhost",
-            *self.tls(f"node-{node}"),
+            *self.tls(f"node-{node}"), network=network,
         )  # fmt: skip
 
     def ask(self, name: str, path: str) -> Any:

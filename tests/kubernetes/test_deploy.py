@@ -61,8 +61,16 @@ VALUES: Final[Mapping[str, Json]] = {
             "podAnnotations": {"example.org/note": "yes"},
             "logJson": False,
             "datapath": "memory",
+            "hostPaths": {"run": "/var/run/reconciler"},
+            "cni": {
+                "plugin": "install",
+                "binDir": "/usr/libexec/cni",
+                "confDir": "/etc/cni",
+                "waitSeconds": 2,
+            },
         },
     },
+    "plugin out": {"agent": {"cni": {"plugin": "remove"}}},
     "server alone": {"agent": {"enabled": False}, "serviceMonitor": {"enabled": True}},
 }
 
@@ -283,7 +291,8 @@ def test_the_programs_take_their_arguments(values: Json) -> None:
     for spec, container in containers(values):
         config = parsed(container)
         mounts = {each["mountPath"] for each in container["volumeMounts"]}
-        assert {each["name"] for each in container["volumeMounts"]} == {
+        mounted = [container, *spec.get("initContainers", ())]
+        assert {mount["name"] for each in mounted for mount in each["volumeMounts"]} == {
             volume["name"] for volume in spec["volumes"]
         }
         for option in (config.tls_cert, config.tls_key, config.tls_ca):
@@ -300,6 +309,36 @@ def test_the_programs_take_their_arguments(values: Json) -> None:
             assert config.datapath == "memory" or config.pin_dir in mounts
             assert str(Path(config.cni_socket).parent) in mounts
         assert str(Path(config.status.removeprefix("unix:")).parent) in mounts
+
+
+def test_the_plugin_is_installed_where_the_node_has_its_own(values: Json) -> None:
+    """And asks the agent's socket, as the node sees it."""
+    wanted = values.get("agent", {}).get("cni", {})
+    installers = [c for spec, _ in containers(values) for c in spec.get("initContainers", ())]
+    assert len(installers) == bool(wanted)
+    for spec, agent in containers(values):
+        for each in spec.get("initContainers", ()):
+            program, *arguments = each["args"]
+            command: Any = typer.main.get_command(build())
+            with command.commands[program].make_context(program, arguments) as context:
+                options = context.params
+            volumes = {volume["name"]: volume for volume in spec["volumes"]}
+            host = {
+                mount["mountPath"]: volumes[mount["name"]]["hostPath"]["path"]
+                for container in (each, agent)
+                for mount in container["volumeMounts"]
+                if "hostPath" in volumes[mount["name"]]
+            }
+            assert host[str(options["bin_dir"])] == wanted.get("binDir", "/opt/cni/bin")
+            assert host[str(options["conf_dir"])] == wanted.get("confDir", "/etc/cni/net.d")
+            assert options["remove"] == (wanted["plugin"] == "remove")
+            assert options["wait_seconds"] == wanted.get("waitSeconds", 0)
+            config = parsed(agent)
+            assert isinstance(config, AgentConfig)
+            socket = Path(config.cni_socket)
+            assert options["socket"] == f"{host[str(socket.parent)]}/{socket.name}"
+            assert each["image"] == agent["image"]
+            assert "add" not in each["securityContext"]["capabilities"]
 
 
 def test_server_and_agent_agree(values: Json) -> None:
@@ -340,7 +379,10 @@ def test_probes_ask_what_is_answered(values: Json) -> None:
 
 
 def test_containers_may_do_no_more_than_they_need(values: Json) -> None:
-    for spec, container in containers(values):
+    of_all = [
+        (s, each) for s, c in containers(values) for each in (c, *s.get("initContainers", ()))
+    ]
+    for spec, container in of_all:
         security = container["securityContext"]
         assert security["allowPrivilegeEscalation"] is False
         assert security["readOnlyRootFilesystem"] is True
