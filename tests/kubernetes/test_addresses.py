@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
@@ -114,7 +114,7 @@ class World:
         return {row["pod"] for row in rows} == {"server", "client", self.holder}
 
 
-Change = Callable[[World, str, str, str, asyncio.Event], Awaitable[None]]
+Change = Callable[[World, str, str, str, asyncio.Event], Coroutine[Any, Any, None]]
 """(world, old pod, new pod, its app, set when the new one has the address)"""
 
 
