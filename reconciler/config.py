@@ -27,6 +27,7 @@ MapSize = Annotated[int, Meta(ge=16, le=1 << 24)]
 
 
 _RECORD = "File that every step is appended to, for `reconciler check trace`; empty: none."
+_TRANSPORT = "What carries it: gRPC's library, or our own HTTP/2 for very many streams."
 _METRICS = (
     "Address for Prometheus and kubelet, which other machines may reach: `/metrics`, `/healthz`, "
     "`/readyz` and nothing else; empty: none."
@@ -77,10 +78,7 @@ class ServerConfig(Configuration, frozen=True, kw_only=True):
     listen: Annotated[
         str, _say("Address of the xDS service: `host:port`, `[v6]:port` or `unix:PATH`.")
     ] = "127.0.0.1:18000"
-    transport: Annotated[
-        Literal["grpc", "http2"],
-        _say("What carries it: gRPC's library, or our own HTTP/2 for very many streams."),
-    ] = "grpc"
+    transport: Annotated[Literal["grpc", "http2"], _say(_TRANSPORT)] = "grpc"
     tls_cert: Annotated[str, _say("PEM certificate (chain) of the server.")] = ""
     tls_key: Annotated[str, _say("PEM private key of the server.")] = ""
     tls_ca: Annotated[str, _say("PEM certificates of the CA that signs node certificates.")] = ""
@@ -257,6 +255,7 @@ class DiscoveryConfig(Configuration, frozen=True, kw_only=True):
     listen: Annotated[
         str, _say("Address of the xDS services: `host:port`, `[v6]:port` or `unix:PATH`.")
     ] = "127.0.0.1:18000"
+    transport: Annotated[Literal["grpc", "http2"], _say(_TRANSPORT)] = "grpc"
     tls_cert: Annotated[str, _say("PEM certificate (chain) of the server.")] = ""
     tls_key: Annotated[str, _say("PEM private key of the server.")] = ""
     tls_ca: Annotated[str, _say("PEM certificates of the CA that signs client certificates.")] = ""

@@ -16,7 +16,8 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 import grpc
@@ -29,6 +30,7 @@ from reconciler.local import clear_socket
 from reconciler.server.grpc import (
     MAX_FRAME,
     METHOD,
+    OPTIONS,
     QUEUE_BYTES,
     STALL_SECONDS,
     Hub,
@@ -42,13 +44,13 @@ from reconciler.server.proofs import Tokens, claimed, prove
 from reconciler.tls import KeyFiles, KeyPair, Proof
 
 _BACKLOG: Final = 4096
-_TICK_SECONDS: Final = 10.0  # between looks at connections; a third of them is probed each time
 _FIRST_STREAM_SECONDS: Final = 30.0  # to open a stream, for one who has connected
 _HANDSHAKE_SECONDS: Final = 30.0
 
 
 class H2Server:
-    """See `grpc.XdsServer` for the arguments; `add` is given a `Registry`."""
+    """The arguments are those of `grpc.XdsServer`. `add` is given a `Registry`; of `options` only
+    the times of keepalive count."""
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class H2Server:
         methods: Mapping[str, Opened] | None = None,
         named: bool = True,
         drained: Callable[[int], None] | None = None,
+        options: Sequence[tuple[str, int]] = (),
         add: Callable[[Any], None] | None = None,
         cluster: str = "default",
         tokens: Tokens | None = None,
@@ -74,6 +77,9 @@ class H2Server:
         self._methods = {METHOD: hub.stream_opened} if methods is None else dict(methods)
         self._named = named
         self._drained = drained
+        times = {**dict(OPTIONS), **dict(options)}
+        self._keepalive = times["grpc.keepalive_time_ms"] / 1000
+        self._answer_time = times["grpc.keepalive_timeout_ms"] / 1000
         self._listen, self._token_listen = listen, token_listen
         self._tls = tls
         self._cluster = cluster
@@ -89,7 +95,7 @@ class H2Server:
         self._listeners: list[asyncio.Server] = []
         self._sweep: asyncio.TimerHandle | None = None
         self._tick = 0
-        self._probed: list[Peer] = []
+        self._probed: deque[tuple[float, Peer]] = deque()  # and when it is to be answered
         self._dirty: list[Peer] = []
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -367,17 +373,18 @@ class H2Server:
             self._drained(call.id)
 
     def _pause(self) -> float:
-        return min(_TICK_SECONDS, self._stall / 2)
+        return min(self._keepalive / 3, self._answer_time, self._stall / 2)
 
     def _look(self) -> None:
         """From time to time: who is gone, who takes nothing, who never begins."""
         self._sweep = self.loop.call_later(self._pause(), self._look)
         now = self.loop.time()
-        for peer in self._probed:
+        while self._probed and self._probed[0][0] <= now:
+            _, peer = self._probed.popleft()
             if peer.connection.pinged:
                 peer.abort()
-        self._probed = []
         self._tick += 1
+        turns = max(1, round(self._keepalive / self._pause()))
         for peer in list(self.peers):
             if peer.sent:
                 self._stalled(peer, now)
@@ -385,8 +392,8 @@ class H2Server:
                 peer.connection.leave()
                 peer.flush()
                 peer.close()
-            elif peer.number % 3 == self._tick % 3 and peer.connection.probe():
-                self._probed.append(peer)
+            elif peer.number % turns == self._tick % turns and peer.connection.probe():
+                self._probed.append((now + self._answer_time, peer))
                 peer.touch()
 
     def _stalled(self, peer: Peer, now: float) -> None:

@@ -34,6 +34,11 @@ def transport(request: pytest.FixtureRequest) -> Iterator[None]:
     _used.pop()
 
 
+def server_class() -> Any:
+    """The one of this test."""
+    return _used[-1]
+
+
 NOW = datetime.datetime.now(datetime.UTC)
 
 
@@ -109,7 +114,7 @@ async def serving(
     address: Address, keys: tls.KeyPair | tls.KeyFiles | None, **options: Any
 ) -> AsyncIterator[Any]:
     hub = Hub()
-    server = _used[-1](hub, address, keys, **options)
+    server = server_class()(hub, address, keys, **options)
     await server.start()
     try:
         yield hub, server

@@ -15,19 +15,17 @@ from envoy.service.discovery.v3 import discovery_pb2
 from reconciler.core.discovery.types import CDS, EDS, LDS, RDS
 from reconciler.probe.frames import Node
 from reconciler.probe.services import Variant
-from tests.integration.xds_wire_rig import (
-    Peer,
-    Rig,
-    serving,
-    versions,
-)
+from tests.integration.grpc_rig import transport
+from tests.integration.xds_wire_rig import Peer, Rig, serving, versions
+
+__all__ = ["transport"]  # a fixture of every test here
 
 DELTA, SOTW = Variant.DELTA, Variant.SOTW
 both = pytest.mark.parametrize("variant", [SOTW, DELTA])
 
 
 @pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
+async def rig(transport: None) -> AsyncIterator[Rig]:
     async with serving() as found:
         yield found
 

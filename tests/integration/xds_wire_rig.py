@@ -22,7 +22,8 @@ from reconciler.server.discovery.documents import WRAPPER, parse
 from reconciler.server.discovery.driver import Driver
 from reconciler.server.discovery.files import Directory, State
 from reconciler.server.discovery.match import EVERY
-from reconciler.server.grpc import XdsServer
+from reconciler.server.transport import Transport
+from tests.integration.grpc_rig import server_class
 
 NODE = Node("test-id")
 SECONDS = 20.0
@@ -72,7 +73,7 @@ class _Heard(Driver):
 
 
 class Rig:
-    def __init__(self, driver: _Heard, server: XdsServer, log: Log) -> None:
+    def __init__(self, driver: _Heard, server: Transport, log: Log) -> None:
         self.driver, self.server, self.log = driver, server, log
         self.held: dict[tuple[str, str], tuple[str, str]] = {}
         self.written = 0
@@ -208,7 +209,7 @@ def versions(response: Response) -> dict[str, str]:
 async def serving(**options: Any) -> AsyncIterator[Rig]:
     log = Log()
     driver = _Heard(log, **options)
-    server = XdsServer(
+    server = server_class()(
         driver,
         Address("127.0.0.1", 0),
         None,

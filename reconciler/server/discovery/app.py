@@ -27,7 +27,7 @@ from envoy.service.route.v3 import rds_pb2, srds_pb2
 from envoy.service.runtime.v3 import rtds_pb2
 from envoy.service.secret.v3 import sds_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from reconciler import local, tls
 from reconciler.config import Address, DiscoveryConfig, parse_address
@@ -37,8 +37,8 @@ from reconciler.server.discovery.csds import Csds
 from reconciler.server.discovery.driver import Driver
 from reconciler.server.discovery.files import Outcome, watch
 from reconciler.server.discovery.status import Files, Status
-from reconciler.server.grpc import XdsServer
 from reconciler.server.rotation import watch_certificate
+from reconciler.server.transport import TRANSPORTS
 
 _GRACE_SECONDS: Final = 5.0
 """For the last streams to end at a stop."""
@@ -80,7 +80,7 @@ async def run(config: DiscoveryConfig, *, ready: Callable[[int], None] | None = 
         _first(await anext(outcomes), config, driver, files)
 
         more = _More(driver, open=keys is None)
-        service = XdsServer(
+        service = TRANSPORTS[config.transport](
             driver,
             parse_address(config.listen),
             keys,
@@ -178,7 +178,8 @@ class _More:
     def register_open(self, server: grpc.aio.Server) -> None:
         self._csds.register(server)
         names = (*_SERVICES, CSDS, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        reflecting = reflection.aio.ReflectionServicer(names)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, server)
 
     def register_admin(self, server: grpc.aio.Server) -> None:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
