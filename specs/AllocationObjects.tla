@@ -7,6 +7,13 @@
 (* A write of the journal is one step here (Allocation says why that may    *)
 (* be so). A write of an object is decided on what was read, and arrives    *)
 (* later or never: also when another server leads by then.                  *)
+(*                                                                          *)
+(* Of an entry that was adopted the labels are in the object alone, so no   *)
+(* late write may take it. Who is about to delete an object that a next     *)
+(* server may adopt disowns it first, and deletes only what it has seen     *)
+(* disowned, or marked, while it leads: either the next server, which reads *)
+(* the objects when it leads already, sees that too and does not adopt, or  *)
+(* the object is another version than the one that was to be disowned.      *)
 (***************************************************************************)
 EXTENDS Integers, FiniteSets
 
@@ -18,16 +25,16 @@ CONSTANTS
     \* @type: Int;
     MaxRevision,  \* of the journal
     \* @type: Int;
-    MaxUid,       \* objects that there ever are
+    MaxUid,       \* of objects that somebody else makes
     \* @type: Int;
     MaxTakeovers,
     \* @type: Int;
     MaxPending
 
 (*
-  @typeAlias: entry = {number: Int, birth: Int, owner: Str, phase: Str};
+  @typeAlias: entry = {number: Int, birth: Int, owner: Str, phase: Str, kept: Str};
   @typeAlias: object = {number: Int, birth: Int, owner: Str, uid: Int};
-  @typeAlias: call = {kind: Str, number: Int, birth: Int, owner: Str, uid: Int, by: Int};
+  @typeAlias: call = {kind: Str, number: Int, birth: Int, owner: Str, uid: Int, was: Int, by: Int};
   @typeAlias: pair = {number: Int, birth: Int, owner: Str};
 *)
 AllocationObjectsAliases == TRUE
@@ -38,7 +45,7 @@ VARIABLES
     \* @type: Int;
     revision,
     \* @type: Set($object);
-    objects,    \* birth 0: made by somebody else, and not marked yet
+    objects,    \* birth 0: made by somebody else, and not marked yet; Disowned: and not wanted
     \* @type: Int;
     uids,       \* given so far: older objects have smaller ones
     \* @type: Set($call);
@@ -53,9 +60,16 @@ VARIABLES
 vars == <<entries, revision, objects, uids, pending, adopted, given, takeovers>>
 
 Nobody == "nobody"  \* whose numbers those of surplus objects are
+Disowned == -1      \* in place of a birth: no server adopts it
+
+(* Where the labels of an entry are written: "journal", in full; "found", in an object that was
+   adopted, whatever birth that has; "object", in the one that has the entry's birth. *)
 
 \* @type: ($entry) => $pair;
 Pair(e) == [number |-> e.number, birth |-> e.birth, owner |-> e.owner]
+
+\* @type: ($object) => $pair;
+Says(o) == [number |-> o.number, birth |-> o.birth, owner |-> o.owner]
 
 \* Objects of before: any labels under any number, in any order of age.
 Init ==
@@ -80,7 +94,8 @@ Adopt ==
                         p.owner = o.owner => o.uid <= p.uid}
            new == {[number |-> o.number, birth |-> revision + 1,
                     owner |-> IF o \in oldest THEN o.owner ELSE Nobody,
-                    phase |-> IF o \in oldest THEN "active" ELSE "retiring"] : o \in found}
+                    phase |-> IF o \in oldest THEN "active" ELSE "retiring",
+                    kept |-> IF o \in oldest THEN "found" ELSE "journal"] : o \in found}
        IN /\ found # {} => revision < MaxRevision
           /\ revision' = IF found = {} THEN revision ELSE revision + 1
           /\ entries' = entries \cup new
@@ -91,7 +106,8 @@ Give(k, x) ==
     /\ adopted /\ revision < MaxRevision
     /\ ~Held(k) /\ ~Owns(x)
     /\ revision' = revision + 1
-    /\ LET e == [number |-> k, birth |-> revision + 1, owner |-> x, phase |-> "active"] IN
+    /\ LET e == [number |-> k, birth |-> revision + 1, owner |-> x, phase |-> "active",
+                 kept |-> "journal"] IN
         /\ entries' = entries \cup {e}
         /\ given' = given \cup {Pair(e)}
     /\ UNCHANGED <<objects, uids, pending, adopted, takeovers>>
@@ -108,59 +124,96 @@ Turn(k, from, to) ==
 Retire(k) == Turn(k, "active", "retiring")
 Revive(k) == Turn(k, "retiring", "active")
 
+\* A number that is nobody's comes back whatever the bounds of the search are.
 Free(k) ==
-    /\ adopted /\ revision < MaxRevision
-    /\ \E e \in entries : e.number = k /\ e.phase = "retiring" /\ entries' = entries \ {e}
+    /\ adopted
+    /\ \E e \in entries :
+        /\ e.number = k /\ e.phase = "retiring" /\ (e.owner = Nobody \/ revision < MaxRevision)
+        /\ entries' = entries \ {e}
     /\ revision' = revision + 1
     /\ UNCHANGED <<objects, uids, pending, adopted, given, takeovers>>
+
+\* The object is there, so the journal does not write the labels out any more.
+Note(k) ==
+    /\ adopted
+    /\ \E e \in entries :
+        /\ e.number = k /\ e.kept = "journal" /\ \E o \in objects : Says(o) = Pair(e)
+        /\ entries' = (entries \ {e}) \cup {[e EXCEPT !.kept = "object"]}
+    /\ UNCHANGED <<revision, objects, uids, pending, adopted, given, takeovers>>
+
+\* All that were adopted are marked.
+Close ==
+    /\ adopted
+    /\ LET found == {e \in entries : e.kept = "found"} IN
+        /\ found # {} /\ \A e \in found : \E o \in objects : Says(o) = Pair(e)
+        /\ entries' = (entries \ found) \cup {[e EXCEPT !.kept = "object"] : e \in found}
+    /\ UNCHANGED <<revision, objects, uids, pending, adopted, given, takeovers>>
 
 -----------------------------------------------------------------------------
 (* Objects, in the background *)
 
-\* The journal has what the object says (one without a birth: the labels).
-\* @type: ($object) => Bool;
-Stands(o) == \E e \in entries : e.number = o.number /\ e.owner = o.owner /\ o.birth \in {0, e.birth}
-
-\* @type: (Str, Int, Int, Str, Int) => Bool;
-Ask(kind, k, birth, owner, uid) ==
+\* @type: (Str, Int, Int, Str, Int, Int) => Bool;
+Ask(kind, k, birth, owner, uid, was) ==
     /\ adopted
     /\ Cardinality(pending) < MaxPending
     /\ pending' = pending \cup
-        {[kind |-> kind, number |-> k, birth |-> birth, owner |-> owner, uid |-> uid,
+        {[kind |-> kind, number |-> k, birth |-> birth, owner |-> owner, uid |-> uid, was |-> was,
           by |-> takeovers]}
     /\ UNCHANGED <<entries, revision, objects, uids, adopted, given, takeovers>>
 
 AskCreate(k) ==
     /\ \A o \in objects : o.number # k
-    /\ \E e \in entries : e.number = k /\ e.phase = "active" /\ Ask("create", k, e.birth, e.owner, 0)
+    /\ \E e \in entries :
+        e.number = k /\ e.phase = "active" /\ Ask("create", k, e.birth, e.owner, 0, 0)
+
+\* The journal has the label set under this number, and the object can be taken for it.
+\* @type: ($entry, $object) => Bool;
+Means(e, o) ==
+    /\ e.number = o.number /\ e.owner = o.owner
+    /\ o.birth \in {0, Disowned, e.birth} \/ e.kept = "found"
 
 AskMark(k) ==
     \E e \in entries, o \in objects :
-        /\ e.number = k /\ o.number = k /\ e.owner = o.owner /\ o.birth = 0
-        /\ Ask("mark", k, e.birth, e.owner, o.uid)
+        /\ o.number = k /\ Means(e, o) /\ o.birth # e.birth
+        /\ Ask("mark", k, e.birth, e.owner, o.uid, o.birth)
 
-\* Only when the journal has it no more: while it is retiring it may yet be revived.
+\* Nobody has marked it, and nobody wants it.
+AskDisown(k) ==
+    \E o \in objects :
+        /\ o.number = k /\ o.birth = 0 /\ \A e \in entries : ~Means(e, o)
+        /\ Ask("disown", k, Disowned, o.owner, o.uid, 0)
+
+\* Only when the journal has it no more: while it is retiring it may yet be revived. Never what the
+\* next server may adopt.
 AskDelete(k) ==
-    \E o \in objects : o.number = k /\ ~Stands(o) /\ Ask("delete", k, o.birth, o.owner, o.uid)
+    \E o \in objects :
+        /\ o.number = k /\ o.birth # 0
+        /\ \A e \in entries : ~Means(e, o) /\ (e.number = k => e.owner # Nobody)
+        /\ Ask("delete", k, o.birth, o.owner, o.uid, o.birth)
 
-\* Its resourceVersion: nobody has marked it meanwhile.
-\* @type: ($object, $call) => Bool;
-Unchanged(o, w) == o.birth = (IF w.kind = "mark" THEN 0 ELSE w.birth)
-
-\* A name is taken once; a change or a deletion is of the very object that was read, as it was read.
+\* A name is taken once; a change or a deletion is of the very object that was read, as it was read
+\* (its UID and resourceVersion).
 Arrive(w) ==
     /\ pending' = pending \ {w}
     /\ LET same == {o \in objects : o.number = w.number}
-           read == {o \in same : o.uid = w.uid /\ Unchanged(o, w)}
+           read == {o \in same : o.uid = w.uid /\ o.birth = w.was}
            made == [number |-> w.number, birth |-> w.birth, owner |-> w.owner, uid |-> uids + 1]
-       IN CASE w.kind = "create" /\ same = {} /\ uids < MaxUid ->
+       IN CASE w.kind = "create" /\ same = {} ->
                   objects' = objects \cup {made} /\ uids' = uids + 1
-            [] w.kind = "mark" /\ read # {} ->
+            [] w.kind \in {"mark", "disown"} /\ read # {} ->
                   /\ objects' = (objects \ read) \cup {[o EXCEPT !.birth = w.birth] : o \in read}
                   /\ uids' = uids
             [] w.kind = "delete" /\ read # {} -> objects' = objects \ read /\ uids' = uids
             [] OTHER -> UNCHANGED <<objects, uids>>
     /\ UNCHANGED <<entries, revision, adopted, given, takeovers>>
+
+\* Somebody else makes an object, whatever the journal has.
+Make(k, x) ==
+    /\ uids < MaxUid
+    /\ \A o \in objects : o.number # k
+    /\ objects' = objects \cup {[number |-> k, birth |-> 0, owner |-> x, uid |-> uids + 1]}
+    /\ uids' = uids + 1
+    /\ UNCHANGED <<entries, revision, pending, adopted, given, takeovers>>
 
 \* Another server leads; what was under way may still arrive.
 Takeover ==
@@ -175,17 +228,22 @@ Next ==
     \/ \E k \in Numbers : Retire(k)
     \/ \E k \in Numbers : Revive(k)
     \/ \E k \in Numbers : Free(k)
+    \/ \E k \in Numbers : Note(k)
+    \/ Close
     \/ \E k \in Numbers : AskCreate(k)
     \/ \E k \in Numbers : AskMark(k)
+    \/ \E k \in Numbers : AskDisown(k)
     \/ \E k \in Numbers : AskDelete(k)
     \/ \E w \in pending : Arrive(w)
+    \/ \E k \in Numbers, x \in LabelSets : Make(k, x)
     \/ Takeover
 
 Spec == Init /\ [][Next]_vars
 FairSpec ==
     /\ Spec /\ WF_vars(Adopt) /\ WF_vars(\E w \in pending : Arrive(w))
     /\ \A k \in Numbers :
-        /\ WF_vars(AskCreate(k)) /\ WF_vars(AskMark(k)) /\ WF_vars(AskDelete(k))
+        /\ WF_vars(AskCreate(k)) /\ WF_vars(AskMark(k)) /\ WF_vars(AskDisown(k))
+        /\ WF_vars(AskDelete(k))
         /\ WF_vars(Free(k) /\ \E e \in entries : e.number = k /\ e.owner = Nobody)
 
 -----------------------------------------------------------------------------
@@ -197,12 +255,18 @@ OneOwner ==
 \* One object a number, and it says what the journal once gave (or what somebody else made).
 SaysWhatWasGiven ==
     /\ \A o \in objects : \A p \in objects : o.number = p.number => o = p
-    /\ \A o \in objects : o.birth # 0 => Pair(o) \in given
+    /\ \A o \in objects : o.birth > 0 => Says(o) \in given
+
+\* What a number means is written: in the journal or in its object, whatever write arrives late.
+Written ==
+    \A e \in entries :
+        /\ e.kept = "found" => \E o \in objects : e.number = o.number /\ e.owner = o.owner
+        /\ e.kept = "object" => \E o \in objects : Says(o) = Pair(e)
 
 \* Retirement is journaled first: no identity that is active loses its object, whoever's write it is.
 NoneIsLost ==
     [][\A o \in objects : (\A p \in objects' : p.uid # o.uid) =>
-        \A e \in entries : e.phase = "active" => Pair(e) # Pair(o)]_objects
+        \A e \in entries : e.phase = "active" => Pair(e) # Says(o)]_objects
 
 \* Of several objects with the same labels the oldest is the one that counts, and keeps its number.
 OldestWins ==
@@ -214,7 +278,6 @@ OldestWins ==
 \* In the end the objects are the identities that are active, and no others.
 Mirrors ==
     <>[](LET wanted == {Pair(e) : e \in {e \in entries : e.phase = "active"}}
-             there == {Pair(o) : o \in objects}
-         IN /\ wanted \subseteq there \/ uids = MaxUid
-            /\ \A o \in objects : Stands(o))
+             there == {Says(o) : o \in objects}
+         IN wanted \subseteq there /\ there \subseteq {Pair(e) : e \in entries})
 =============================================================================

@@ -17,6 +17,7 @@ import pytest
 from reconciler.core.identity import Entry
 from reconciler.core.identity.objects import (
     BIRTH,
+    DISOWNED,
     CiliumIdentity,
     create_body,
     delete_body,
@@ -144,7 +145,8 @@ async def test_two_clusters_worth_of_duplicates_become_one_number_a_label_set(
     for number, each in marked.items():
         assert each["metadata"]["uid"] == before[number]["metadata"]["uid"]
         assert each["security-labels"] == before[number]["security-labels"]
-        assert (BIRTH in each["metadata"].get("annotations", {})) == (number not in surplus)
+        assert each["metadata"]["annotations"][BIRTH] == (DISOWNED if number in surplus else "1")
+    assert server.objects.done == {"mark": len(active), "disown": len(surplus)}
     held = await journal(servers.client, servers.name)
     assert held is not None
     assert (held["adoptions"], held["pending"], held["counts"]["inUse"]) == ([], [], 90)

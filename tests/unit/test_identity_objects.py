@@ -12,6 +12,7 @@ from reconciler.core.identity import POOL, Entry, JournalBatch
 from reconciler.core.identity.allocator import ENTRY_BYTES
 from reconciler.core.identity.objects import (
     BIRTH,
+    DISOWNED,
     MAX_SPEC_BYTES,
     PINNED,
     AllocationJournal,
@@ -23,6 +24,7 @@ from reconciler.core.identity.objects import (
     create_body,
     decode,
     digest,
+    disown_body,
     encode,
     nobody,
     patch_body,
@@ -293,7 +295,7 @@ def test_object_that_can_not_be_read_is_left_alone_and_its_number_not_given() ->
     assert adopt(found).entries == ()
     assert found.held_back() == {300}
     assert "can't be read; the number is not given away" in str(found.problems()[0])
-    assert action(300, None, broken, pending=False) is None
+    assert action(300, None, broken, ledger()) is None
 
 
 def test_lost_journal_adopts_marked_objects_with_births_above_all_that_were() -> None:
@@ -345,10 +347,13 @@ def test_entry_leaves_the_journal_when_its_object_is_there_and_comes_back_when_i
     [
         (identity(300, "web"), False, "mark"),
         (identity(300, "db", birth="4"), False, "repair"),
-        (identity(300, "db"), False, "repair"),
+        (identity(300, "db"), False, "disown"),
+        (identity(300, "db", birth=DISOWNED), False, "repair"),
+        (identity(300, "web", birth=DISOWNED), False, "mark"),
         (identity(300, "web", birth="3"), False, "repair"),
         (identity(300, "web", birth="3"), True, "delete"),
-        (identity(300, "db"), True, "delete"),
+        (identity(300, "db"), True, "disown"),
+        (identity(300, "db", birth=DISOWNED), True, "delete"),
         (identity(300, "db", birth="4"), True, "repair"),
         (identity(300, "db", pinned="true"), True, None),
         (identity(300, "web", pinned="true"), True, "mark"),
@@ -357,8 +362,39 @@ def test_entry_leaves_the_journal_when_its_object_is_there_and_comes_back_when_i
 def test_object_of_a_number_in_use(seen: CiliumIdentity, pending: bool, kind: str | None) -> None:
     for phase in ("active", "retiring"):
         entry = Entry(300, 4, WEB, phase)
-        todo = action(300, entry, seen, pending=pending)
+        todo = action(300, entry, seen, ledger(entry, pending=(300,) if pending else ()))
         assert (todo and todo.kind) == kind
+
+
+def test_object_that_a_leader_may_adopt_is_disowned_before_it_is_deleted() -> None:
+    """Born before the journal began counts as not born."""
+    held = msgspec.structs.replace(ledger(revision=50), origin=40)
+    for birth, kind in (("", "disown"), ("7", "disown"), ("41", "delete"), (DISOWNED, "delete")):
+        todo = action(300, None, identity(300, "web", birth=birth), held)
+        assert todo is not None
+        assert todo.kind == kind
+    assert action(300, None, identity(300, "web", pinned="true"), held) is None
+
+
+def test_duplicate_is_disowned_once_and_adopted_by_nobody() -> None:
+    surplus = Entry(300, 4, nobody(300), "retiring")
+    todo = action(300, surplus, identity(300, "web"), ledger(surplus))
+    assert todo is not None
+    assert todo.kind == "disown"
+    seen = identity(300, "web", birth=DISOWNED)
+    assert action(300, surplus, seen, ledger(surplus)) is None
+    assert adopt(mirror(ledger(), seen)).entries == ()
+    assert [each.number for each in adopt(mirror(ledger(), identity(300, "web"))).entries] == [300]
+
+
+def test_disowned_object_keeps_all_but_its_mark() -> None:
+    assert msgspec.json.decode(disown_body(identity(300, "web"))) == {
+        "metadata": {
+            "uid": "uid-300",
+            "resourceVersion": "7",
+            "annotations": {"reconciler.io/birth": "none"},
+        }
+    }
 
 
 def test_object_is_deleted_only_when_its_number_is_free() -> None:

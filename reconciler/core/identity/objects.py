@@ -14,6 +14,12 @@ arrive. 8 bytes a number: 2 KB for 250 identities, 512 KB when all 65,280 number
 (Births for all instead would not tell an edited object from the right one; a resourceVersion to
 wait for would not help a reader that begins after the edit.)
 
+Found objects, which a leader adopts, have no birth yet, and say what no digest does. Nothing is
+taken from one in a single write: an object without a birth that the journal does not want is
+disowned first, and only what has a birth or is disowned, and so will not be adopted, is deleted or
+gets other labels. So whatever a leader had under way when it was deposed, it can't take from its
+successor what that has just adopted (specs/AllocationObjects.tla, Written).
+
 A number that is nobody's is on its way out and means no label set: that of a duplicate, or one
 whose object was lost with its labels. Its digest is the revision at which it became so.
 """
@@ -39,6 +45,9 @@ JOURNAL_API: Final = "reconciler.io/v1alpha1"
 IDENTITY_API: Final = "cilium.io/v2"
 BIRTH: Final = "reconciler.io/birth"
 """Annotation of a CiliumIdentity: the journal revision that gave its number."""
+
+DISOWNED: Final = "none"
+"""In place of a birth: the journal does not want the object, and no leader will adopt it."""
 
 PINNED: Final = "reconciler.io/pinned"
 """Annotation by which a person keeps a CiliumIdentity: "true". It is never deleted, its labels are
@@ -74,6 +83,10 @@ class CiliumIdentity(msgspec.Struct, frozen=True, rename={"security_labels": "se
         """0 when nobody marked it, or the mark is no revision."""
         text = self.metadata.annotations.get(BIRTH, "")
         return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else 0
+
+    @property
+    def disowned(self) -> bool:
+        return self.metadata.annotations.get(BIRTH) == DISOWNED
 
     @property
     def pinned(self) -> bool:
@@ -344,6 +357,13 @@ def patch_body(entry: Entry, seen: CiliumIdentity) -> bytes:
             },
             "security-labels": wanted,
         }
+    )
+
+
+def disown_body(seen: CiliumIdentity) -> bytes:
+    """A merge patch that disowns the very object that was read; its labels stay."""
+    return msgspec.json.encode(
+        {"metadata": {**_precondition(seen), "annotations": {BIRTH: DISOWNED}}}
     )
 
 

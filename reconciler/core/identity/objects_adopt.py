@@ -12,7 +12,7 @@ its label set gets another one.
 
 A journal that begins – in a new cluster, or because somebody deleted the last one – begins far
 above any birth that is written on an object (`first_revision`, its origin): objects with births of
-before count as found.
+before count as found. Those that a leader disowned don't.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import msgspec
 
 from reconciler.core.identity.journal import Entry
 from reconciler.core.identity.objects import CiliumIdentity, nobody
-from reconciler.core.identity.objects_mirror import Mirror, refused, stays
+from reconciler.core.identity.objects_mirror import Mirror, is_found, refused, stays
 from reconciler.errors import Rejected
 
 REVISION_GAP: Final = 1 << 20
@@ -55,7 +55,7 @@ def adopt(mirror: Mirror) -> Adoption:
     found = [
         (number, identity, identity.label_set)
         for number, identity in mirror.objects.items()
-        if number not in ledger.digests and (identity.birth <= ledger.origin or identity.pinned)
+        if number not in ledger.digests and is_found(identity, ledger.origin)
     ]
     found.sort(key=lambda each: (not each[1].pinned, each[1].metadata.creation_timestamp, each[0]))
     for number, identity, label_set in found:

@@ -181,6 +181,14 @@ def stays(identity: CiliumIdentity) -> bool:
     return identity.pinned or not identity.label_set
 
 
+def is_found(identity: CiliumIdentity, origin: int) -> bool:
+    """Whether the next leader adopts an object if its number is not in use: as one of before.
+
+    origin: of the journal (`JournalSpec`)
+    """
+    return identity.pinned or (identity.birth <= origin and not identity.disowned)
+
+
 def held_back(objects: Mapping[int, CiliumIdentity], used: Mapping[int, object]) -> frozenset[int]:
     """Numbers of pinned objects, and of those not in use that can't be read."""
     return frozenset(
@@ -229,6 +237,7 @@ __all__ = [
     "JournalCorrupt",
     "Mirror",
     "held_back",
+    "is_found",
     "refused",
     "state_of",
     "stays",

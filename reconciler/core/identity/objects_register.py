@@ -34,9 +34,9 @@ from reconciler.core.identity.objects import (
     proven,
     says,
 )
-from reconciler.core.identity.objects_mirror import stays
+from reconciler.core.identity.objects_mirror import is_found, stays
 
-Kind = Literal["create", "mark", "repair", "delete"]
+Kind = Literal["create", "mark", "disown", "repair", "delete"]
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -205,7 +205,7 @@ class Register:
         """The number's object is now like this: what is to be done about it."""
         entry = self.entries.get(number)
         pending = number in self.ledger.pending
-        todo = action(number, entry, seen, pending=pending)
+        todo = action(number, entry, seen, self.ledger)
         if entry is None or is_nobody(entry.label_set):
             return todo
         # Nothing to do for one that is right; or for a pinned one whatever it says
@@ -225,8 +225,9 @@ class Register:
 class Action(msgspec.Struct, frozen=True):
     """One write of one object. seen: the object that it is of; None: there was none.
 
-    create, mark, delete are those of specs/AllocationObjects.tla; repair undoes what somebody did
-    to an object that was right before, in place, as its labels are written nowhere else
+    create, mark, disown, delete are those of specs/AllocationObjects.tla; repair undoes what
+    somebody did to an object that was right before, in place, as its labels are written nowhere
+    else
     """
 
     kind: Kind
@@ -236,25 +237,45 @@ class Action(msgspec.Struct, frozen=True):
 
 
 def action(
-    number: int, entry: Entry | None, seen: CiliumIdentity | None, *, pending: bool
+    number: int, entry: Entry | None, seen: CiliumIdentity | None, ledger: Ledger
 ) -> Action | None:
     """What brings the object to what the journal says; None: it is, or it is to be left alone.
 
     An object is deleted only when its number is in use no more, or has another meaning that the
-    journal still has in full: while it retires it may yet be revived.
+    journal still has in full: while it retires it may yet be revived. One that the next leader
+    may adopt is disowned before it is deleted or gets other labels.
     """
     if seen is None:
         create = entry is not None and entry.phase == "active"
         return Action("create", number, entry, None) if create else None
-    if entry is None:
-        return None if stays(seen) else Action("delete", number, None, seen)
-    if is_nobody(entry.label_set) or says(seen, entry):
+    kind = _wanted(number, entry, seen, ledger)
+    if kind is None:
         return None
-    same = seen.label_set == entry.label_set
-    if same and not seen.birth:
-        return Action("mark", number, entry, seen)
+    takes = kind == "delete" or (kind == "repair" and not _same(entry, seen))
+    if takes and seen.label_set and is_found(seen, ledger.origin):
+        kind = "disown"
+    return Action(kind, number, entry, seen)
+
+
+def _wanted(number: int, entry: Entry | None, seen: CiliumIdentity, ledger: Ledger) -> Kind | None:
+    """What is to become of an object that there is, in the end."""
+    if entry is None:
+        return None if stays(seen) else "delete"
+    if is_nobody(entry.label_set):
+        # It is deleted when its number is free, and must not be adopted anew then
+        return None if stays(seen) or not is_found(seen, ledger.origin) else "disown"
+    if says(seen, entry):
+        return None
+    same = _same(entry, seen)
+    found = seen.birth <= ledger.origin or entry.birth in ledger.adoptions
+    if same and found and seen.birth != entry.birth:
+        return "mark"
     if seen.pinned:
-        return Action("repair", number, entry, seen) if same else None
-    if pending and seen.birth != entry.birth:
-        return Action("delete", number, entry, seen)
-    return Action("repair", number, entry, seen)
+        return "repair" if same else None
+    if number in ledger.pending and seen.birth != entry.birth:
+        return "delete"
+    return "repair"
+
+
+def _same(entry: Entry | None, seen: CiliumIdentity) -> bool:
+    return entry is not None and seen.label_set == entry.label_set

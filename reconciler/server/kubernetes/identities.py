@@ -37,6 +37,7 @@ from reconciler.core.identity.objects import (
     CiliumIdentity,
     create_body,
     delete_body,
+    disown_body,
     is_nobody,
     patch_body,
 )
@@ -255,8 +256,11 @@ class Materialiser:
             if self._objects.get(number) is seen:
                 self._see(number, None, int(seen.metadata.resource_version))
             return
-        assert todo.entry is not None
-        body = patch_body(todo.entry, seen)
+        if todo.kind == "disown":
+            body = disown_body(seen)
+        else:
+            assert todo.entry is not None
+            body = patch_body(todo.entry, seen)
         self._saw(
             number, await self._client.request("PATCH", path, body=body, content_type=MERGE_PATCH)
         )
@@ -335,7 +339,9 @@ class Materialiser:
             text = "was changed by somebody, and is again as the journal has it"
         elif todo.kind == "create" and todo.entry is not None and vanished == todo.entry.birth:
             text = "was deleted by somebody while it is in use, and is there again"
-        elif todo.kind == "delete" and todo.seen is not None and not todo.seen.birth:
+        elif (todo.kind == "disown" and todo.entry is None) or (
+            todo.kind == "delete" and todo.entry and todo.seen and todo.seen.disowned
+        ):
             text = "was made by somebody while a server leads, and is deleted"
         if text:
             self._report(refused(name, "", text, severity="warning"))

@@ -102,8 +102,11 @@ class Objects:
             body = msgspec.json.decode(core.delete_body(action.seen))
             assert set(body["preconditions"]) == {"uid", "resourceVersion"}
             return self.delete(name, body["preconditions"])
-        assert action.entry is not None
-        body = msgspec.json.decode(core.patch_body(action.entry, action.seen))
+        if action.kind == "disown":
+            body = msgspec.json.decode(core.disown_body(action.seen))
+        else:
+            assert action.entry is not None
+            body = msgspec.json.decode(core.patch_body(action.entry, action.seen))
         assert set(body["metadata"]) >= {"uid", "resourceVersion"}
         self.patch(name, body)
         return None
