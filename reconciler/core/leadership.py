@@ -17,7 +17,9 @@ from typing import Final
 import msgspec
 
 from reconciler.core.machine import load
+from reconciler.core.trace import Event, Trace
 
+SPEC: Final = "Leadership"
 MODEL: Final = load("leadership")
 
 
@@ -78,8 +80,11 @@ Effect = Look | Write | Release | TakeOver | Lead | StandDown
 class Leadership:
     """models/leadership.toml. name: of this replica, like no other's."""
 
-    def __init__(self, name: str, now: float, times: Times | None = None) -> None:
+    def __init__(
+        self, name: str, now: float, times: Times | None = None, trace: Trace | None = None
+    ) -> None:
         self.name = name
+        self._trace = trace
         self.state = MODEL.initial
         self.holder = ""  # as last seen
         self._times = times or Times()
@@ -143,7 +148,7 @@ class Leadership:
         self.holder = lease.holder
         self._renewed_at = asked
         if self.state == "follower":
-            MODEL.fire(self, "acquired")
+            self._fires("acquired", "Acquire")
 
     def failed(self, now: float) -> None:
         """The Lease could not be read or written; it is tried again when it is due."""
@@ -151,25 +156,29 @@ class Leadership:
 
     # -------------------------------------------------------------------------- the journal
 
-    def opened(self) -> None:
-        """The journal is ours; if the Lease was lost meanwhile, it is to be closed again."""
+    def opened(self, epoch: int) -> None:
+        """The journal is ours, at this epoch; if the Lease was lost meanwhile, it is to be closed
+        again."""
         self._unanswered -= 1
         if self.state == "candidate":
-            MODEL.fire(self, "opened")
+            self._fires("opened", "Open", epoch=epoch)
         else:
+            self._records("OpensLate", epoch=epoch)
             self._reason = "the Lease was lost while the journal was opened"
             self.stand_down()
 
     def unopened(self) -> None:
         self._unanswered -= 1
         if self.state == "candidate":
-            MODEL.fire(self, "unopened")
+            self._fires("unopened", "OpenFails")
+        else:
+            self._records("OpensLate", epoch=0)
 
     def overtaken(self, reason: str) -> None:
         """A write met a newer epoch."""
         if self.state == "leader":
             self._reason = reason
-            MODEL.fire(self, "overtaken")
+            self._fires("overtaken", "Conflict")
 
     def stood_down(self) -> None:
         """Nothing that this replica wrote is under way."""
@@ -178,7 +187,7 @@ class Leadership:
     def settle(self) -> None:
         """Follow again, if all that was asked for is answered."""
         if self.state == "fenced" and not self._unanswered:
-            MODEL.fire(self, "settled")
+            self._fires("settled", "Settle")
 
     def stop(self) -> None:
         """This replica ends: the Lease is given back if it has it."""
@@ -190,7 +199,16 @@ class Leadership:
 
     def _lose(self, reason: str) -> None:
         self._reason = reason
-        MODEL.fire(self, "lost")
+        self._fires("lost", "Lose")
+
+    def _fires(self, trigger: str, action: str, **args: int) -> None:
+        MODEL.fire(self, trigger)
+        self._records(action, **args)
+
+    def _records(self, action: str, **args: int) -> None:
+        """What is done now, and where that leads. epoch: 0 if the journal was not opened."""
+        if self._trace is not None:
+            self._trace(Event(SPEC, action, {"state": self.state, **args}))
 
     # Effects of the model
 

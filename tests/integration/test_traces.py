@@ -26,7 +26,7 @@ from reconciler.tracefile import Life
 from tests.broken_traces import KINDS, broken
 from tests.golden_traces import SPECS
 from tests.integration.test_processes import SHOP, Processes
-from tests.property import other_clients, replica_runs
+from tests.property import leadership_runs, other_clients, replica_runs
 from tests.property.joined_runs import STORIES, record, record_story
 
 SUITE = suite.load(SPECS)
@@ -40,6 +40,9 @@ SERVED = ("Allocation", "StageCommit", "XdsStream")
 
 OTHERS = 8
 """Runs of clients that are none of ours, and of servers that are deposed."""
+
+LEADERS = 20
+"""Runs of replicas that want to lead, with nothing to serve."""
 
 BROKEN = 20
 """Broken traces a kind and spec."""
@@ -61,6 +64,8 @@ def lives() -> Mapping[str, Life]:
         found |= replica_runs.record(seed)
     for seed in range(OTHERS):
         found |= other_clients.record(seed)
+    for seed in range(LEADERS):
+        found |= leadership_runs.record(seed)
     return found
 
 
@@ -74,11 +79,13 @@ def test_recorded_runs_are_explained(spec: Spec, lives: Mapping[str, Life]) -> N
     judged = judge(SUITE, lives, specs=[spec.name])
     explained(judged)
     runs = {each.life.partition(",")[0] for each in judged}
-    replicas = {name for name in runs if name.startswith("replicas")}
-    assert len(runs - replicas) == RUNS + len(STORIES) + OTHERS, (
+    kinds = Counter(name.split()[0] for name in runs)
+    alone = spec.name == "Leadership"
+    assert kinds.pop("leaders", 0) == (LEADERS if alone else 0)
+    assert kinds.pop("replicas", 0) == (REPLICAS if spec.name in SERVED else 0)
+    assert kinds.total() == (0 if alone else RUNS + len(STORIES) + OTHERS), (
         "every run has traces of every spec"
     )
-    assert len(replicas) == (REPLICAS if spec.name in SERVED else 0)
     events = Counter(event.action for each in judged for event in each.verdict.events)
     print(f"{spec.name}: {len(judged)} traces, {events.total()} events: {dict(events)}")
     assert set(events) == actions_read(spec), "what is recorded is read, and the other way round"
@@ -127,6 +134,7 @@ def _broken(
         for name, life in lives.items()
         if life.process == reading.process
         and name.startswith("replicas") == (reading.module == "AllocationReplicaTrace")
+        and name.startswith("leaders") == (spec.name == "Leadership")
         for part in reading.split(
             [event for event in life.events if event.spec == (reading.spec or spec.name)]
         ).values()
@@ -182,4 +190,4 @@ def test_what_real_processes_recorded_is_explained(processes: Processes) -> None
     assert len(recordings) == 4
     judged = judge(SUITE, recordings)
     explained(judged)
-    assert {each.spec for each in judged} == {spec.name for spec in READ}
+    assert {each.spec for each in judged} == {spec.name for spec in READ} - {"Leadership"}

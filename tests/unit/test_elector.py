@@ -24,7 +24,8 @@ async def test_a_write_under_way_is_waited_for_however_often_the_lease_is_read()
     async def stand_down(reason: str) -> None:
         await answered.wait()
 
-    async def take_over() -> None: ...
+    async def take_over() -> int:
+        return 1
 
     lease: Any = Held()
     elector = Elector(

@@ -27,6 +27,7 @@ from reconciler.core.leadership import (
     Times,
     Write,
 )
+from reconciler.core.trace import Trace
 from reconciler.errors import ReconcilerError, UnavailableError
 from reconciler.server.kubernetes.client import ApiClient, ApiError
 
@@ -113,7 +114,7 @@ def _lease(body: bytes) -> Lease:
 class Elector:
     """Runs one replica's leadership.
 
-    take_over:  opens the journal; ReconcilerError: it can't be opened
+    take_over:  opens the journal, and says its epoch; ReconcilerError: it can't be opened
     lead:       the journal that was opened is ours
     stand_down: nothing may be written any more; returns when nothing is under way
     """
@@ -123,18 +124,19 @@ class Elector:
         lease: LeaseObject,
         name: str,
         *,
-        take_over: Callable[[], Awaitable[None]],
+        take_over: Callable[[], Awaitable[int]],
         lead: Callable[[], None],
         stand_down: Callable[[str], Awaitable[None]],
         random: Callable[[], float],
         log: Any,
         times: Times | None = None,
         clock: Callable[[], float] = time.monotonic,
+        trace: Trace | None = None,
     ) -> None:
         self._lease, self._random, self._log, self._clock = lease, random, log, clock
         self._take_over, self._lead, self._stand_down = take_over, lead, stand_down
         self._times = times or Times()
-        self.core = Leadership(name, clock(), self._times)
+        self.core = Leadership(name, clock(), self._times, trace)
         self._wake = asyncio.Event()
 
     def overtaken(self, reason: str) -> None:
@@ -219,12 +221,12 @@ class Elector:
 
     async def _open(self) -> None:
         try:
-            await self._take_over()
+            epoch = await self._take_over()
         except ReconcilerError as error:
             self._log.error("journal", reason=str(error))
             self.core.unopened()
         else:
-            self.core.opened()
+            self.core.opened(epoch)
         self._wake.set()
 
     async def _down(self, reason: str) -> None:

@@ -38,7 +38,9 @@ async def cluster(
     stack.push_async_callback(driver.stop)
     name = config.replica or f"{socket.gethostname()}_{os.getpid()}"
     events = Recorder(client, instance=name, log=log)
-    replica = Replica(config, client, plane, driver, thread, log, name=name, events=events)
+    replica = Replica(
+        config, client, plane, driver, thread, log, name=name, events=events, trace=trace
+    )
 
     async def elect(_: asyncio.Event) -> None:
         await replica.elect()

@@ -22,6 +22,7 @@ from reconciler.core.identity.objects_mirror import Mirror
 from reconciler.core.leadership import Times
 from reconciler.core.plane import ControlPlane
 from reconciler.core.policy import origins
+from reconciler.core.trace import Trace
 from reconciler.errors import JournalConflict, JournalCorrupt, JournalError, Rejected
 from reconciler.server.driver import Driver
 from reconciler.server.kubernetes import identities
@@ -72,6 +73,7 @@ class Replica:
         *,
         name: str,
         events: Recorder,
+        trace: Trace | None = None,
     ) -> None:
         self.problems: tuple[Rejected, ...] = ()
         self._config, self._client, self._log = config, client, log
@@ -128,6 +130,7 @@ class Replica:
             random=random.random,
             log=log,
             times=times,
+            trace=trace,
         )
         driver.on_overtaken = self.elector.overtaken
 
@@ -218,7 +221,7 @@ class Replica:
         await self._read.wait()
         await self.elector.run()
 
-    async def _take_over(self) -> None:
+    async def _take_over(self) -> int:
         api = JournalApi(
             connect(self._config.kubeconfig, self._config.kube_context), self._config.cluster_name
         )
@@ -227,6 +230,7 @@ class Replica:
         self._journal = journal
         for problem in journal.problems:
             self._log.warning("problem", object=problem.object, reason=problem.reason)
+        return self._opened.epoch
 
     def _lead(self) -> None:
         journal = self._journal

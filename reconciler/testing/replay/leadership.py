@@ -192,7 +192,7 @@ class Adapter:
             self.journal.open()
         if told:
             replica.open = True
-            replica.core.opened()
+            replica.core.opened(self.journal.state.epoch)
         else:
             replica.core.unopened()
         self._effects(replica)
