@@ -477,7 +477,6 @@ def test_late_write_takes_nothing_that_a_successor_has_just_adopted(way: str) ->
     machine.lead()
     assert machine.leader.register.entries[257].label_set == label_set, "it is adopted"
     machine.carry_out(*machine.calls.pop())
-    machine.written()
     machine.lead()
     machine.written()
     machine.settle()
