@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import ConfigError, UnavailableError
+from reconciler.testing import golang
 from reconciler.testing.kubernetes import Cluster, binaries, build
 from reconciler.testing.kubernetes.process import Process
 from tests.kubernetes.reading import wait_until
@@ -44,7 +45,7 @@ def test_staged_modules_are_taken_as_published() -> None:
         "replace k8s.io/api => k8s.io/api v0.37.2",
         "replace k8s.io/client-go => k8s.io/client-go v0.37.2",
     ]
-    with pytest.raises(build.BuildError, match="not in the form that is known"):
+    with pytest.raises(golang.BuildError, match="not in the form that is known"):
         build.go_mod("module k8s.io/kubernetes\n\ngo 1.26.0\n", "v1.37.2")
 
 
@@ -69,22 +70,22 @@ def test_helm_is_built_with_what_kubernetes_is_built_with() -> None:
     ],
 )
 def test_the_version_of_go(said: str, version: tuple[int, ...]) -> None:
-    assert build.parse_go_version(said) == version
+    assert golang.parse_go_version(said) == version
     assert (version >= (1, 26)) == bool(version)
 
 
 def test_a_step_that_fails_says_its_last_words(tmp_path: Path) -> None:
     script = "echo building; echo 'no space left' >&2; exit 3"
-    with pytest.raises(build.BuildError, match=r"exit 3\nno space left\nbuilding$"):
-        build._run(["/bin/sh", "-c", script], tmp_path, {}, tries=2)
+    with pytest.raises(golang.BuildError, match=r"exit 3\nno space left\nbuilding$"):
+        golang.run(["/bin/sh", "-c", script], tmp_path, {}, tries=2)
 
 
 def test_a_step_that_hangs_is_ended_with_all_its_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "STEP_SECONDS", 0.2)
-    with pytest.raises(build.BuildError, match="ended after 0 minutes"):
-        build._run(["/bin/sh", "-c", "sleep 600 & wait"], tmp_path, {})
+    monkeypatch.setattr(golang, "STEP_SECONDS", 0.2)
+    with pytest.raises(golang.BuildError, match="ended after 0 minutes"):
+        golang.run(["/bin/sh", "-c", "sleep 600 & wait"], tmp_path, {})
 
 
 def test_what_is_missing_is_said_with_the_way_to_get_it(
