@@ -25,6 +25,7 @@ GROUPS: Final = {
     "agents": "whole agents over gRPC and TLS, maps in memory",
     "streams": "many streams: memory and one broadcast",
     "kubernetes": "a server process at a real API server, with KWOK and protocol clients",
+    "xds": "xDS servers beside each other: ours and go-control-plane, many streams",
 }
 PROFILES: Final = {
     "kernel": "kernel",
@@ -89,8 +90,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=tuple(GROUPS), metavar="NAME", default=[])
     parser.add_argument("--quick", action="store_true", help="once each, a tenth of the cluster")
     parser.add_argument(
-        "--streams", type=int, nargs="+", default=[1_000, 10_000], metavar="N",
-        help="how many, for the group streams; one run for each (default: 1000 10000)",
+        "--streams", type=int, nargs="+", default=[], metavar="N",
+        help="how many, for the groups streams and xds; one run for each "
+        "(default: 1000 10000 and 200 1000 5000 10000)",
     )  # fmt: skip
     parser.add_argument(
         "--transport", nargs="+", choices=("grpc", "http2"), default=["grpc", "http2"],

@@ -16,6 +16,7 @@ from bench.rows import Context, Row, measured, shown
 
 GROUP: Final = "streams"
 _SIZE: Final = cluster.Size(namespaces=1, deployments=50, replicas=1, nodes=50)
+_COUNTS: Final = (1_000, 10_000)
 _SPARE: Final = 200  # descriptors of a process beside its streams
 _MANY: Final = 2_000  # beyond this one broadcast is enough to wait for
 _FEW: Final = 10
@@ -23,7 +24,7 @@ _FEW: Final = 10
 
 
 def run(context: Context) -> list[Row]:
-    counts = (100,) if context.quick else context.streams
+    counts = (100,) if context.quick else context.streams or _COUNTS
     chosen = [(count, each) for count in counts for each in context.transports]
     return [row for count, transport in chosen for row in _rows(context, count, transport)]
 

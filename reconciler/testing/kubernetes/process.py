@@ -22,14 +22,15 @@ END_SECONDS: Final = 10.0
 
 _starter: Final = ThreadPoolExecutor(1, thread_name_prefix="starter")
 
-_BOUND: Final = """\
+BOUND: Final = """\
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
 if os.getppid() != int(sys.argv[1]):  # it ended before the call above
     sys.exit(1)
 os.execv(sys.argv[2], sys.argv[2:])
 """
-"""Becomes the command. Not a `preexec_fn`: that runs Python in a fork of a process with threads."""
+"""A script whose arguments are this process's id and a command: it becomes the command. Not a
+`preexec_fn`: that runs Python in a fork of a process with threads."""
 
 
 class Process:
@@ -42,7 +43,7 @@ class Process:
         self, command: Sequence[str], log: Path, *, environment: Mapping[str, str] | None = None
     ) -> None:
         self.name, self.log = Path(command[0]).name, log
-        bound = [sys.executable, "-ISc", _BOUND, str(os.getpid())]
+        bound = [sys.executable, "-ISc", BOUND, str(os.getpid())]
         with open(log, "ab") as output:
             self._popen = _starter.submit(
                 subprocess.Popen,

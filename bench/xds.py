@@ -1,0 +1,179 @@
+"""Rows of xDS streams: `reconciler xds serve` beside a go-control-plane server, in one run.
+
+Both are processes of their own, loaded by the same client with the same resources, one after the
+other; the client shares their cores. go-control-plane serves from its linear cache (one set for
+all nodes) and from its snapshot cache (a snapshot for each node). The goals are factors of the
+better one of these two, in each number for itself.
+
+A full run writes docs/xds-benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bench import machine, xds_build, xds_report, xds_rig
+from bench.rows import Context, Row, measured
+from bench.xds_report import median, summary, wall
+from bench.xds_rig import Kind, Layout, Load, Report, Server
+from reconciler.errors import ReconcilerError
+
+GROUP: Final = "xds"
+COUNTS: Final = (200, 1_000, 5_000, 10_000)
+QUICK: Final = (200, 1_000)
+LAYOUTS: Final = (
+    Layout("one connection a stream, mutual TLS", 0, True),
+    Layout("200 shared connections", 200, False),
+)
+KINDS: Final[tuple[Kind, ...]] = ("ours", "linear", "snapshot")
+WALL, CPU, MEMORY = 0.6, 0.5, 0.2
+"""Goals: what ours may take of that which the better cache takes."""
+
+BURST: Final = 50
+LOADS: Final = {
+    "sync": f"initial sync of {xds_rig.IDENTITIES} × 400 B",
+    "one": "one resource of 1 KB changes",
+    "many": f"{xds_rig.POLICIES} × 600 B and {xds_rig.IDENTITIES} × 400 B change at once",
+    "burst": f"one resource of 1 KB changes {BURST} times at once",
+    "storm": "all reconnect with equal versions",
+}
+
+Measured = dict[str, list[Report]]
+"""By load, each run of it."""
+
+
+class Case(msgspec.Struct, frozen=True):
+    """found: by server; one that failed is in `why` instead."""
+
+    layout: Layout
+    streams: int
+    found: dict[Kind, Measured]
+    why: dict[Kind, str]
+
+
+def run(context: Context) -> list[Row]:
+    with contextlib.redirect_stdout(sys.stderr):  # the build says how far it is
+        programs = xds_build.programs()
+    counts = context.streams or (QUICK if context.quick else COUNTS)
+    cases, rows = [], []
+    for layout in LAYOUTS:
+        for streams in counts:
+            if why := xds_rig.refused(streams):
+                rows.append(Row(group=GROUP, what=f"{streams:,} streams, {layout.title}", why=why))
+                continue
+            case = _case(context, programs, layout, streams)
+            cases.append(case)
+            rows += _rows(case)
+    if not context.quick:
+        described = {**machine.describe(), **xds_build.versions()}
+        xds_report.write(described, LOADS, cases, (WALL, CPU, MEMORY))
+    return rows
+
+
+def _case(context: Context, programs: Path, layout: Layout, streams: int) -> Case:
+    found: dict[Kind, Measured] = {}
+    why: dict[Kind, str] = {}
+    for kind in KINDS:
+        title = f"{kind}, {streams:,} streams, {layout.title}"
+        try:
+            with scratch() as directory:
+                found[kind] = _measure(context, programs, directory, kind, layout, streams, title)
+        except (RuntimeError, OSError, ReconcilerError) as error:
+            why[kind] = str(error)
+    return Case(layout, streams, found, why)
+
+
+def _measure(
+    context: Context,
+    programs: Path,
+    directory: Path,
+    kind: Kind,
+    layout: Layout,
+    streams: int,
+    title: str,
+) -> Measured:
+    keys = xds_rig.make_keys(directory) if layout.tls else None
+    runs: Measured = {name: [] for name in LOADS}
+    generation = 1
+    with (
+        Server(kind, directory / "server", programs, keys) as server,
+        Load(server, programs, layout, keys, directory / "load.log") as load,
+    ):
+        load.act(server.first())
+
+        def note(name: str, times: int, once: Callable[[], Report]) -> None:
+            for at in range(context.runs(times)):
+                context.say(f"{title}: {LOADS[name]} ({at + 1})")
+                runs[name].append(once())
+
+        def opened() -> Report:
+            load.close()
+            return load.open(streams)
+
+        def one() -> Report:
+            nonlocal generation
+            generation += 1
+            return load.change([server.change("one", xds_rig.one(generation))], generation, 1)
+
+        def many() -> Report:
+            nonlocal generation
+            generation += 1
+            both = [*xds_rig.identities(generation), *xds_rig.policies(generation)]
+            return load.change([server.change(xds_rig.ALL, both)], generation, len(both))
+
+        def burst() -> Report:
+            nonlocal generation
+            first, generation = generation + 1, generation + BURST
+            actions = [
+                server.change("one", xds_rig.one(each)) for each in range(first, generation + 1)
+            ]
+            return load.change(actions, generation, 1)
+
+        note("sync", 3, opened)
+        note("one", 5, one)
+        note("many", 5, many)
+        note("burst", 3, burst)
+        note("storm", 3, load.reconnect)
+    return runs
+
+
+def _rows(case: Case) -> Iterator[Row]:
+    for name, title in LOADS.items():
+        what = f"{case.streams:,} streams, {case.layout.title}: {title}"
+        if "ours" not in case.found:
+            yield Row(group=GROUP, what=what, why=case.why["ours"])
+            continue
+        ours = case.found["ours"][name]
+        theirs = {kind: runs[name] for kind, runs in case.found.items() if kind != "ours"}
+        best = min((median(runs, wall) for runs in theirs.values()), default=None)
+        beside = [
+            *(f"{kind} {summary(runs)}" for kind, runs in theirs.items()),
+            f"ours {summary(ours)}",
+            *(f"{kind} failed: {why}" for kind, why in case.why.items()),
+        ]
+        yield measured(
+            GROUP,
+            what,
+            [wall(one) for one in ours],
+            limit=None if best is None else WALL * best,
+            beside="; ".join(beside),
+        )
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """With a folder `server` in it. On a disk: what is renamed there is what a server watches."""
+    path = Path(tempfile.mkdtemp(prefix="reconciler-xds-"))
+    try:
+        (path / "server").mkdir()
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

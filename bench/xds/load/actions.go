@@ -1,0 +1,58 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+)
+
+// action is one change of the server's state.
+type action struct {
+	Method string `json:"method"`
+	URL    string `json:"url"`
+	Body   string `json:"body"`
+	Rename string `json:"rename"`
+	To     string `json:"to"`
+}
+
+// prepare reads what is sent, so that a change is no more than the request or the rename.
+func prepare(actions []action) (func() error, error) {
+	var steps []func() error
+	for _, a := range actions {
+		if a.Rename != "" {
+			steps = append(steps, func() error { return os.Rename(a.Rename, a.To) })
+			continue
+		}
+		body, err := os.ReadFile(a.Body)
+		if err != nil {
+			return nil, err
+		}
+		steps = append(steps, func() error { return request(a.Method, a.URL, body) })
+	}
+	return func() error {
+		for _, step := range steps {
+			if err := step(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, nil
+}
+
+func request(method, url string, body []byte) error {
+	made, err := http.NewRequest(method, url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	answer, err := http.DefaultClient.Do(made)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if text, _ := io.ReadAll(answer.Body); answer.StatusCode >= 300 {
+		return fmt.Errorf("%s %s: %s: %s", method, url, answer.Status, text)
+	}
+	return nil
+}

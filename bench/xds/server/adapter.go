@@ -1,0 +1,125 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"maps"
+	"net/http"
+	"slices"
+
+	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
+	"github.com/envoyproxy/go-control-plane/pkg/cache/v3"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	// Types that may stand in a resource beside those that the server knows anyway.
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	_ "google.golang.org/protobuf/types/known/wrapperspb"
+)
+
+// held is the state that was set: type URL → name → resource. What is in it is never modified.
+type held map[string]map[string]types.Resource
+
+// maxBody bounds a request: some 100,000 resources of 400 bytes.
+const maxBody = 128 << 20
+
+// handler takes
+//
+//	PUT   /resources  {"resources": [{"@type": ..., ...}, ...]}: the whole new state of every node
+//	PATCH /resources  the same form: these are added or changed, all others stay
+//	POST  /restart    ends all streams, and serves the same state anew on the same port
+//
+// and answers 204 when it is done, 400 with the reason when the request is not understood.
+func (t *target) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("PUT /resources", func(w http.ResponseWriter, r *http.Request) {
+		t.set(w, r, func(read held) held { return read })
+	})
+	mux.HandleFunc("PATCH /resources", func(w http.ResponseWriter, r *http.Request) {
+		t.set(w, r, func(read held) held { return merged(t.held, read) })
+	})
+	mux.HandleFunc("POST /restart", func(w http.ResponseWriter, _ *http.Request) {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.stop()
+		if err := t.start(); err != nil {
+			log.Fatalf("restart: %v", err)
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
+	return mux
+}
+
+func (t *target) set(w http.ResponseWriter, r *http.Request, state func(held) held) {
+	read, err := parsed(http.MaxBytesReader(w, r.Body, maxBody))
+	if err == nil {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		next := state(read)
+		if err = t.store.replace(next); err == nil {
+			t.held = next
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+	}
+	http.Error(w, err.Error(), http.StatusBadRequest)
+}
+
+func parsed(body io.Reader) (held, error) {
+	var request struct {
+		Resources []json.RawMessage `json:"resources"`
+	}
+	if err := json.NewDecoder(body).Decode(&request); err != nil {
+		return nil, err
+	}
+	found := held{}
+	for index, raw := range request.Resources {
+		var wrapped anypb.Any
+		if err := protojson.Unmarshal(raw, &wrapped); err != nil {
+			return nil, fmt.Errorf("resource %d: %w", index, err)
+		}
+		resource, err := wrapped.UnmarshalNew()
+		if err != nil {
+			return nil, fmt.Errorf("resource %d: %w", index, err)
+		}
+		typeURL, name := wrapped.GetTypeUrl(), cache.GetResourceName(resource)
+		if name == "" {
+			return nil, fmt.Errorf("resource %d: %w", index, errors.New("no name"))
+		}
+		if found[typeURL] == nil {
+			found[typeURL] = map[string]types.Resource{}
+		}
+		if _, twice := found[typeURL][name]; twice {
+			return nil, fmt.Errorf("resource %d: %s %s is there twice", index, typeURL, name)
+		}
+		found[typeURL][name] = resource
+	}
+	return found, nil
+}
+
+func merged(old, changes held) held {
+	next := maps.Clone(old)
+	if next == nil {
+		next = held{}
+	}
+	for typeURL, resources := range changes {
+		all := maps.Clone(next[typeURL])
+		if all == nil {
+			all = map[string]types.Resource{}
+		}
+		maps.Copy(all, resources)
+		next[typeURL] = all
+	}
+	return next
+}
+
+// sorted gives names in a fixed order: what is made from them has no chance in it.
+func sorted[T any](of map[string]T) []string {
+	return slices.Sorted(maps.Keys(of))
+}
