@@ -14,7 +14,7 @@ import contextlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,8 +22,8 @@ import msgspec
 
 from bench import machine, xds_build, xds_report, xds_rig
 from bench.rows import Context, Row, measured
-from bench.xds_report import median, summary, wall
-from bench.xds_rig import Kind, Layout, Load, Report, Server
+from bench.xds_report import TITLES, median, summary, wall
+from bench.xds_rig import OURS, THEIRS, Kind, Layout, Load, Report, Server
 from reconciler.errors import ReconcilerError
 
 GROUP: Final = "xds"
@@ -33,7 +33,6 @@ LAYOUTS: Final = (
     Layout("one connection a stream, mutual TLS", 0, True),
     Layout("200 shared connections", 200, False),
 )
-KINDS: Final[tuple[Kind, ...]] = ("ours", "linear", "snapshot")
 WALL, CPU, MEMORY = 0.6, 0.5, 0.2
 """Goals: what ours may take of that which the better cache takes."""
 
@@ -51,7 +50,7 @@ Measured = dict[str, list[Report]]
 
 
 class Case(msgspec.Struct, frozen=True):
-    """found: by server; one that failed is in `why` instead."""
+    """found: by server; one that failed is in `why` instead, with the reason."""
 
     layout: Layout
     streams: int
@@ -62,6 +61,7 @@ class Case(msgspec.Struct, frozen=True):
 def run(context: Context) -> list[Row]:
     with contextlib.redirect_stdout(sys.stderr):  # the build says how far it is
         programs = xds_build.programs()
+    kinds = (*(kind for kind in OURS if kind in context.transports), *THEIRS)
     counts = context.streams or (QUICK if context.quick else COUNTS)
     cases, rows = [], []
     for layout in LAYOUTS:
@@ -69,7 +69,7 @@ def run(context: Context) -> list[Row]:
             if why := xds_rig.refused(streams):
                 rows.append(Row(group=GROUP, what=f"{streams:,} streams, {layout.title}", why=why))
                 continue
-            case = _case(context, programs, layout, streams)
+            case = _case(context, programs, kinds, layout, streams)
             cases.append(case)
             rows += _rows(case)
     if not context.quick:
@@ -78,11 +78,13 @@ def run(context: Context) -> list[Row]:
     return rows
 
 
-def _case(context: Context, programs: Path, layout: Layout, streams: int) -> Case:
+def _case(
+    context: Context, programs: Path, kinds: Sequence[Kind], layout: Layout, streams: int
+) -> Case:
     found: dict[Kind, Measured] = {}
     why: dict[Kind, str] = {}
-    for kind in KINDS:
-        title = f"{kind}, {streams:,} streams, {layout.title}"
+    for kind in kinds:
+        title = f"{TITLES[kind]}, {streams:,} streams, {layout.title}"
         try:
             with scratch() as directory:
                 found[kind] = _measure(context, programs, directory, kind, layout, streams, title)
@@ -147,25 +149,31 @@ def _measure(
 
 def _rows(case: Case) -> Iterator[Row]:
     for name, title in LOADS.items():
-        what = f"{case.streams:,} streams, {case.layout.title}: {title}"
-        if "ours" not in case.found:
-            yield Row(group=GROUP, what=what, why=case.why["ours"])
-            continue
-        ours = case.found["ours"][name]
-        theirs = {kind: runs[name] for kind, runs in case.found.items() if kind != "ours"}
+        theirs = {kind: case.found[kind][name] for kind in THEIRS if kind in case.found}
         best = min((median(runs, wall) for runs in theirs.values()), default=None)
-        beside = [
-            *(f"{kind} {summary(runs)}" for kind, runs in theirs.items()),
-            f"ours {summary(ours)}",
-            *(f"{kind} failed: {why}" for kind, why in case.why.items()),
-        ]
-        yield measured(
-            GROUP,
-            what,
-            [wall(one) for one in ours],
-            limit=None if best is None else WALL * best,
-            beside="; ".join(beside),
-        )
+        for kind in OURS:
+            what = f"{case.streams:,} streams, {case.layout.title}: {title}, {TITLES[kind]}"
+            if kind in case.why:
+                yield Row(group=GROUP, what=what, why=case.why[kind])
+            if kind not in case.found:
+                continue
+            ours = case.found[kind][name]
+            beside = [
+                summary(ours),
+                *(f"{TITLES[each]}: {summary(runs)}" for each, runs in theirs.items()),
+                *(
+                    f"{TITLES[each]} failed: {case.why[each]}"
+                    for each in THEIRS
+                    if each in case.why
+                ),
+            ]
+            yield measured(
+                GROUP,
+                what,
+                [wall(one) for one in ours],
+                limit=None if best is None else WALL * best,
+                beside="; ".join(beside),
+            )
 
 
 @contextlib.contextmanager

@@ -8,20 +8,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bench.rows import shown
-from bench.xds_rig import Report
+from bench.xds_rig import OURS, THEIRS, Kind, Report
 
 if TYPE_CHECKING:
     from bench.xds import Case
 
+TITLES: Final[dict[Kind, str]] = {
+    "http2": "ours on http2",
+    "grpc": "ours on grpc",
+    "linear": "linear",
+    "snapshot": "snapshot",
+}
 PAGE: Final = Path(__file__).parent.parent / "docs" / "xds-benchmarks.md"
 
 _HEAD: Final = """\
 # xDS servers beside each other
 
 Written by `python -m bench --only xds` (a full run; `--quick` and `--streams N…` show the same as a
-table). *ours* is `reconciler xds serve`, *linear* and *snapshot* are a go-control-plane server with
-that cache; the snapshot cache has a key for each node. Each is a process of its own with default
-settings, one after the other, under the same load client, on the same cores as the client.
+table). *ours* is `reconciler xds serve` with either `--transport`, *linear* and *snapshot* are a
+go-control-plane server with that cache; the snapshot cache has a key for each node. Each is a
+process of its own with default settings, one after the other, under the same load client, on the
+same cores as the client.
 
 * A stream is delta ADS, subscribed to `*` of two types, and acknowledges what it gets at once.
 * **wall**: from the moment before the change is made (a file renamed into our directory, a request
@@ -66,13 +73,14 @@ def _page(
     )
     for layout in dict.fromkeys(case.layout for case in cases):
         yield f"\n### {layout.title[0].upper()}{layout.title[1:]}\n"
-        yield "| load | streams | wall | from the first | CPU | memory |"
-        yield "|---|--:|--:|--:|--:|--:|"
+        yield "| load | streams | server | wall | from the first | CPU | memory |"
+        yield "|---|--:|---|--:|--:|--:|--:|"
         for name, title in loads.items():
             for case in cases:
-                if case.layout == layout:
-                    factors = " | ".join(_factors(case, name, goals))
-                    yield f"| {title} | {case.streams:,} | {factors} |"
+                for kind in OURS:
+                    if case.layout == layout and kind in case.found:
+                        factors = " | ".join(_factors(case, kind, name, goals))
+                        yield f"| {title} | {case.streams:,} | {TITLES[kind]} | {factors} |"
     for layout in dict.fromkeys(case.layout for case in cases):
         yield f"\n## {layout.title[0].upper()}{layout.title[1:]}"
         for name, title in loads.items():
@@ -87,20 +95,20 @@ def _page(
                     yield from _lines(case, name)
 
 
-def _factors(case: Case, name: str, goals: tuple[float, float, float]) -> Iterator[str]:
+def _factors(case: Case, kind: Kind, name: str, goals: tuple[float, float, float]) -> Iterator[str]:
     walls, cpu, memory = goals
     for of, goal in ((wall, walls), (from_first, walls), (_cpu, cpu), (_memory, memory)):
-        theirs = [median(runs[name], of) for kind, runs in case.found.items() if kind != "ours"]
-        if "ours" not in case.found or min(theirs, default=0) <= 0:
+        theirs = [median(case.found[each][name], of) for each in THEIRS if each in case.found]
+        if min(theirs, default=0) <= 0:
             yield "–"
             continue
-        factor = median(case.found["ours"][name], of) / min(theirs)
+        factor = median(case.found[kind][name], of) / min(theirs)
         yield f"**{factor:.2f}**" if factor <= goal else f"{factor:.2f}"
 
 
 def _lines(case: Case, name: str) -> Iterator[str]:
     for kind, why in case.why.items():
-        yield f"| {case.streams:,} | {kind} | – | | | | | | {why} |"
+        yield f"| {case.streams:,} | {TITLES[kind]} | – | | | | | | {why} |"
     for kind, runs in case.found.items():
         walls = [wall(one) for one in runs[name]]
         spread = f" ({shown(min(walls), 's')} – {shown(max(walls), 's')})"
@@ -113,7 +121,7 @@ def _lines(case: Case, name: str) -> Iterator[str]:
             f"{median(runs[name], lambda one: one.messages_per_stream):.1f}",
             lost(runs[name]),
         )
-        yield f"| {case.streams:,} | {kind} | {' | '.join(cells)} |"
+        yield f"| {case.streams:,} | {TITLES[kind]} | {' | '.join(cells)} |"
 
 
 def summary(runs: Sequence[Report]) -> str:

@@ -25,7 +25,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -34,7 +34,12 @@ from bench.fleet import free_port
 from reconciler.server import certs
 from reconciler.testing.kubernetes.process import BOUND, Process
 
-Kind = Literal["ours", "linear", "snapshot"]
+Ours = Literal["http2", "grpc"]
+"""Ours, by what carries its streams."""
+
+Kind = Ours | Literal["linear", "snapshot"]
+OURS: Final[tuple[Ours, ...]] = get_args(Ours)
+THEIRS: Final[tuple[Kind, ...]] = ("linear", "snapshot")
 
 _PREFIX: Final = "type.googleapis.com/"
 SECRET: Final = f"{_PREFIX}envoy.extensions.transport_sockets.tls.v3.Secret"
@@ -169,21 +174,21 @@ class Server:
         self.address = f"127.0.0.1:{free_port()}"
         self._next.mkdir()
         self._resources.mkdir()
-        log = directory / "server.log"
-        if kind == "ours":
+        ready = self.address
+        if kind in OURS:
             self._write(identities(1), self._resources / f"{ALL}.json")
-            self.process = Process(_ours(self._resources, self.address, keys), log)
+            command = _serve(kind, self._resources, self.address, directory / "status", keys)
         else:
-            adapter = f"127.0.0.1:{free_port()}"
-            self._adapter = f"http://{adapter}/resources"
+            ready = f"127.0.0.1:{free_port()}"  # of the adapter, which is the last to listen
+            self._adapter = f"http://{ready}/resources"
             command = [str(programs / "server"), "-cache", kind, "-listen", self.address]
-            command += ["-adapter", adapter]
+            command += ["-adapter", ready]
             if keys is not None:
                 command += ["-cert", str(keys.certificate), "-key", str(keys.key)]
                 command += ["-ca", str(keys.ca)]
-            self.process = Process(command, log)
+        self.process = Process(command, directory / "server.log")
         try:
-            self._wait(self.address)
+            self._wait(ready)
         except BaseException:
             self.process.end()
             raise
@@ -201,7 +206,7 @@ class Server:
 
     def first(self) -> list[dict[str, str]]:
         """The change that gives it its first resources; ours has them from its start."""
-        return [] if self.kind == "ours" else [self.change(ALL, identities(1))]
+        return [] if self.kind in OURS else [self.change(ALL, identities(1))]
 
     def change(self, name: str, resources: Resources) -> dict[str, str]:
         """An action of the load client. name: of the file where ours has them, always the same for
@@ -209,7 +214,7 @@ class Server:
         self._made += 1
         path = self._next / f"{self._made}.json"
         self._write(resources, path)
-        if self.kind == "ours":
+        if self.kind in OURS:
             return {"rename": str(path), "to": str(self._resources / f"{name}.json")}
         return {"method": "PATCH", "url": self._adapter, "body": str(path)}
 
@@ -223,15 +228,16 @@ class Server:
         self.process.end()
 
 
-def _ours(resources: Path, address: str, keys: Keys | None) -> list[str]:
-    command = [sys.executable, "-m", "reconciler.cli", "xds", "serve"]
-    command += ["--resources", str(resources), "--listen", address]
-    if keys is None:
-        return command
-    return [
-        *command, "--tls-cert", str(keys.certificate), "--tls-key", str(keys.key),
-        "--tls-ca", str(keys.ca),
+def _serve(kind: Kind, resources: Path, address: str, status: Path, keys: Keys | None) -> list[str]:
+    command = [
+        sys.executable, "-m", "reconciler.cli", "xds", "serve", "--transport", kind,
+        "--resources", str(resources), "--listen", address, "--status", f"unix:{status}",
+        "--drain", "0",
     ]  # fmt: skip
+    if keys is None:
+        return [*command, "--insecure"]
+    command += ["--tls-cert", str(keys.certificate), "--tls-key", str(keys.key)]
+    return [*command, "--tls-ca", str(keys.ca)]
 
 
 class Load:

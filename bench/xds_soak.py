@@ -21,8 +21,8 @@ import msgspec
 
 from bench import machine, xds_build, xds_rig
 from bench.rows import shown
-from bench.xds import KINDS, LAYOUTS, scratch
-from bench.xds_rig import Lag, Load, Server
+from bench.xds import LAYOUTS, scratch
+from bench.xds_rig import OURS, THEIRS, Lag, Load, Server
 from reconciler.errors import ReconcilerError
 
 SECOND: Final = 1.0
@@ -114,7 +114,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.xds_soak", description=__doc__)
     parser.add_argument("--streams", type=int, default=10_000, metavar="N")
     parser.add_argument("--seconds", type=int, default=600, help="at least 40 (default: 600)")
-    parser.add_argument("--server", choices=KINDS, default="ours")
+    parser.add_argument("--server", choices=(*OURS, *THEIRS), default=OURS[0])
     parser.add_argument(
         "--connections", type=int, default=0, metavar="N",
         help="shared by all streams, without TLS; 0: one each, with mutual TLS (default)",

@@ -13,8 +13,8 @@ from signal import SIGKILL
 import pytest
 
 from bench import xds_build, xds_rig
-from bench.xds import KINDS, LAYOUTS
-from bench.xds_rig import IDENTITIES, POLICIES, Kind, Layout, Load, Server
+from bench.xds import LAYOUTS
+from bench.xds_rig import IDENTITIES, OURS, POLICIES, THEIRS, Kind, Layout, Load, Server
 from reconciler.errors import UnavailableError
 
 pytestmark = pytest.mark.skipif(
@@ -36,7 +36,7 @@ def layout(request: pytest.FixtureRequest) -> Layout:
     return found
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=(*OURS, *THEIRS))
 def rig(
     request: pytest.FixtureRequest, programs: Path, tmp_path: Path, layout: Layout
 ) -> Iterator[Rig]:
