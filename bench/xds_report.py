@@ -33,9 +33,10 @@ same cores as the client.
 * A stream is delta ADS, subscribed to `*` of two types, and acknowledges what it gets at once.
 * **wall**: from the moment before the change is made (a file renamed into our directory, a request
   to go-control-plane's HTTP adapter) until the last stream has it. Reading what changed is in it on
-  both sides, and with ours that the file system says so. For a sync or a reconnect: from the first
-  connection that is begun, with at most 1,000 streams under way at a time. **from the first**: the
-  same, from when any stream had the first of it.
+  both sides; with ours also that the file system says so, and the 100 ms without another change
+  that it waits for after that. For a sync or a reconnect: from the first connection that is begun,
+  with at most 1,000 streams under way at a time. **from the first**: the same, from when any stream
+  had the first of it.
 * **CPU**: user and system time of the server's process, until it is at rest again,
   acknowledgements included. **memory**: resident (VmRSS) then.
 * **messages**: responses to one stream. Numbers are medians, with the range of the wall beside it.
