@@ -347,6 +347,20 @@ async def test_7_sotw_with_the_version_of_everything_is_sent_nothing(rig: Rig) -
         assert versions(await peer.get()) == {"a": "1", "b": "1"}
 
 
+async def test_7_the_first_client_of_a_new_server_is_sent_nothing_again_either(rig: Rig) -> None:
+    rig.set(CDS, a="1")
+    async with rig.peer(SOTW) as peer:
+        await peer.ask(CDS)
+        held = await peer.get()
+    async with serving() as other:
+        other.set(CDS, a="1")
+        async with other.peer(SOTW) as peer:
+            await peer.ask(CDS, version=held.version)
+            await other.heard()
+            other.set(CDS, b="1")
+            assert versions(await peer.get()) == {"a": "1", "b": "1"}
+
+
 # ------------------------------------------------------------------------- 8. order
 
 

