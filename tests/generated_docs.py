@@ -13,6 +13,7 @@ from reconciler.agent import status as agent
 from reconciler.config import AgentConfig, DiscoveryConfig, ServerConfig, docs_table
 from reconciler.core.machine import diagram, load, names
 from reconciler.server import status as server
+from reconciler.server.discovery import status as discovery
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -58,6 +59,10 @@ ALERTS = (
         "somebody connects without a proof that counts",
     ),
     (
+        "reconciler_xds_problems > 0",
+        "`reconciler xds serve` serves the last good state: its files are wrong",
+    ),
+    (
         'rate(reconciler_token_reviews_total{result="unavailable"}[5m]) > 0',
         "tokens can't be verified: agents that connect now have to wait",
     ),
@@ -72,9 +77,10 @@ def _metrics() -> str:
         "Prometheus and kubelet reach. With it are `/healthz` (the process answers) and\n"
         "`/readyz` (server: there is something to serve; agent: a cut is enforced), and nothing\n"
         f"else. A page is made once in {metrics.FRESH_SECONDS:g} s at most, however many ask.\n"
-        "Both processes also have `reconciler_build_info` and Prometheus' own `process_*`.\n\n"
+        "All processes also have `reconciler_build_info` and Prometheus' own `process_*`.\n\n"
         f"## reconciler server\n\n{metrics.docs_table(server.METRICS)}\n"
         f"## reconciler agent\n\n{metrics.docs_table(agent.METRICS)}\n"
+        f"## reconciler xds serve\n\n{metrics.docs_table(discovery.METRICS)}\n"
         f"## What to be woken by\n\n| expression | means |\n|---|---|\n{alerts}"
     )
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import typer
 
-_MODULES: Final = ("xds_serve", "xds_get", "xds_conformance")
+_MODULES: Final = ("xds_serve", "xds_get", "xds_clients", "xds_conformance")
 
 
 def register(app: typer.Typer) -> None:

@@ -44,8 +44,8 @@ class Proxy:
 
 
 class Mesh:
-    """A replica, another one that may be started, an Envoy of each variant that knows both, and
-    backends blue and green."""
+    """A replica, another one (on the other transport) that may be started, an Envoy of each variant
+    that knows both, and backends blue and green."""
 
     def __init__(self, home: Path, ports: dict[str, int], stack: ExitStack) -> None:
         self._home, self._stack = home, stack
@@ -55,19 +55,19 @@ class Mesh:
         self.route_to("blue")
         put(self.files, "listener", listener("in", "main"))
         self.second_port = free_port()
-        self.replica = self._replica("a", 0)
+        self.replica = self._replica("a", 0, "grpc")
         known = [self.replica.port, self.second_port]
         self.proxies = [
             Proxy(home / name, known, stack, delta=name == "delta") for name in ("sotw", "delta")
         ]
 
-    def _replica(self, name: str, port: int) -> Replica:
-        found = Replica(self.files, self._home / name, port=port)
+    def _replica(self, name: str, port: int, transport: str) -> Replica:
+        found = Replica(self.files, self._home / name, "--transport", transport, port=port)
         self._stack.callback(found.process.end)
         return found
 
     def second(self) -> Replica:
-        return self._replica("b", self.second_port)
+        return self._replica("b", self.second_port, "http2")
 
     def route_to(self, *colours: str, broken: tuple[dict[str, Any], ...] = ()) -> None:
         """Clusters of these, routes to the first; all of it in one file, at once."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -190,6 +192,17 @@ async def test_the_proven_name_counts_and_not_the_claimed_one(tmp_path: Path) ->
 
 # ------------------------------------------------------------------------------- CSDS
 
+
+async def command(*arguments: str) -> str:
+    """`reconciler xds ...`"""
+    found = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "reconciler.cli", "xds", *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await found.communicate()
+    assert found.returncode == 0
+    return output.decode()
+
+
 SECRET = {
     "@type": SDS,
     "name": "key",
@@ -246,6 +259,12 @@ async def test_csds_says_what_each_client_has(tmp_path: Path) -> None:
             assert abs(by_type[CDS].last_updated.seconds - NOW.timestamp()) < 3600
             assert not by_type[SDS].HasField("xds_config")
             assert b"hidden" not in config.SerializeToString()
+            where = ("--server", f"127.0.0.1:{app.port}", "-o", "json")
+            rows = json.loads(await command("clients", "--refused", *where))
+            assert [(each["node"], each["name"], each["reason"]) for each in rows] == [
+                ("n1", "a", "not these"),
+                ("n1", "none", "not these"),
+            ]
             call = csds.StreamClientStatus()
             for _ in range(2):
                 await call.write(csds_pb2.ClientStatusRequest(exclude_resource_contents=True))

@@ -495,8 +495,8 @@ async def test_11_a_request_for_what_is_not_in_use_is_refused(rig: Rig, variant:
 # ------------------------------------------------------------------------- a stop
 
 
-async def test_a_stop_ends_streams_one_by_one_and_serves_them_until_then() -> None:
-    async with serving() as rig, rig.peer(DELTA) as first, rig.peer(DELTA) as second:
+async def test_a_stop_ends_streams_one_by_one_and_serves_them_until_then(rig: Rig) -> None:
+    async with rig.peer(DELTA) as first, rig.peer(DELTA) as second:
         rig.set(CDS, a="1")
         for peer in (first, second):
             await subscribed(peer, CDS)

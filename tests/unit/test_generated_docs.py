@@ -9,6 +9,7 @@ import pytest
 from reconciler.agent import status as agent
 from reconciler.config import AgentConfig, options
 from reconciler.server import status as server
+from reconciler.server.discovery import status as discovery
 from tests.generated_docs import ALERTS, DOCS, documents
 
 
@@ -23,7 +24,8 @@ def test_every_option_is_in_the_document() -> None:
 
 
 def test_alerts_are_on_metrics_that_there_are() -> None:
-    exposed = {family.exposed for family in (*server.METRICS, *agent.METRICS)}
+    declared = (*server.METRICS, *agent.METRICS, *discovery.METRICS)
+    exposed = {family.exposed for family in declared}
     for expression, _ in ALERTS:
         used = set(re.findall(r"reconciler_\w+", expression))
         assert used
@@ -31,7 +33,7 @@ def test_alerts_are_on_metrics_that_there_are() -> None:
 
 
 def test_a_metric_has_one_meaning() -> None:
-    for process in (server.METRICS, agent.METRICS):
+    for process in (server.METRICS, agent.METRICS, discovery.METRICS):
         names = [family.exposed for family in process]
         assert len(names) == len(set(names))
         assert all(family.help.endswith((".", "none.", "TLS.")) for family in process)

@@ -98,8 +98,6 @@ async def run(config: DiscoveryConfig, *, ready: Callable[[int], None] | None = 
         )
         driver.serve(service)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        await service.start()
-        stack.push_async_callback(service.stop, _GRACE_SECONDS, config.drain)
         if config.admin:
             await _admin(more, parse_address(config.admin), stack)
         if keys is not None:
@@ -116,6 +114,9 @@ async def run(config: DiscoveryConfig, *, ready: Callable[[int], None] | None = 
             if where:
                 served = local.serve(routes(), parse_address(where))
                 await stack.enter_async_context(served)
+        await service.start()
+        # From here on everything goes on, health checks too, until the last stream has ended.
+        stack.push_async_callback(service.stop, _GRACE_SECONDS, config.drain)
         watching = tasks.create_task(_follow(outcomes, driver, files, log), name="files")
         await more.serving(True)
         log.info("serving", listen=config.listen, port=service.port,
