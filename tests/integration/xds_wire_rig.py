@@ -206,7 +206,7 @@ def versions(response: Response) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def serving(transport: str = "grpc", **options: Any) -> AsyncIterator[Rig]:
+async def serving(**options: Any) -> AsyncIterator[Rig]:
     log = Log()
     driver = _Heard(log, **options)
     server = server_class()(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ import msgspec
 import pytest
 from envoy.config.cluster.v3 import cluster_pb2
 
+from reconciler.core.objects.yamlload import load_documents
 from reconciler.errors import ConfigError
 from reconciler.server.discovery.documents import parse
 from reconciler.server.discovery.files import Outcome, Resources, State, load, watch
+from reconciler.server.discovery.match import parse_match
 
 CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 ENDPOINTS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
@@ -301,3 +305,19 @@ async def test_a_watch_tells_of_changes(tmp_path: Path) -> None:
             else:
                 stop.set()
     assert seen == [["a"], ["a", "b"]]
+
+
+def test_what_the_documentation_shows_is_read() -> None:
+    """Its resources are resources, its `match.yaml` is a condition."""
+    text = (Path(__file__).parents[2] / "docs" / "xds.md").read_text()
+    blocks = [textwrap.dedent(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    matches = [block for block in blocks if "match.yaml" in block]
+    assert len(matches) == 1
+    assert parse_match(*load_documents(matches[0].encode())).wants
+    titles = []
+    for block in blocks:
+        if block not in matches:
+            parsed = parse(block.encode(), "docs.yaml")
+            assert parsed.problems == ()
+            titles += [each.title for each in parsed.found]
+    assert titles == ["Cluster shop", "ClusterLoadAssignment shop", "Runtime rtds"]
