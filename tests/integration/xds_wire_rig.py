@@ -28,6 +28,8 @@ from tests.integration.grpc_rig import server_class
 NODE = Node("test-id")
 SECONDS = 20.0
 
+DELTA, SOTW = Variant.DELTA, Variant.SOTW
+
 _FIELDS = {CDS: "name", EDS: "cluster_name", LDS: "name", RDS: "name"}
 _PADDING = {CDS: "alt_stat_name", LDS: "stat_prefix"}
 """Where a version of a test is written; what nobody looks at."""
@@ -224,3 +226,12 @@ async def serving(**options: Any) -> AsyncIterator[Rig]:
     finally:
         await server.stop(0.0)
         driver.stop()
+
+
+async def subscribed(peer: Peer, type_url: str, *names: str) -> dict[str, str]:
+    """Asks, takes the first response, and ACKs it."""
+    await peer.ask(type_url, *names)
+    response = await peer.get()
+    await peer.ack(response, *names)
+    await peer.rig.heard()
+    return versions(response)
