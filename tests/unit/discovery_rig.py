@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 from envoy.service.discovery.v3 import discovery_pb2
@@ -87,6 +87,7 @@ class Peer:
         self.variant = variant
         self.inbox: deque[bytes] = deque()
         self.slow = False
+        self.busy = False  # something was sent, and it has not taken it
         self.closed: tuple[str, str] | None = None
         self.accepted: dict[str, str] = {}  # type → version_info
         self.last: dict[str, str] = {}  # type → nonce of the last response that was read
@@ -165,7 +166,7 @@ class Peer:
         return [dict(each.put) for each in self.got()]
 
     def drain(self) -> None:
-        self.slow = False
+        self.slow = self.busy = False
         self.rig.service.drained(self.id, self.rig.now)
         self.rig.pump()
 
@@ -180,6 +181,7 @@ class Rig:
         self.now = 0.0
         self.peers: dict[int, Peer] = {}
         self.opened = 0
+        self.on_send: Callable[[int, bytes], None] = lambda stream, frame: None
 
     def open(self, variant: Variant, type_url: str | None = None, node: str | None = None) -> Peer:
         self.opened += 1
@@ -207,10 +209,13 @@ class Rig:
             for effect in effects:
                 match effect:
                     case Send(stream=stream, frame=frame):
+                        self.on_send(stream, frame)
                         self.peers[stream].inbox.append(frame)
                         taken.append(stream)
                     case Close(stream=stream, status=status, reason=reason):
                         self.peers[stream].closed = (status, reason)
             for stream in dict.fromkeys(taken):
+                assert not self.peers[stream].busy, "more was sent than the stream could take"
+                self.peers[stream].busy = self.peers[stream].slow
                 if not self.peers[stream].slow:
                     self.service.drained(stream, self.now)

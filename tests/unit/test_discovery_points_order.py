@@ -295,6 +295,9 @@ def test_10_large_responses_are_split_and_only_the_last_has_the_version(variant:
         assert len({each.version for each in answers}) == len(answers)
         everything = rig.open(SOTW)
         everything.ask(EDS, version=answers[-1].version)
+        answers = everything.got()  # who had the same by name may not say that it has all
+        everything = rig.open(SOTW)
+        everything.ask(EDS, version=answers[-1].version)
         assert everything.got() == []
         cut_off = rig.open(SOTW)
         cut_off.ask(EDS, version=answers[-2].version)

@@ -61,6 +61,12 @@ class Kind(StreamKind):
     def force(self, names: Names) -> None:
         self.forced = self.forced | names if self.forced else names
 
+    def forget(self) -> None:
+        """What is not subscribed to any more need not be sent."""
+        subscription = self.subscription
+        if self.forced and not subscription.wildcard:
+            self.forced = self.forced & subscription.names
+
     def refuse(self, said: Said | None, reason: str, now: float) -> None:
         """said: None when that is forgotten."""
         if said is None:

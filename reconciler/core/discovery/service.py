@@ -302,6 +302,7 @@ class Service:
                 kind.force(wanted.names | wanted.answer)
                 if wanted.everything:
                     kind.force(frozenset((WILDCARD,)))
+                kind.forget()
                 if len(kind.subscription.names) > self._max_names:
                     raise ProtocolError(
                         "RESOURCE_EXHAUSTED", f"{type_url}: more than {self._max_names} names"

@@ -78,7 +78,7 @@ class Snapshot:
         found = self._versions.get(key)
         if found is None:
             held = ((each.name, each.version) for each in self.wanted(wildcard, names))
-            found = sotw.version_of(held)
+            found = sotw.version_of(held, wildcard=wildcard)
             if len(self._versions) >= _VERSIONS:
                 self._versions.clear()
             self._versions[key] = found

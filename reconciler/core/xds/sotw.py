@@ -86,9 +86,10 @@ def wrap(resource: Resource) -> bytes:
     return field(2, data)
 
 
-def version_of(held: Iterable[tuple[str, str]]) -> str:
-    """version_info of a subscription. held: (name, version), by ascending name"""
-    total = hashlib.sha256()
+def version_of(held: Iterable[tuple[str, str]], *, wildcard: bool) -> str:
+    """version_info of a subscription. held: (name, version), by ascending name; wildcard: it is to
+    everything (whoever had the same by name may not say that it has all there is)"""
+    total = hashlib.sha256(b"*" if wildcard else b"")
     for name, version in held:
         total.update(f"{len(name)} {name} {version}\n".encode())
     return urlsafe_b64encode(total.digest()[:12]).decode()

@@ -6,8 +6,8 @@ once a message. `IncrementalStream` and `SotwStream` differ in how a request cha
 subscription and in what a stale nonce means; everything else is one.
 
 It promises: a NACK is what has error_detail, never a guess from versions; an answer with a stale
-nonce says nothing about the present, and of the delta variant a change of subscription in it
-counts all the same, while of the other one it is ignored whole (the client has a newer response on
+nonce says nothing about the present, and of the delta variant a change of subscription in it counts
+all the same, while of the other one nothing is ever sent for it (the client has a newer response on
 its way, and says it all again when it answers that); the node is read from the first message only;
 a type that is not served is refused by name, and so is anything but one wildcard subscription to a
 type that is served whole.
@@ -318,6 +318,7 @@ class SotwStream(Stream):
         events: list[StreamEvent] = []
         nonce = request.nonce
         if nonce != state.newest and (nonce or state.open):
+            state.subscription.narrow(request.names)
             return (self._stale(request, state),)
         again = False
         if nonce and state.open:

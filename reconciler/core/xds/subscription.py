@@ -89,5 +89,16 @@ class Subscription:
             dropped=frozenset() if self.wildcard else known - names,
         )
 
+    def narrow(self, listed: Iterable[str]) -> None:
+        """A stale request of the state-of-the-world variant. It asks for nothing; but what it does
+        not list any more the client may have dropped, so that if the next one does it is new."""
+        asked = frozenset(listed)
+        if not asked and self.legacy:
+            return
+        self.legacy = False
+        self.wildcard = self.wildcard and WILDCARD in asked
+        if not self.names <= asked:
+            self.names = self.names & asked or _NONE
+
     def wants(self, name: str) -> bool:
         return self.wildcard or name in self.names
