@@ -20,7 +20,7 @@ from watchfiles import awatch
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 
-_QUIET_MS: Final = 100
+QUIET_MS: Final = 100
 """A burst of writes is over when nothing happened for this long."""
 
 _BURST_MS: Final = 1_000
@@ -81,11 +81,13 @@ def settled(signature: tuple[int, ...]) -> tuple[int, ...]:
     return signature if time.time_ns() - signature[-1] > _SETTLED_NS else ()
 
 
-async def wake_on_change(root: Path, wake: asyncio.Event, stop: asyncio.Event) -> None:
+async def wake_on_change(
+    root: Path, wake: asyncio.Event, stop: asyncio.Event, *, quiet_ms: int = QUIET_MS
+) -> None:
     """Sets `wake` after each burst of changes. Ends where inotify can't serve: looking goes on."""
     try:
         async for _ in awatch(
-            root, watch_filter=None, debounce=_BURST_MS, step=_QUIET_MS, stop_event=stop
+            root, watch_filter=None, debounce=_BURST_MS, step=quiet_ms, stop_event=stop
         ):
             wake.set()
     except OSError:

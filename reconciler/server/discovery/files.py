@@ -32,6 +32,10 @@ from reconciler.server.discovery.match import (
 )
 from reconciler.server.watching import list_files, settled, signature_of, wait_or, wake_on_change
 
+_QUIET_MS: Final = 20
+"""A burst of changes is over when nothing happened for so long: what is replaced as a whole is in
+force soon. A state that was seen half way is healed by the next look."""
+
 _RESCAN_SECONDS: Final = 5.0
 """How often to look where no event comes: behind links out of the directory, on network mounts."""
 
@@ -209,7 +213,7 @@ async def watch(
     root = _root(directory)
     resources = Resources(root)
     wake = asyncio.Event()
-    watcher = asyncio.create_task(wake_on_change(root, wake, stop))
+    watcher = asyncio.create_task(wake_on_change(root, wake, stop, quiet_ms=_QUIET_MS))
     try:
         while not stop.is_set():
             outcome = await asyncio.to_thread(resources.scan)
