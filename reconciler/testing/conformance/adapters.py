@@ -28,7 +28,6 @@ from reconciler.probe.follow import Follower
 from reconciler.probe.frames import Node, Response
 from reconciler.probe.messages import unpack
 from reconciler.probe.services import AGGREGATED, OWN, Variant
-from reconciler.testing.conformance.resources import WRAPPER
 
 SECONDS: Final = 20.0
 FILE: Final = "conformance.json"
@@ -131,8 +130,6 @@ class DirectoryAdapter:
         await self._stack.aclose()
 
     async def put(self, resources: Sequence[Mapping[str, Any]]) -> None:
-        if any(each["@type"] == WRAPPER for each in resources):
-            raise NotSupported("files have no times to live")
         self._epoch += 1
         epoch = {
             "@type": OWN["RTDS"].type_url,
