@@ -35,6 +35,10 @@ from reconciler.formal import module as modules
 from reconciler.formal.values import Record, Value, freeze, parse_prefix, to_tla
 
 SHOWN: Final = 3
+LONG: Final = 40
+"""Characters from which on a value that occurs again gets a name."""
+
+_INNER: Final = re.compile("\0([0-9]+)\0")
 LARGEST: Final = 2**31 - 1
 
 _EXPLAINED: Final = re.compile(r'^<<"explained__", (\d+), (\d+)>>$', re.MULTILINE)
@@ -213,14 +217,23 @@ def wrapping(
     """Text of the module that walks along the traces. stop: print the states that reach it.
 
     Once all lines of a trace are explained, the search goes on with the other traces only.
+    Processes do much the same again and again, and to read the text is most of what TLC does here:
+    what is the same is written once.
     """
-    lines = ",\n".join("    <<" + ",\n      ".join(map(_event, events)) + ">>" for events in traces)
+    once = _Once()
+    numbers: dict[str, int] = {}
+    lines = ",\n".join(
+        f"    <<{', '.join(str(_number(numbers, once.add(_event(each)))) for each in events)}>>"
+        for events in traces
+    )
+    named = once.definitions()
+    written = ",\n".join(f"    {once.text(event)}" for event in numbers)
     definitions = "\n".join(f"{each}__ == {to_tla(value)}" for each, value in constants.items())
     own = any(module.definition("TraceInit") is not None for module in family)
     shown = ", ".join(f"{each} |-> {each}" for each in modules.variables(family))
     walk = """
     \\/ /\\ line__ < Len(Traces__[trace__])
-       /\\ LET event == Traces__[trace__][line__ + 1] IN Explain(event) /\\ Observe(event)
+       /\\ LET event == Events__[Traces__[trace__][line__ + 1]] IN Explain(event) /\\ Observe(event)
        /\\ line__' = line__ + 1
        /\\ trace__' = trace__
        /\\ IF TLCGet(trace__) >= line__' THEN TRUE
@@ -233,6 +246,10 @@ def wrapping(
 EXTENDS {family[0].name}, TLC, Naturals, Sequences
 VARIABLES trace__, line__
 {definitions}
+{named}
+Events__ == <<
+{written}
+>>
 Traces__ == <<
 {lines}
 >>
@@ -240,15 +257,55 @@ Init__ ==
     /\\ trace__ \\in 1..Len(Traces__)
     /\\ line__ = 0
     /\\ TLCSet(trace__, 0)
-    /\\ {"TraceInit(Traces__[trace__][1])" if own else "Init"}
+    /\\ {"TraceInit(Events__[Traces__[trace__][1]])" if own else "Init"}
 Next__ =={walk}
 Open__ == {"TRUE" if stop is not None else "TLCGet(trace__) < Len(Traces__[trace__])"}
 ====
 """
 
 
-def _event(event: Event) -> str:
-    return to_tla(freeze({"action": event.action, "args": event.args}))
+def _event(event: Event) -> Value:
+    return freeze({"action": event.action, "args": event.args})
+
+
+def _number(numbers: dict[str, int], event: str) -> int:
+    return numbers.setdefault(event, len(numbers) + 1)
+
+
+class _Once:
+    """Texts of values in which what is long and occurs again is a name."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, int] = {}  # with numbers of other texts in place of what they are
+        self._uses: list[int] = []
+
+    def add(self, value: Value) -> str:
+        """What stands for it in `text`."""
+        if not isinstance(value, tuple | frozenset | Record):
+            return to_tla(value)
+        text = to_tla(value, self.add)
+        number = self._texts.setdefault(text, len(self._texts))
+        if number == len(self._uses):
+            self._uses.append(0)
+            for inner in _INNER.findall(text):
+                self._uses[int(inner)] += 1
+        return f"\0{number}\0"
+
+    def definitions(self) -> str:
+        """Of the names, each after those that it needs."""
+        self._written: list[str] = []
+        named = []
+        for number, text in enumerate(self._texts):
+            written = self.text(text)
+            if self._uses[number] > 1 and len(written) > LONG:
+                named.append(f"V{number}__ == {written}")
+                written = f"V{number}__"
+            self._written.append(written)
+        return "\n".join(named)
+
+    def text(self, text: str) -> str:
+        """TLA+, for what `add` gave. After `definitions`."""
+        return _INNER.sub(lambda found: self._written[int(found[1])], text)
 
 
 def _too_large(value: object) -> bool:

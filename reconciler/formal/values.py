@@ -16,7 +16,7 @@ Sets that TLC leaves unexpanded (`SUBSET S`, `[S -> T]`) are refused: write the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -146,8 +146,12 @@ _ESCAPES: Final = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\f": "\\f", '"': '\\"
 _PLAIN: Final = {text[1]: char for char, text in _ESCAPES.items()}
 
 
-def to_tla(value: Value) -> str:
-    """TLA+ text of a value: the same for equal values. Functions need the module TLC (:>, @@)."""
+def to_tla(value: Value, part: Callable[[Value], str] | None = None) -> str:
+    """TLA+ text of a value: the same for equal values. Functions need the module TLC (:>, @@).
+
+    part: writes what the value is made of, in place of this
+    """
+    part = part or to_tla
     if isinstance(value, bool):
         return "TRUE" if value else "FALSE"
     if isinstance(value, int):
@@ -157,15 +161,15 @@ def to_tla(value: Value) -> str:
     if isinstance(value, str):
         return '"' + "".join(_ESCAPES.get(char, char) for char in value) + '"'
     if isinstance(value, tuple):
-        return "<<" + ", ".join(map(to_tla, value)) + ">>"
+        return "<<" + ", ".join(map(part, value)) + ">>"
     if isinstance(value, frozenset):
-        return "{" + ", ".join(map(to_tla, sorted(value, key=order))) + "}"
+        return "{" + ", ".join(map(part, sorted(value, key=order))) + "}"
     pairs = sorted(value.items(), key=lambda pair: order(pair[0]))
     if not pairs:
         return "<<>>"
     if all(is_field(key) for key in value):
-        return "[" + ", ".join(f"{key} |-> {to_tla(item)}" for key, item in pairs) + "]"
-    return "(" + " @@ ".join(f"{to_tla(key)} :> {to_tla(item)}" for key, item in pairs) + ")"
+        return "[" + ", ".join(f"{key} |-> {part(item)}" for key, item in pairs) + "]"
+    return "(" + " @@ ".join(f"{part(key)} :> {part(item)}" for key, item in pairs) + ")"
 
 
 def is_field(key: Value) -> bool:
