@@ -28,6 +28,7 @@ MapSize = Annotated[int, Meta(ge=16, le=1 << 24)]
 
 _RECORD = "File that every step is appended to, for `reconciler check trace`; empty: none."
 _TRANSPORT = "What carries it: gRPC's library, or our own HTTP/2 for very many streams."
+_LOCAL = "only a Unix socket or a loopback address"
 _METRICS = (
     "Address for Prometheus and kubelet, which other machines may reach: `/metrics`, `/healthz`, "
     "`/readyz` and nothing else; empty: none."
@@ -104,6 +105,20 @@ class ServerConfig(Configuration, frozen=True, kw_only=True):
             "Loopback and Unix sockets only."
         ),
     ] = False
+    xds_resources: Annotated[
+        str,
+        _say(
+            "Directory of resources of other xDS types to serve beside agents' on `--listen`, as "
+            "`reconciler xds serve` does; empty: none."
+        ),
+    ] = ""
+    xds_admin: Annotated[
+        str,
+        _say(
+            "Address of CSDS and reflection for these, `unix:PATH` or a loopback `host:port`; "
+            "empty: on `--listen` where that is without TLS, else nowhere."
+        ),
+    ] = ""
     status: Annotated[
         str, _say("Address of the status API: `unix:PATH` or a loopback `host:port`.")
     ] = "unix:/run/reconciler/server.sock"
@@ -160,6 +175,10 @@ class ServerConfig(Configuration, frozen=True, kw_only=True):
             refuse("manifests", "can't be combined with --kubernetes")
         if self.kubernetes and self.insecure:
             refuse("insecure", "can't be combined with --kubernetes: nodes must prove who they are")
+        if self.xds_admin and not self.xds_resources:
+            refuse("xds_admin", "has no use without --xds-resources")
+        if self.xds_admin and not _address("xds_admin", self.xds_admin, refuse).local:
+            refuse("xds_admin", f"{self.xds_admin}: {_LOCAL}")
         _check_tokens(self, refuse)
         if self.token_listen:
             _address("token_listen", self.token_listen, refuse)
@@ -314,7 +333,7 @@ class DiscoveryConfig(Configuration, frozen=True, kw_only=True):
         for field, local in (("admin", True), ("status", True), ("metrics", False)):
             value = getattr(self, field)
             if value and not _address(field, value, refuse).local and local:
-                refuse(field, f"{value}: only a Unix socket or a loopback address")
+                refuse(field, f"{value}: {_LOCAL}")
         _check_tls(self, [_address("listen", self.listen, refuse)], refuse)
 
 
@@ -332,7 +351,7 @@ def _check_status(status: str, metrics: str, refuse: Refuse) -> None:
     if metrics:
         _address("metrics", metrics, refuse)
     if not _address("status", status, refuse).local:
-        refuse("status", f"{status}: only a Unix socket or a loopback address")
+        refuse("status", f"{status}: {_LOCAL}")
 
 
 def _check_cidrs(field: str, values: Sequence[str], refuse: Refuse) -> None:

@@ -34,6 +34,8 @@ from reconciler.server.transport import TRANSPORTS
 from reconciler.tracefile import Head, recorder
 
 if TYPE_CHECKING:
+    from reconciler.server.discovery.beside import BesideAgents
+    from reconciler.server.driver import Driver
     from reconciler.server.kubernetes.auth import TokenReviewer
     from reconciler.server.kubernetes.client import ApiClient
 
@@ -64,8 +66,9 @@ async def run(config: ServerConfig, *, ready: Callable[[int], None] | None = Non
             tasks.create_task(watch_certificate(keys, driver.alarm, log, stop), name="certificate")
         tokens = await _tokens(config, cluster.client, stack, log)
         client = cluster.client or (tokens.client if tokens is not None else None)
+        files = await _files(config, driver, stack, tasks, stop, log)
         service = TRANSPORTS[config.transport](
-            driver,
+            driver if files is None else files.hub,
             parse_address(config.listen),
             keys,
             cluster=config.cluster_name,
@@ -75,8 +78,11 @@ async def run(config: ServerConfig, *, ready: Callable[[int], None] | None = Non
             refused=lambda peer, status, reason: log.warning(
                 "stream refused", peer=peer, status=status, reason=reason
             ),
+            **({} if files is None else files.served()),
         )
         driver.serve(service)
+        if files is not None:
+            files.parts.driver.serve(service)
         await service.start()
         stack.push_async_callback(service.stop, _GRACE_SECONDS)
 
@@ -174,6 +180,30 @@ async def _tokens(
     )
     stack.push_async_callback(reviewer.close)
     return reviewer
+
+
+async def _files(
+    config: ServerConfig,
+    driver: Driver,
+    stack: AsyncExitStack,
+    tasks: asyncio.TaskGroup,
+    stop: asyncio.Event,
+    log: Any,
+) -> BesideAgents | None:
+    """What serves other xDS types beside the agents', if that is wanted."""
+    if not config.xds_resources:
+        return None
+    from reconciler.server.discovery.beside import BesideAgents
+
+    found = await BesideAgents.start(config, driver, stack, stop, log)
+    following = tasks.create_task(found.parts.follow(), name="xds-resources")
+
+    async def end() -> None:
+        following.cancel()
+        await asyncio.wait([following])
+
+    stack.push_async_callback(end)
+    return found
 
 
 def _on_signals(stack: AsyncExitStack, stop: asyncio.Event) -> None:

@@ -29,7 +29,7 @@ import itertools
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import grpc
@@ -121,7 +121,7 @@ class XdsServer:
         tls: KeyPair | KeyFiles | None,
         *,
         methods: Mapping[str, Opened] | None = None,
-        named: bool = True,
+        named: Collection[str] | None = None,
         drained: Callable[[int], None] | None = None,
         options: Sequence[tuple[str, int]] = (),
         add: Callable[[grpc.aio.Server], None] | None = None,
@@ -136,8 +136,9 @@ class XdsServer:
         refused: Callable[[str, str, str], None] | None = None,
     ) -> None:
         """methods: full name → what is told of a stream of it; not given: agents' delta ADS only.
-        named: nodes have names: without TLS, that of the first request, which is waited for. Else
-            the name is "" where it is not proven, and traffic is counted by method.
+        named: methods whose nodes have names, not given: all. Without TLS it is that of the first
+            request, which is waited for, and traffic is counted by it. Of other methods it is ""
+            where it is not proven, and traffic is counted by method.
         drained: told when all that was sent on a stream has been taken.
         options: of gRPC, over `OPTIONS`. add: registers what else is served on the port.
         max_streams: beyond it streams are refused (RESOURCE_EXHAUSTED); 0: no limit.
@@ -145,7 +146,7 @@ class XdsServer:
         """
         self._hub = hub
         self._methods = {METHOD: hub.stream_opened} if methods is None else dict(methods)
-        self._named = named
+        self._named = self._methods.keys() if named is None else frozenset(named)
         self._drained = drained
         self._options = tuple({**dict(OPTIONS), **dict(options)}.items())
         self._add_more = add
@@ -246,7 +247,7 @@ class XdsServer:
                 proof = await prove(context, self._cluster, self._tokens, self._clock)
                 node = proof.node
                 self._may_open()
-            elif self._named:
+            elif method in self._named:
                 first = await _read(context)
                 if first is None:
                     return
@@ -258,7 +259,7 @@ class XdsServer:
             await context.abort(grpc.StatusCode[error.status], error.reason)
         handler = asyncio.current_task()
         assert handler is not None
-        traffic = self.traffic.setdefault(node if self._named else method, Traffic())
+        traffic = self.traffic.setdefault(node if method in self._named else method, Traffic())
         stream = _Stream(next(self._numbers), traffic, context, handler)
         self._streams[stream.id] = stream
         traffic.streams += 1

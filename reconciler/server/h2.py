@@ -17,7 +17,7 @@ import itertools
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 import grpc
@@ -59,7 +59,7 @@ class H2Server:
         tls: KeyPair | KeyFiles | None,
         *,
         methods: Mapping[str, Opened] | None = None,
-        named: bool = True,
+        named: Collection[str] | None = None,
         drained: Callable[[int], None] | None = None,
         options: Sequence[tuple[str, int]] = (),
         add: Callable[[Any], None] | None = None,
@@ -75,7 +75,7 @@ class H2Server:
     ) -> None:
         self._hub = hub
         self._methods = {METHOD: hub.stream_opened} if methods is None else dict(methods)
-        self._named = named
+        self._named = self._methods.keys() if named is None else frozenset(named)
         self._drained = drained
         times = {**dict(OPTIONS), **dict(options)}
         self._keepalive = times["grpc.keepalive_time_ms"] / 1000
@@ -226,7 +226,7 @@ class H2Server:
         try:
             self._may_open()
             if self._tls is None:
-                if not self._named:
+                if method not in self._named:
                     self._take(call, "", None)
                 return  # else the first request says whose it is
             context = CallContext(peer, headers)
@@ -268,7 +268,9 @@ class H2Server:
 
     def _take(self, call: Call, node: str, proof: Proof | None) -> None:
         call.node = node
-        traffic = self.traffic.setdefault(node or call.method, Traffic())
+        traffic = self.traffic.setdefault(
+            node if call.method in self._named else call.method, Traffic()
+        )
         traffic.streams += 1
         traffic.opened += 1
         call.traffic = traffic

@@ -216,7 +216,7 @@ async def serving(**options: Any) -> AsyncIterator[Rig]:
         Address("127.0.0.1", 0),
         None,
         methods=driver.methods(),
-        named=False,
+        named=(),
         drained=driver.drained,
     )
     driver.serve(server)

@@ -1,0 +1,120 @@
+"""`reconciler server --xds-resources`: agents and clients of other xDS types on one port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from envoy.service.discovery.v3 import discovery_pb2
+from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
+
+from reconciler import local
+from reconciler.config import ServerConfig, parse_address
+from reconciler.core.discovery.types import CDS, EDS
+from reconciler.core.resources.types import COMMIT, CUT_TYPES
+from reconciler.probe.frames import Node
+from reconciler.server.app import run
+from reconciler.server.discovery.beside import type_of
+from tests.integration.test_xds_server import DELTA, SOTW, stream
+from tests.integration.xds_processes import cluster, put
+
+SHOP = Path(__file__).parents[2] / "demo" / "shop"
+
+
+@asynccontextmanager
+async def serving(home: Path, transport: str) -> AsyncIterator[int]:
+    (home / "resources").mkdir()
+    put(home / "resources", "a", cluster("a"))
+    config = ServerConfig(
+        manifests=str(SHOP),
+        state_dir=str(home / "state"),
+        listen="127.0.0.1:0",
+        insecure=True,
+        status=f"unix:{home}/s.sock",
+        xds_resources=str(home / "resources"),
+        transport=transport,  # type: ignore[arg-type]
+    )
+    ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(run(config, ready=ready.set_result))
+    ends: set[asyncio.Future[Any]] = {ready, task}
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        task.result()
+    try:
+        yield ready.result()
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await task
+
+
+async def status(home: Path, path: str) -> str:
+    return (await local.Client(parse_address(f"unix:{home}/s.sock")).get(path)).decode()
+
+
+@pytest.mark.parametrize("transport", ["grpc", "http2"])
+async def test_agents_and_others_are_served_on_one_port(tmp_path: Path, transport: str) -> None:
+    async with (
+        serving(tmp_path, transport) as port,
+        stream(port, DELTA) as agent,
+        stream(port, DELTA) as envoy,
+        stream(port, SOTW) as other,
+    ):
+        for type_url in CUT_TYPES:
+            await agent.ask(type_url, "*", node=Node("node-1"))
+        await envoy.ask(CDS, node=Node("envoy-1"))
+        await other.ask(CDS, node=Node("sidecar~10.0.0.1~any"))
+        assert await envoy.names() == ["a"]
+        assert await other.names() == ["a"]
+        while True:  # the first cut, staged and committed
+            response = await agent.get()
+            await agent.ask(response.type_url, nonce=response.nonce)
+            if response.type_url == COMMIT:
+                break
+        put(tmp_path / "resources", "b", cluster("b"))
+        assert await envoy.names() == ["b"]
+        assert await other.names() == ["a", "b"]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            csds = csds_pb2_grpc.ClientStatusDiscoveryServiceStub(channel)
+            found = await csds.FetchClientStatus(csds_pb2.ClientStatusRequest())
+            assert {each.node.id for each in found.config} == {"envoy-1", "sidecar~10.0.0.1~any"}
+        nodes = await status(tmp_path, "/v1/nodes")
+        assert '"name":"node-1"' in nodes
+        assert "envoy-1" not in nodes
+
+
+def test_the_type_of_a_request_is_found_without_reading_it() -> None:
+    request = discovery_pb2.DeltaDiscoveryRequest(
+        type_url=EDS, resource_names_subscribe=["a" * 300], initial_resource_versions={"a": "1"}
+    )
+    request.node.id = "n"
+    data = request.SerializeToString()
+    assert type_of(data) == EDS
+    for end in range(len(data)):
+        assert type_of(data[:end]) in ("", *(EDS[:at] for at in range(len(EDS) + 1)))
+    assert type_of(b"") == ""
+    assert type_of(b"\x08\x01") == ""
+    assert type_of(b"\xff" * 20) == ""
+    assert type_of(b"\x12\x01\xff") == ""
+
+
+async def test_a_broken_file_is_an_alarm(tmp_path: Path) -> None:
+    async with serving(tmp_path, "grpc") as port, stream(port, DELTA) as envoy:
+        await envoy.ask(CDS, node=Node("envoy-1"))
+        assert await envoy.names() == ["a"]
+        put(tmp_path / "resources", "b", cluster("b", connect_timeout="0s"))
+        never = asyncio.Event()
+        async with asyncio.timeout(20):
+            while "reconciler_alarms_total 1.0" not in await status(tmp_path, "/metrics"):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(never.wait(), 0.05)
+        put(tmp_path / "resources", "b", cluster("b"))
+        assert await envoy.names() == ["b"]
