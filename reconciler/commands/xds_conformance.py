@@ -13,7 +13,7 @@ import typer
 
 from reconciler.commands.output import FAILED, Format, emit_value, table, with_json
 from reconciler.config import parse_address
-from reconciler.errors import ConfigError
+from reconciler.errors import ConfigError, UnavailableError
 
 if TYPE_CHECKING:
     from reconciler.testing.conformance.adapters import Adapter
@@ -38,6 +38,10 @@ def _conformance(
         Path | None,
         typer.Option("--resources", help="Or the directory that the server reads its state from."),
     ] = None,
+    restart: Annotated[
+        str,
+        typer.Option("--restart", help="With --resources: a command that restarts the server."),
+    ] = "",
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Scenarios by name; * and ? are wildcards.")
     ] = None,
@@ -77,7 +81,7 @@ def _conformance(
         "services": _chosen(service, language.SERVICES, "--service"),
         "types": _chosen(type_.upper(), language.TYPES, "--type"),
     }
-    made = asyncio.run(_run(found, chosen, target, adapter, resources, node, wait))
+    made = asyncio.run(_run(found, chosen, target, adapter, resources, restart, node, wait))
     if output is Format.TABLE:
         _show(made)
     else:
@@ -118,6 +122,7 @@ async def _run(
     target: str,
     adapter: str,
     resources: Path | None,
+    restart: str,
     node: str,
     wait: float,
 ) -> list[Result]:
@@ -140,7 +145,8 @@ async def _run(
     if resources is not None:
         if not resources.is_dir():
             raise ConfigError(f"--resources {resources}: not a directory")
-        used = DirectoryAdapter(resources, client(), Node(node))
+        again = (lambda: _shell(restart)) if restart else None
+        used = DirectoryAdapter(resources, client, Node(node), again)
     else:
         used = HttpAdapter(adapter)
     made = []
@@ -154,6 +160,13 @@ async def _run(
     if not made:
         raise ConfigError("no scenario is of that variant, service and type")
     return made
+
+
+async def _shell(command: str) -> None:
+    """Run a command of the user's; UnavailableError when it fails."""
+    process = await asyncio.create_subprocess_shell(command)
+    if await process.wait():
+        raise UnavailableError(f"--restart {command}: ended with {process.returncode}")
 
 
 def _progress(result: Result, count: int) -> None:

@@ -79,11 +79,14 @@ class Client:
         if self._channel is not None:
             await self._channel.close()
 
-    def open(self, service: Service, variant: Variant) -> Stream:
-        """A new stream; that it can't be had shows when something is sent or received."""
+    def open(self, service: Service, variant: Variant, *, patient: bool = False) -> Stream:
+        """A new stream; that it can't be had shows when something is sent or received.
+
+        patient: try until there is a connection
+        """
         assert self._channel is not None, "used outside of its context"
-        call: Any = self._channel.stream_stream(service.method(variant))(metadata=self._metadata)
-        return Stream(call, variant)
+        method: Any = self._channel.stream_stream(service.method(variant))
+        return Stream(method(metadata=self._metadata, wait_for_ready=patient), variant)
 
 
 class Stream:

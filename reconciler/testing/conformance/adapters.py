@@ -5,8 +5,8 @@ HTTP is for targets of any kind; a target's own adapter answers
     PUT /resources   {"resources": [{"@type": ..., ...}, ...]}: the whole new state, for every node
     POST /restart    end all streams and start anew, with the same state
 
-with 204, or with 501 when it can't do what the request needs (a resource with a time to live comes
-as an `envoy.service.discovery.v3.Resource` with `name`, `ttl` and `resource`).
+with 204, with 501 when it can't do what the request needs, or with 4xx and a reason. A resource
+with a time to live comes as an `envoy.service.discovery.v3.Resource`: `name`, `ttl`, `resource`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
@@ -25,7 +25,7 @@ import msgspec
 from reconciler.errors import UnavailableError
 from reconciler.probe.client import Client, Ended, Stream
 from reconciler.probe.follow import Follower
-from reconciler.probe.frames import Node, Response
+from reconciler.probe.frames import Node
 from reconciler.probe.messages import unpack
 from reconciler.probe.services import AGGREGATED, OWN, Variant
 
@@ -38,8 +38,13 @@ class NotSupported(Exception):
     """The adapter says that the target (or it) can't do this."""
 
 
+class Refused(Exception):
+    """The adapter says that this is wrong, as of a state that the target does not take."""
+
+
 class Adapter(Protocol):
-    """An async context. UnavailableError: the target can't be driven any more."""
+    """An async context. Raises NotSupported, Refused, and UnavailableError when the target can't be
+    driven any more."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -93,6 +98,8 @@ class HttpAdapter:
             raise UnavailableError(f"{self._url}: {error or 'no answer'}") from None
         if answer.status == 501:
             raise NotSupported(text or f"the adapter has no {method} {path}")
+        if 400 <= answer.status < 500:
+            raise Refused(f"{method} {path}: {answer.status} {text}")
         if answer.status != 204:
             raise UnavailableError(f"{self._url}: {method} {path}: {answer.status} {text}")
 
@@ -102,20 +109,28 @@ class DirectoryAdapter:
 
     That it has been read shows in a resource that is part of every state, a `Runtime` with a
     number, which a stream of the adapter's own waits for: a target that takes a directory as a
-    whole serves all of the state when it serves the number. It can't restart the target, and files
-    have no times to live.
+    whole serves all of the state when it serves the number. The file is one list of resources as
+    an HTTP adapter is sent them.
     """
 
-    def __init__(self, folder: Path, client: Client, node: Node) -> None:
-        """client: of the target; a context that this one enters"""
-        self._folder, self._client, self._node = folder, client, node
+    def __init__(
+        self,
+        folder: Path,
+        client: Callable[[], Client],
+        node: Node,
+        restart: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """client: a new connection to the target. restart: ends the target and starts it again; it
+        need not wait until that answers. None: it can't be done."""
+        self._folder, self._new_client, self._node = folder, client, node
+        self._restart = restart
         self._stack = contextlib.AsyncExitStack()
         self._stream: Stream | None = None
         self._follower = Follower(OWN["RTDS"].type_url, Variant.DELTA)
+        self._run = str(os.getpid())
         self._epoch = 0
 
     async def __aenter__(self) -> Self:
-        await self._stack.enter_async_context(self._client)
         return self
 
     async def __aexit__(
@@ -125,8 +140,6 @@ class DirectoryAdapter:
         trace: TracebackType | None,
     ) -> None:
         (self._folder / FILE).unlink(missing_ok=True)
-        if self._stream is not None:
-            await self._stream.close()
         await self._stack.aclose()
 
     async def put(self, resources: Sequence[Mapping[str, Any]]) -> None:
@@ -134,33 +147,48 @@ class DirectoryAdapter:
         epoch = {
             "@type": OWN["RTDS"].type_url,
             "name": EPOCH,
-            "layer": {"epoch": f"{os.getpid()}-{self._epoch}"},
+            "layer": {"epoch": self._number()},
         }
         written = self._folder / f".{FILE}"
         written.write_bytes(msgspec.json.encode([*resources, epoch]))
         written.rename(self._folder / FILE)
+        await self._served()
+
+    async def restart(self) -> None:
+        if self._restart is None:
+            raise NotSupported("nothing was said that restarts the target")
+        await self._stack.aclose()
+        self._stream = None
+        await self._restart()
+        await self._served()
+
+    def _number(self) -> str:
+        return f"{self._run}-{self._epoch}"
+
+    async def _served(self) -> None:
+        """Until the newest state is."""
         try:
             async with asyncio.timeout(SECONDS):
-                await self._reach(epoch["layer"])
+                while not await self._reached():
+                    pass
         except TimeoutError:
             reason = f"what is in {self._folder} is not served after {SECONDS:g} s"
             raise UnavailableError(reason) from None
 
-    async def restart(self) -> None:
-        raise NotSupported("a target that reads a directory is not restarted from here")
-
-    async def _reach(self, wanted: object) -> None:
+    async def _reached(self) -> bool:
+        """Take one response; whether it has the newest number."""
         if self._stream is None:
-            self._stream = self._client.open(AGGREGATED, Variant.DELTA)
+            client = await self._stack.enter_async_context(self._new_client())
+            self._stream = client.open(AGGREGATED, Variant.DELTA, patient=True)
+            self._stack.push_async_callback(self._stream.close)
+            self._follower = Follower(OWN["RTDS"].type_url, Variant.DELTA)
             await self._stream.send(self._follower.first((EPOCH,), node=self._node))
-        while True:
-            held = self._follower.held.get(EPOCH)
-            found: Any = held and held.body and unpack(held.body)
-            if found and dict(found.layer) == wanted:
-                return
-            response = await self._stream.receive()
-            if isinstance(response, Ended):
-                raise UnavailableError(f"the target ended a stream: {response}")
-            assert isinstance(response, Response)
-            self._follower.received(response)
-            await self._stream.send(self._follower.ack())
+        response = await self._stream.receive()
+        if isinstance(response, Ended):
+            raise UnavailableError(f"the target ended a stream: {response}")
+        assert response is not None
+        self._follower.received(response)
+        await self._stream.send(self._follower.ack())
+        held = self._follower.held.get(EPOCH)
+        found: Any = held and held.body and unpack(held.body)
+        return bool(found) and dict(found.layer) == {"epoch": self._number()}

@@ -19,7 +19,7 @@ from reconciler.errors import ProtocolError
 from reconciler.probe.client import Client, Ended, Stream
 from reconciler.probe.frames import Item, Node, Request, Response
 from reconciler.probe.services import AGGREGATED, OWN, Variant
-from reconciler.testing.conformance.adapters import Adapter, NotSupported
+from reconciler.testing.conformance.adapters import Adapter, NotSupported, Refused
 from reconciler.testing.conformance.judge import Fault, Judge
 from reconciler.testing.conformance.language import Piece, Scenario, Step, steps
 from reconciler.testing.conformance.resources import message, written
@@ -86,7 +86,7 @@ async def run(
         for step in steps(scenario, variant, service, type):
             try:
                 await one.do(step)
-            except (Fault, ProtocolError) as error:
+            except (Fault, Refused, ProtocolError) as error:
                 outcome, why = Outcome.FAIL, f"line {step.line}: {step.source}: {error}"
                 break
             except NotSupported as error:

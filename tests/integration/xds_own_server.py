@@ -1,0 +1,95 @@
+"""Our own server of any xDS types in this process, on either transport: what bad clients are let
+loose on, and a target of the conformance suite that is its own adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import msgspec
+
+from reconciler.address import Address
+from reconciler.probe.client import Client
+from reconciler.server.discovery.documents import parse
+from reconciler.server.discovery.driver import Driver
+from reconciler.server.discovery.files import Directory, State
+from reconciler.server.discovery.match import EVERY
+from reconciler.server.grpc import XdsServer
+from reconciler.server.h2 import H2Server
+
+TRANSPORTS: Final[dict[str, type[XdsServer] | type[H2Server]]] = {"grpc": XdsServer, "h2": H2Server}
+
+
+class Log:
+    """Lines as (event, fields)."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, dict[str, Any]]] = []
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self.lines.append((event, fields))
+
+    info = warning
+
+
+class OwnServer:
+    """options: of the transport; core: of the core"""
+
+    def __init__(self, transport: str, core: Mapping[str, Any], **options: Any) -> None:
+        self.transport, self._core, self._options = transport, core, options
+        self.log = Log()
+        self.port = 0
+        self._state = State()
+
+    async def __aenter__(self) -> OwnServer:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def start(self) -> None:
+        self.driver = Driver(self.log, **self._core)
+        self.driver.changed(self._state)
+        self.server = TRANSPORTS[self.transport](
+            self.driver,
+            Address("127.0.0.1", self.port),
+            None,
+            methods=self.driver.methods(),
+            named=False,
+            drained=self.driver.drained,
+            **self._options,
+        )
+        self.driver.serve(self.server)
+        await self.server.start()
+        self.port = self.server.port
+
+    async def stop(self) -> None:
+        self.driver.stop()
+        await self.server.stop(0.2)
+
+    async def put(self, resources: Sequence[Mapping[str, Any]]) -> None:
+        parsed = parse(msgspec.json.encode(list(resources)), "all.json")
+        assert parsed.problems == (), parsed.problems
+        self._state = State((Directory("", EVERY, parsed.found),))
+        self.driver.changed(self._state)
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start()
+
+    def client(self) -> Client:
+        return Client(Address("127.0.0.1", self.port))
+
+
+@asynccontextmanager
+async def own_server(
+    transport: str, core: Mapping[str, Any] | None = None, **options: Any
+) -> AsyncIterator[OwnServer]:
+    server = OwnServer(transport, core or {}, **options)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
