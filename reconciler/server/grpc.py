@@ -257,6 +257,9 @@ class XdsServer:
             if self._tell_refused is not None:
                 self._tell_refused(context.peer(), error.status, error.reason)
             await context.abort(grpc.StatusCode[error.status], error.reason)
+        # Not with the first message, as gRPC does by itself: while that one is not taken it could
+        # send no status, and the peer would never hear of its end.
+        await context.send_initial_metadata(())
         handler = asyncio.current_task()
         assert handler is not None
         traffic = self.traffic.setdefault(node if method in self._named else method, Traffic())
@@ -324,7 +327,9 @@ class XdsServer:
         except TimeoutError:
             reason = f"the node took nothing for {self._stall:g} s"
             self._fail(stream, "RESOURCE_EXHAUSTED", reason)
-        except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
+        except (
+            grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.InternalError
+        ):  # fmt: skip
             pass  # the stream broke under the write: its reader notices too, and tells the hub
         finally:
             stream.queue = stream.writer = None

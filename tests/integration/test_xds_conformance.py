@@ -4,9 +4,11 @@ can be wrong is found by the scenario that is meant to find it.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -16,19 +18,22 @@ from reconciler.address import Address
 from reconciler.cli import build
 from reconciler.errors import ReconcilerError
 from reconciler.probe.client import Client
+from reconciler.probe.frames import Node
 from reconciler.probe.services import Variant
 from reconciler.testing.conformance import language, report
-from reconciler.testing.conformance.adapters import NotSupported
+from reconciler.testing.conformance.adapters import Adapter, DirectoryAdapter, NotSupported
 from reconciler.testing.conformance.language import Scenario
 from reconciler.testing.conformance.runner import Outcome, Result, Target, run, run_all
 from tests.conftest import PROFILE
+from tests.integration.xds_own_server import TRANSPORTS, own_server
+from tests.integration.xds_processes import Replica
 from tests.xds_small_server import FAULTS, SmallServer, small_server, xds_cli
 
 SCENARIOS = {scenario.name: scenario for scenario in language.load()}
 
 
-def target(small: SmallServer, port: int, wait: float) -> Target:
-    return Target(lambda: Client(Address("127.0.0.1", port)), small, wait=wait)
+def target(adapter: Adapter, port: int, wait: float) -> Target:
+    return Target(lambda: Client(Address("127.0.0.1", port)), adapter, wait=wait)
 
 
 def chosen(scenario: Scenario, at: int) -> Collection[tuple[Variant, str, str]]:
@@ -43,12 +48,22 @@ def chosen(scenario: Scenario, at: int) -> Collection[tuple[Variant, str, str]]:
     return [found[(at * 5 + n * 3) % len(found)] for n, found in enumerate(each.values())]
 
 
+async def passes_everything(adapter: Adapter, port: int) -> None:
+    for at, scenario in enumerate(SCENARIOS.values()):
+        for variant, service, type in chosen(scenario, at):
+            found = await run(target(adapter, port, 10.0), scenario, variant, service, type)
+            assert found.outcome is Outcome.PASS, found
+
+
 async def test_a_right_server_passes_everything() -> None:
     async with small_server() as (small, port):
-        for at, scenario in enumerate(SCENARIOS.values()):
-            for variant, service, type in chosen(scenario, at):
-                found = await run(target(small, port, 10.0), scenario, variant, service, type)
-                assert found.outcome is Outcome.PASS, found
+        await passes_everything(small, port)
+
+
+@pytest.mark.parametrize("transport", sorted(TRANSPORTS))
+async def test_our_own_server_passes_everything(transport: str) -> None:
+    async with own_server(transport) as own:
+        await passes_everything(own, own.port)
 
 
 FINDS = {
@@ -103,9 +118,9 @@ async def test_a_fault_is_found(fault: str) -> None:
             assert Outcome.NOT_SUPPORTED not in outcomes
 
 
-async def one(small: SmallServer, port: int, name: str, wait: float = 0.5) -> Result:
+async def one(adapter: Adapter, port: int, name: str, wait: float = 0.5) -> Result:
     scenario = SCENARIOS[name]
-    return await run(target(small, port, wait), scenario, Variant.DELTA, "ads", "CDS")
+    return await run(target(adapter, port, wait), scenario, Variant.DELTA, "ads", "CDS")
 
 
 async def test_a_failure_names_the_step_what_was_expected_and_what_came() -> None:
@@ -133,6 +148,30 @@ async def test_what_an_adapter_can_not_do_is_not_supported() -> None:
 
 
 # ----------------------------------------------------------------------------- the command line
+
+
+async def test_a_directory_is_an_adapter_too(tmp_path: Path) -> None:
+    """Of our server as a process, which is restarted by a command."""
+    resources = tmp_path / "resources"
+    resources.mkdir()
+    replicas = [Replica(resources, tmp_path / "first")]
+    port = replicas[0].port
+    try:
+
+        async def restart() -> None:
+            replicas[-1].process.end()
+            again = await asyncio.to_thread(Replica, resources, tmp_path / "second", port=port)
+            replicas.append(again)
+
+        address = Address("127.0.0.1", port)
+        adapter = DirectoryAdapter(resources, lambda: Client(address), Node("test-id"), restart)
+        async with adapter:
+            for name in ("names-updates", "removed-is-said", "restart-versions", "ttl-heartbeat"):
+                found = await one(adapter, port, name, 10.0)
+                assert found.outcome is Outcome.PASS, found
+        assert list(resources.iterdir()) == []
+    finally:
+        replicas[-1].process.end()
 
 
 @asynccontextmanager

@@ -57,7 +57,7 @@ class OwnServer:
             Address("127.0.0.1", self.port),
             None,
             methods=self.driver.methods(),
-            named=False,
+            named=(),
             drained=self.driver.drained,
             **self._options,
         )

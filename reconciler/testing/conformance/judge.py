@@ -9,13 +9,14 @@ Waited for is a response that brings something of what must come. In delta it mu
 else. Others are faults, but for those that the protocol leaves to the server:
 * SotW: once after a request that changed what is asked for, exactly what was asked for and there at
   that moment (of LDS and CDS only, or when that is nothing, or the first of a stream that resumes).
-  When it makes a later request stale, the ACK says what is asked for again;
+  A response that crosses such a request makes it stale; then it is the ACK that is answered;
 * delta: an empty first response; removals of what has just been unsubscribed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final
 
 from google.protobuf.message import Message
 
@@ -28,6 +29,10 @@ from reconciler.testing.conformance.resources import content
 
 State = Mapping[str, tuple[Piece, Message]]
 """Of one type: name → the resource that is there, and what a client must get for it."""
+
+
+_ACKS: Final = 3
+"""How many ACKs after a request its answer may still come (SotW): each may have been overtaken."""
 
 
 class Fault(Exception):
@@ -46,7 +51,8 @@ class Judge:
         self.follower = Follower(OWN[type].type_url, variant, typed=typed)
         self._delta = variant is Variant.DELTA
         self._asked = self._answered = False
-        self._optional: list[dict[str, Message]] = []
+        self._optional: list[tuple[int, dict[str, Message]]] = []
+        self._acks = 0
         self._unsubscribed: set[str] = set()
 
     # ------------------------------------------------------------------------------- requests
@@ -75,14 +81,23 @@ class Judge:
         self._asked = True
         request = self.follower.first(names, node=node, held=held, version=version)
         if not self._delta:
-            self._optional.append(self._asked_and_there(state))
+            self._optional.append((self._acks, self._asked_and_there(state)))
         return request
+
+    def ack(self, state: State) -> Request:
+        """In SotW it says anew what is asked for, as the request that did may have been stale."""
+        if self._optional and not self._delta:
+            self._acks += 1
+            self._optional = [each for each in self._optional if each[0] > self._acks - _ACKS]
+            if self._optional:
+                self._optional.append((self._optional[-1][0], self._asked_and_there(state)))
+        return self.follower.ack()
 
     def _may_answer(self, state: State) -> None:
         """Remember what a server may answer to a request that has just been made."""
         asked = self._asked_and_there(state)
         if not self._delta and (self.follower.full_state or not asked):
-            self._optional.append(asked)
+            self._optional.append((self._acks, asked))
 
     def _asked_and_there(self, state: State) -> dict[str, Message]:
         return {name: body for name, (_, body) in state.items() if self._is_asked(name)}
@@ -112,8 +127,6 @@ class Judge:
             allowed = (first and empty) or (bool(response.removed) and not response.items)
         else:
             allowed = optional
-            if brought:
-                self._optional.clear()
         if not brought and not allowed and not _heartbeats(response):
             raise Fault(f"{self._said(response)} came, which brings nothing that had to come")
         return bool(brought)
@@ -193,7 +206,7 @@ class Judge:
     def _is_optional(self, response: Response) -> bool:
         """Whether it is what a request since the last response asked for and was there then."""
         items = {item.name: item for item in response.items}
-        for at, known in enumerate(self._optional):
+        for at, (_, known) in enumerate(self._optional):
             if items.keys() == known.keys() and all(
                 _same(item, known[name]) for name, item in items.items()
             ):

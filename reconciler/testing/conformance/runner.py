@@ -215,7 +215,7 @@ class _Run:
 
     async def _ack(self, step: Step) -> None:
         link = await self._link(step)
-        await link.stream.send(self._judge(link, self._type).follower.ack())
+        await link.stream.send(self._judge(link, self._type).ack(self._state[self._type]))
 
     async def _ack_old_version(self, step: Step) -> None:
         link = await self._link(step)
@@ -294,7 +294,7 @@ class _Run:
             still = [piece for each in wanted.values() for piece in each.values()]
             arrived |= {piece: count for piece in open_ if piece not in still}
             if ack or not brought:
-                await link.stream.send(judge.follower.ack())
+                await link.stream.send(judge.ack(self._state[judge.type]))
         return arrived
 
     async def _settle(self, step: Step) -> None:
@@ -307,7 +307,7 @@ class _Run:
             except Fault as fault:
                 raise Fault(f"{fault}; held: {judge.holding() or 'nothing'}") from None
             found.accept(response)
-            await link.stream.send(found.follower.ack())
+            await link.stream.send(found.ack(self._state[type]))
 
     async def _heartbeat(self, step: Step) -> None:
         link = await self._link(step)
@@ -316,7 +316,7 @@ class _Run:
         while True:
             response, judge = await self._next(link, step.pieces)
             judge.take(response, self._state[judge.type], {})
-            await link.stream.send(judge.follower.ack())
+            await link.stream.send(judge.ack(self._state[judge.type]))
             for item in response.items:
                 if item.name == piece.name and item.body is None:
                     if held is None or item.version != held.version or item.ttl is None:
