@@ -51,7 +51,7 @@ class Connection:
 
     __slots__ = (
         "_block", "_block_ended", "_block_stream", "_blocked", "_budget", "_credit", "_data",
-        "_frame", "_handler", "_headers", "_last", "_leaving", "_limits", "_preface", "_received",
+        "_handler", "_headers", "_last", "_leaving", "_limits", "_preface", "_received",
         "_start_window", "_wires", "closed", "out", "pinged", "reason", "streams", "window",
         "writable",
     )  # fmt: skip
@@ -74,7 +74,6 @@ class Connection:
         self._leaving = False
         self._received = 0
         self._start_window = f.DEFAULT_WINDOW
-        self._frame = f.DEFAULT_FRAME
         self._credit = _CREDIT
         self._block: bytearray | None = None  # a header block that goes on in CONTINUATION
         self._block_stream = 0
@@ -199,7 +198,7 @@ class Connection:
                     self._expect(each.window <= f.MAX_WINDOW, f.FLOW_CONTROL_ERROR, "SETTINGS")
             elif key == f.MAX_FRAME_SIZE:
                 self._expect(f.DEFAULT_FRAME <= value < 1 << 24, f.PROTOCOL_ERROR, "SETTINGS")
-                self._frame = min(value, 1 << 20)
+                # Not used: frames of the default size can be shared by all connections.
             elif key == f.ENABLE_PUSH:
                 self._expect(value <= 1, f.PROTOCOL_ERROR, "SETTINGS")
         self.out.append(f.SETTINGS_ACK)
@@ -383,7 +382,7 @@ class Connection:
         self._answer(stream)
         size = f.PREFIX + len(message)
         if self.writable and stream.queue is None and size <= stream.window and size <= self.window:
-            self.out.append(self._wires.wire(stream.id, message, self._frame))
+            self.out.extend(self._wires.frames(stream.id, message))
             stream.window -= size
             self.window -= size
             self._credit = min(self._credit + 20, _CREDIT)
@@ -391,7 +390,7 @@ class Connection:
         if stream.queue is None:
             stream.queue = deque()
             self._blocked[stream.id] = stream
-        stream.queue.append(memoryview(f.prefix(len(message)) + message))
+        stream.queue.extend(self._wires.frames(stream.id, message))
         stream.queued += size
         self._flush()
         return stream.queue is None
@@ -465,16 +464,18 @@ class Connection:
                 if queue is None or stream.window <= 0 or self.window <= 0:
                     continue
                 moved = True
-                chunk = queue[0]
-                size = min(len(chunk), self._frame, stream.window, self.window)
-                self.out.append(f.head(size, f.DATA, 0, stream.id))
-                self.out.append(bytes(chunk[:size]))
+                frame = queue[0]
+                whole = len(frame) - f.HEAD
+                size = min(whole, stream.window, self.window)
                 stream.window -= size
                 self.window -= size
                 stream.queued -= size
-                if size < len(chunk):
-                    queue[0] = chunk[size:]
+                if size < whole:
+                    cut = f.HEAD + size
+                    self.out.append(f.head(size, f.DATA, 0, stream.id) + frame[f.HEAD : cut])
+                    queue[0] = f.head(whole - size, f.DATA, 0, stream.id) + frame[cut:]
                     continue
+                self.out.append(frame)
                 self._credit = min(self._credit + 20, _CREDIT)
                 queue.popleft()
                 if not queue:

@@ -40,28 +40,25 @@ class Wires:
 
     def __init__(self) -> None:
         # By identity; the message is kept beside, so that its id stays its own.
-        self._kept: OrderedDict[tuple[int, int, int], tuple[bytes, bytes]] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int], tuple[bytes, tuple[bytes, ...]]] = OrderedDict()
 
-    def wire(self, stream: int, message: bytes, most: int) -> bytes:
-        """DATA frames of a message. most: bytes in a frame."""
-        key = (id(message), stream, most)
+    def frames(self, stream: int, message: bytes) -> tuple[bytes, ...]:
+        """DATA frames of a message, of a size that every peer takes."""
+        key, most = (id(message), stream), f.DEFAULT_FRAME
         found = self._kept.get(key)
         if found is not None:
             return found[1]
         size = f.PREFIX + len(message)
-        if size <= most:
-            wire = b"".join((f.head(size, f.DATA, 0, stream), f.prefix(len(message)), message))
-        else:
-            body = f.prefix(len(message)) + message
-            parts: list[bytes] = []
-            for at in range(0, size, most):
-                chunk = body[at : at + most]
-                parts += (f.head(len(chunk), f.DATA, 0, stream), chunk)
-            wire = b"".join(parts)
-        self._kept[key] = (message, wire)
+        first = message[: most - f.PREFIX]
+        head = f.head(f.PREFIX + len(first), f.DATA, 0, stream)
+        frames = [b"".join((head, f.prefix(len(message)), first))]
+        for at in range(most, size, most):
+            chunk = message[at - f.PREFIX : at - f.PREFIX + most]
+            frames.append(f.head(len(chunk), f.DATA, 0, stream) + chunk)
+        self._kept[key] = (message, tuple(frames))
         if len(self._kept) > self._KEEP:
             self._kept.popitem(last=False)
-        return wire
+        return self._kept[key][1]
 
 
 class Stream:
@@ -84,7 +81,7 @@ class Stream:
         self.window = window  # that the peer gives
         self.received = 0  # bytes that our window was not opened for again
         self.buffer: bytearray | None = None  # a message that is not whole
-        self.queue: deque[memoryview] | None = None  # what waits for a window
+        self.queue: deque[bytes] | None = None  # frames that wait for a window
         self.queued = 0
         self.answered = False  # the response's headers are sent
         self.ended = False  # the peer has said its last

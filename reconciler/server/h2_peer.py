@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from reconciler.server.h2 import H2Server
     from reconciler.server.h2_calls import Rpc
 
+_JOIN: Final = 4096  # bytes up to which a copy is cheaper than a list of buffers
 _CONTROL_BYTES: Final = 4 << 20  # answers to PING and the like that a peer may leave unread
 
 
@@ -125,10 +126,13 @@ class Peer(asyncio.Protocol):
         while True:
             out = connection.out
             if out:
-                data = out[0] if len(out) == 1 else b"".join(out)
-                out.clear()
-                if not transport.is_closing():
-                    transport.write(data)
+                connection.out = []
+                if transport.is_closing():
+                    pass
+                elif sum(map(len, out)) > _JOIN:
+                    transport.writelines(out)  # shared bytes are not copied
+                else:
+                    transport.write(out[0] if len(out) == 1 else b"".join(out))
             if connection.closed:
                 transport.close()
                 return

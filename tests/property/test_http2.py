@@ -415,7 +415,8 @@ def test_a_window_that_shrinks_or_grows_counts_for_open_streams() -> None:
 def test_what_is_sent_to_many_is_framed_once() -> None:
     wires = Wires()
     message = b"m" * 40_000
-    wire = wires.wire(1, message, 16_384)
-    assert wires.wire(1, message, 16_384) is wire
-    assert wires.wire(3, message, 16_384) != wire
-    assert wires.wire(1, b"m" * 40_000, 16_384) is not wire
+    frames = wires.frames(1, message)
+    assert list(map(len, frames)) == [16_393, 16_393, 40_005 - 2 * 16_384 + 9]
+    assert wires.frames(1, message) is frames
+    assert wires.frames(3, message) != frames
+    assert wires.frames(1, b"m" * 40_000) is not frames
