@@ -1,8 +1,7 @@
 """Servers of xDS as processes, what they serve, and the client that loads them.
 
-All servers are given the same resources: ours as files, which are renamed into its directory, the
-go-control-plane server over its HTTP adapter. Either is done by the load client (bench/xds/load),
-which has the only clock. What a resource is and how old it is stands in its payload; the rest of
+All servers are given the same resources over the same HTTP interface (ours: `--push`). It is the load
+client (bench/xds/load) that gives them, and it has the only clock. What a resource is and how old it is stands in its payload; the rest of
 that is noise.
 
 Every stream subscribes to everything of two types. Identities are secrets and policies are
@@ -48,9 +47,6 @@ _BYTES: Final = f"{_PREFIX}google.protobuf.BytesValue"
 _MARKER: Final = b"XDSLOAD1"  # as in bench/xds/load/wire.go
 _START_SECONDS: Final = 60.0
 _SPARE: Final = 200  # descriptors of a process beside its streams
-
-ALL: Final = "all"
-"""Name of the file with the identities, and the policies when there are some."""
 
 IDENTITIES: Final = 250
 POLICIES: Final = 5
@@ -168,27 +164,25 @@ class Server:
     def __init__(self, kind: Kind, directory: Path, programs: Path, keys: Keys | None) -> None:
         machine.raise_descriptor_limit()  # its children have the same
         self.kind = kind
-        self._next, self._resources = directory / "next", directory / "resources"
+        self._next = directory / "next"
         self._made = 0
-        self._adapter = ""
         self.address = f"127.0.0.1:{free_port()}"
         self._next.mkdir()
-        self._resources.mkdir()
-        ready = self.address
+        adapter = f"127.0.0.1:{free_port()}"
+        self._adapter = f"http://{adapter}/resources"
         if kind in OURS:
-            self._write(identities(1), self._resources / f"{ALL}.json")
-            command = _serve(kind, self._resources, self.address, directory / "status", keys)
+            command = _serve(kind, adapter, self.address, directory / "status", keys)
         else:
-            ready = f"127.0.0.1:{free_port()}"  # of the adapter, which is the last to listen
-            self._adapter = f"http://{ready}/resources"
             command = [str(programs / "server"), "-cache", kind, "-listen", self.address]
-            command += ["-adapter", ready]
+            command += ["-adapter", adapter]
             if keys is not None:
                 command += ["-cert", str(keys.certificate), "-key", str(keys.key)]
                 command += ["-ca", str(keys.ca)]
         self.process = Process(command, directory / "server.log")
         try:
-            self._wait(ready)
+            self._wait(adapter)
+            self._put(identities(1))
+            self._wait(self.address)  # ours listens once it has something
         except BaseException:
             self.process.end()
             raise
@@ -204,22 +198,17 @@ class Server:
                 raise RuntimeError(f"{self.kind}: nobody listens on {address}")
             time.sleep(0.05)
 
-    def first(self) -> list[dict[str, str]]:
-        """The change that gives it its first resources; ours has them from its start."""
-        return [] if self.kind in OURS else [self.change(ALL, identities(1))]
-
-    def change(self, name: str, resources: Resources) -> dict[str, str]:
-        """An action of the load client. name: of the file where ours has them, always the same for
-        the same resources."""
+    def change(self, resources: Resources) -> dict[str, str]:
+        """An action of the load client."""
         self._made += 1
         path = self._next / f"{self._made}.json"
-        self._write(resources, path)
-        if self.kind in OURS:
-            return {"rename": str(path), "to": str(self._resources / f"{name}.json")}
+        path.write_bytes(_body(resources))
         return {"method": "PATCH", "url": self._adapter, "body": str(path)}
 
-    def _write(self, resources: Resources, path: Path) -> None:
-        path.write_text(json.dumps({"resources": resources}))
+    def _put(self, resources: Resources) -> None:
+        request = urllib.request.Request(self._adapter, _body(resources), method="PUT")
+        with urllib.request.urlopen(request, timeout=_START_SECONDS):
+            pass
 
     def __enter__(self) -> Server:
         return self
@@ -228,10 +217,14 @@ class Server:
         self.process.end()
 
 
-def _serve(kind: Kind, resources: Path, address: str, status: Path, keys: Keys | None) -> list[str]:
+def _body(resources: Resources) -> bytes:
+    return json.dumps({"resources": resources}).encode()
+
+
+def _serve(kind: Kind, push: str, address: str, status: Path, keys: Keys | None) -> list[str]:
     command = [
         sys.executable, "-m", "reconciler.cli", "xds", "serve", "--transport", kind,
-        "--resources", str(resources), "--listen", address, "--status", f"unix:{status}",
+        "--push", push, "--listen", address, "--status", f"unix:{status}",
         "--drain", "0",
     ]  # fmt: skip
     if keys is None:

@@ -271,6 +271,13 @@ class DiscoveryConfig(Configuration, frozen=True, kw_only=True):
     resources: Annotated[
         str, _say("Directory of resources (YAML or JSON) to serve; watched for changes.")
     ] = ""
+    push: Annotated[
+        str,
+        _say(
+            "Address of the API that is given the resources instead, by PUT and PATCH of "
+            "`/resources`: `unix:PATH` or a loopback `host:port`."
+        ),
+    ] = ""
     listen: Annotated[
         str, _say("Address of the xDS services: `host:port`, `[v6]:port` or `unix:PATH`.")
     ] = "127.0.0.1:18000"
@@ -328,9 +335,12 @@ class DiscoveryConfig(Configuration, frozen=True, kw_only=True):
 
     def check(self, refuse: Refuse) -> None:
         """What no single field can tell."""
-        if not self.resources:
-            refuse("resources", "is needed: the directory that is served")
-        for field, local in (("admin", True), ("status", True), ("metrics", False)):
+        if bool(self.resources) == bool(self.push):
+            reason = "is needed, the directory that is served, or --push"
+            refuse("resources", reason if not self.push else "and --push exclude each other")
+        for field, local in (
+            ("admin", True), ("push", True), ("status", True), ("metrics", False)
+        ):  # fmt: skip
             value = getattr(self, field)
             if value and not _address(field, value, refuse).local and local:
                 refuse(field, f"{value}: {_LOCAL}")

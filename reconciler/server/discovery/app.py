@@ -45,7 +45,7 @@ async def run(config: DiscoveryConfig, *, ready: Callable[[int], None] | None = 
             loop.add_signal_handler(number, stop.set)
             stack.callback(loop.remove_signal_handler, number)
         parts = await Parts.start(
-            config.resources,
+            parse_address(config.push) if config.push else config.resources,
             stop,
             stack,
             log,

@@ -26,6 +26,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from reconciler import local
 from reconciler.config import Address
 from reconciler.errors import ConfigError, Rejected, UnavailableError
+from reconciler.server.discovery import push
 from reconciler.server.discovery.csds import SERVICE as CSDS
 from reconciler.server.discovery.csds import Csds
 from reconciler.server.discovery.driver import Driver
@@ -59,7 +60,7 @@ class Parts:
     @classmethod
     async def start(
         cls,
-        directory: str,
+        source: str | Address,
         stop: asyncio.Event,
         stack: AsyncExitStack,
         log: Any,
@@ -69,13 +70,18 @@ class Parts:
     ) -> Parts:
         """Take the first look; ConfigError with all that is wrong with the files.
 
+        source: a directory, or the address on which resources are given (`push`)
         open: who reaches the clients' port may see what others are served
         options: of `core.discovery.Service`
         """
-        outcomes = await stack.enter_async_context(aclosing(watch(directory, stop)))
+        if isinstance(source, Address):
+            given = await push.listen(source, stop, stack, log)
+        else:
+            given = watch(source, stop)
+        outcomes = await stack.enter_async_context(aclosing(given))
         first = await anext(outcomes)
         if first.state is None:
-            raise ConfigError("\n  ".join([f"{directory}:", *map(str, first.problems)]))
+            raise ConfigError("\n  ".join([f"{source}:", *map(str, first.problems)]))
         parts = cls(outcomes, log, open=open, **options)
         stack.callback(parts.driver.stop)
         parts.files.good += 1
