@@ -109,7 +109,6 @@ def _measure(
         Server(kind, directory / "server", programs, keys) as server,
         Load(server, programs, layout, keys, directory / "load.log") as load,
     ):
-        load.act(server.first())
 
         def note(name: str, times: int, once: Callable[[], Report]) -> None:
             for at in range(context.runs(times)):
@@ -123,20 +122,18 @@ def _measure(
         def one() -> Report:
             nonlocal generation
             generation += 1
-            return load.change([server.change("one", xds_rig.one(generation))], generation, 1)
+            return load.change([server.change(xds_rig.one(generation))], generation, 1)
 
         def many() -> Report:
             nonlocal generation
             generation += 1
             both = [*xds_rig.identities(generation), *xds_rig.policies(generation)]
-            return load.change([server.change(xds_rig.ALL, both)], generation, len(both))
+            return load.change([server.change(both)], generation, len(both))
 
         def burst() -> Report:
             nonlocal generation
             first, generation = generation + 1, generation + BURST
-            actions = [
-                server.change("one", xds_rig.one(each)) for each in range(first, generation + 1)
-            ]
+            actions = [server.change(xds_rig.one(each)) for each in range(first, generation + 1)]
             return load.change(actions, generation, 1)
 
         note("sync", 3, opened)

@@ -31,10 +31,9 @@ process of its own with default settings, one after the other, under the same lo
 same cores as the client.
 
 * A stream is delta ADS, subscribed to `*` of two types, and acknowledges what it gets at once.
-* **wall**: from the moment before the change is made (a file renamed into our directory, a request
-  to go-control-plane's HTTP adapter) until the last stream has it. Reading what changed is in it on
-  both sides; with ours also that the file system says so, and the 100 ms without another change
-  that it waits for after that. For a sync or a reconnect: from the first connection that is begun,
+* **wall**: from the moment before the change is made (a request over HTTP, of the same form to all:
+  `xds serve --push`, go-control-plane's adapter) until the last stream has it. Reading what changed
+  is in it on both sides. For a sync or a reconnect: from the first connection that is begun,
   with at most 1,000 streams under way at a time. **from the first**: the same, from when any stream
   had the first of it.
 * **CPU**: user and system time of the server's process, until it is at rest again,

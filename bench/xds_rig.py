@@ -1,8 +1,8 @@
 """Servers of xDS as processes, what they serve, and the client that loads them.
 
-All servers are given the same resources over the same HTTP interface (ours: `--push`). It is the load
-client (bench/xds/load) that gives them, and it has the only clock. What a resource is and how old it is stands in its payload; the rest of
-that is noise.
+All servers are given the same resources over the same HTTP interface (ours: `--push`). It is the
+load client (bench/xds/load) that gives them, and it has the only clock. What a resource is and how
+old it is stands in its payload; the rest of that is noise.
 
 Every stream subscribes to everything of two types. Identities are secrets and policies are
 extension configs: both carry bytes as they are, so that nobody's time goes into fields.
@@ -22,6 +22,7 @@ import struct
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, get_args

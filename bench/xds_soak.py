@@ -63,7 +63,6 @@ def soak(options: argparse.Namespace) -> list[Lag]:
             Server(options.server, directory / "server", programs, keys) as server,
             Load(server, programs, layout, keys, directory / "load.log") as load,
         ):
-            load.act(server.first())
             opened = load.open(options.streams)
             say = sys.stderr
             print(
@@ -75,7 +74,7 @@ def soak(options: argparse.Namespace) -> list[Lag]:
             for second in range(options.seconds):
                 # Two to start with: the first resources are of generation 1.
                 generation = second + 2
-                load.publish([server.change("one", xds_rig.one(generation))], generation)
+                load.publish([server.change(xds_rig.one(generation))], generation)
                 time.sleep(max(0.0, began + (second + 1) * SECOND - time.monotonic()))
                 if (second + 1) % SAMPLE == 0:
                     samples.append(load.lag())

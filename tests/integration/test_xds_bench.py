@@ -47,7 +47,6 @@ def rig(
         Server(kind, tmp_path / "server", programs, keys) as server,
         Load(server, programs, layout, keys, tmp_path / "load.log") as load,
     ):
-        load.act(server.first())
         yield server, load
 
 
@@ -60,15 +59,15 @@ def test_each_stream_is_counted_once(rig: Rig) -> None:
     assert opened.server_cpu_s > 0
     assert opened.server_rss > 1 << 20
 
-    one = load.change([server.change("one", xds_rig.one(2))], 2, 1)
+    one = load.change([server.change(xds_rig.one(2))], 2, 1)
     assert (one.in_sync, one.resources, one.messages) == (STREAMS, STREAMS, STREAMS)
 
     both = [*xds_rig.identities(3), *xds_rig.policies(3)]
-    many = load.change([server.change(xds_rig.ALL, both)], 3, len(both))
+    many = load.change([server.change(both)], 3, len(both))
     assert (many.in_sync, many.repeated) == (STREAMS, 0)
     assert many.resources == STREAMS * (IDENTITIES + POLICIES)
 
-    actions = [server.change("one", xds_rig.one(generation)) for generation in range(4, 14)]
+    actions = [server.change(xds_rig.one(generation)) for generation in range(4, 14)]
     burst = load.change(actions, 13, 1)
     assert burst.in_sync == STREAMS
     assert STREAMS <= burst.resources <= 10 * STREAMS
@@ -77,10 +76,10 @@ def test_each_stream_is_counted_once(rig: Rig) -> None:
 def test_a_reconnect_with_equal_versions_brings_nothing_but_answers(rig: Rig) -> None:
     server, load = rig
     load.open(STREAMS)
-    load.change([server.change("one", xds_rig.one(2))], 2, 1)
+    load.change([server.change(xds_rig.one(2))], 2, 1)
     again = load.reconnect()
     assert (again.in_sync, again.failed, again.resources) == (STREAMS, 0, 0)
-    after = load.change([server.change("one", xds_rig.one(3))], 3, 1)
+    after = load.change([server.change(xds_rig.one(3))], 3, 1)
     assert (after.in_sync, after.resources) == (STREAMS, STREAMS)
 
 
@@ -93,7 +92,7 @@ def test_streams_are_behind_what_they_have_not_got(rig: Rig) -> None:
     assert (lag.published, lag.streams) == (3, STREAMS)
     assert (lag.behind, lag.behind_any, lag.behind_two) == (2, STREAMS, STREAMS)
     assert lag.longest_ms > 0
-    load.change([server.change("one", xds_rig.one(3))], 3, 1)
+    load.change([server.change(xds_rig.one(3))], 3, 1)
     assert load.lag().behind_any == 0
 
 

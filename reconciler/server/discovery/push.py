@@ -52,14 +52,17 @@ class _Pushes:
     async def outcomes(self, stop: asyncio.Event) -> AsyncGenerator[Outcome, None]:
         """Who asks for the next one has put the last one in force."""
         while True:
-            waits = [asyncio.ensure_future(each) for each in (self._given.get(), stop.wait())]
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for each in waits:
-                each.cancel()
+            given = asyncio.ensure_future(self._given.get())
+            stopped = asyncio.ensure_future(stop.wait())
+            try:
+                await asyncio.wait((given, stopped), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                given.cancel()
+                stopped.cancel()
             if stop.is_set():
                 yield Outcome(State())
                 return
-            outcome, taken = waits[0].result()  # type: ignore[misc]
+            outcome, taken = given.result()
             yield outcome
             taken.set()
 
