@@ -23,6 +23,7 @@ GROUPS: Final = {
     "agent": "one agent's core alone, on the maps",
     "clients": "protocol clients over gRPC and TLS: the server's part",
     "agents": "whole agents over gRPC and TLS, maps in memory",
+    "discovery": "the xDS service for any types: its core alone, in one thread",
     "streams": "many streams: memory and one broadcast",
     "kubernetes": "a server process at a real API server, with KWOK and protocol clients",
     "xds": "xDS servers beside each other: ours and go-control-plane, many streams",

@@ -6,7 +6,14 @@ import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
 from reconciler.core.discovery.service import Service
-from reconciler.core.discovery.types import EDS, TTL_FEATURE, WRAPPED_FEATURE, Lasting, Variant
+from reconciler.core.discovery.types import (
+    CDS,
+    EDS,
+    TTL_FEATURE,
+    WRAPPED_FEATURE,
+    Lasting,
+    Variant,
+)
 from tests.unit.discovery_rig import Peer, Rig, resource
 from tests.unit.test_discovery_points_order import BOTH, SOTW, first
 
@@ -74,3 +81,23 @@ def test_who_can_not_take_one_gets_none(variant: Variant) -> None:
     assert took(rig, plain, variant) == [[("a", 0.0, True)]]
     rig.wait(10.0)
     assert took(rig, plain, variant) == []
+
+
+def test_a_heartbeat_of_a_complete_type_leaves_nothing_out() -> None:
+    rig = Rig(Service(lambda node: ""))
+    ending = resource(CDS, "a", "1")
+    rig.service.publish(
+        "",
+        {
+            CDS: {
+                "a": Lasting(CDS, "a", "1", ending.body, 3.0),
+                "b": resource(CDS, "b", "1"),
+            }
+        },
+        0.0,
+    )
+    able = rig.open(SOTW)
+    rig.service.received(able.id, first(SOTW, CDS, [TTL_FEATURE, WRAPPED_FEATURE]), 0.0)
+    assert took(rig, able, SOTW) == [[("a", 3.0, True), ("b", 0.0, True)]]
+    rig.wait(1.0)
+    assert took(rig, able, SOTW) == [[("a", 3.0, False), ("b", 0.0, True)]]

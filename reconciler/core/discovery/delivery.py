@@ -64,18 +64,20 @@ class Delivery:
         if not client.drained or not view.published:
             return
         snapshots = view.snapshots
+        kinds = client.kinds
+        if len(kinds) == 1:  # one in very many: nothing to order
+            for type_url, kind in kinds.items():
+                target = snapshots.get(type_url, EMPTY)
+                if kind.base is not target or kind.forced:
+                    self._advance(client, type_url, kind, target, now)
+            return
         behind: list[Behind] = []
-        for type_url, kind in client.kinds.items():
+        for type_url, kind in kinds.items():
             target = snapshots.get(type_url, EMPTY)
             if kind.base is not target or kind.forced:
                 behind.append((type_url, kind, target))
-        if not behind:
-            return
-        if len(client.kinds) > 1:
+        if behind:
             self._in_order(client, behind, now)
-            return
-        type_url, kind, target = behind[0]
-        self._advance(client, type_url, kind, target, now)
 
     def answered(self, client: Client, now: float) -> None:
         """A response to it was acknowledged or refused."""
@@ -196,7 +198,7 @@ class Delivery:
             subscription.wildcard,
             subscription.names,
             forced,
-            ttl=client.ttl,
+            client.ttl,
         )
         if frames:
             if wait:
@@ -214,7 +216,7 @@ class Delivery:
         if client.again is not kind:
             client.again = None
         for frame in frames:
-            client.core.sent(frame)
+            client.core.sent_of(kind, frame)
             self.effects.append(Send(client.id, frame.data))
 
     def _admit(self, client: Client, now: float) -> bool:

@@ -74,16 +74,19 @@ class Frames:
         wildcard: bool,
         names: Names,
         forced: Names = NONE,
-        *,
         ttl: bool = False,
     ) -> tuple[Frame, ...]:
         """What leads a subscription along a step; () for nothing."""
-        if not forced and not wildcard and names.isdisjoint(step.changed):
+        delta = variant is Variant.DELTA
+        if wildcard:
+            key: object = (type_url, delta, ttl, forced)  # whatever it names besides
+        elif not forced and names.isdisjoint(step.changed):
             return ()
-        key = (type_url, variant, wildcard, names, forced, ttl)
+        else:
+            key = (type_url, delta, ttl, forced, names)
         found = step.frames.get(key)
         if found is None:
-            made = self._delta if variant is Variant.DELTA else self._sotw
+            made = self._delta if delta else self._sotw
             found = tuple(made(type_url, step, wildcard, names, forced, ttl))
             step.frames[key] = found
             self._keep_frames(step, found)
@@ -97,11 +100,18 @@ class Frames:
         key = (type_url, "heartbeat", variant, wildcard, names)
         found = step.frames.get(key)
         if found is None:
-            held = [each for each in target.wanted(wildcard, names) if self._ends(each)]
+            held = target.wanted(wildcard, names)
+            ending = [each for each in held if self._ends(each)]
+            if variant is Variant.DELTA or type_url not in self._full_state or not ending:
+                held = ending
             if variant is Variant.DELTA:
                 found = tuple(self._split_delta(type_url, held, (), True, body=False))
             else:
-                wrapped = [_wrap_sotw(each, self._ends(each), body=False) for each in held]
+                # A complete response has those too that don't end, or it would remove them.
+                wrapped = [
+                    _wrap_sotw(each, ends, body=False) if ends else self._wrap(each, False, True)
+                    for each, ends in ((each, self._ends(each)) for each in held)
+                ]
                 version = target.version(wildcard, names)
                 split = self._split_sotw(type_url, version, held, wrapped)
                 found = tuple(split) if held else ()

@@ -126,7 +126,10 @@ class Stream:
 
     def sent(self, frame: Frame) -> None:
         """A response is on its way."""
-        state = self._type(frame.type_url)
+        self.sent_of(self._type(frame.type_url), frame)
+
+    def sent_of(self, state: Kind, frame: Frame) -> None:
+        """The same, where what is kept of the type is at hand."""
         state.step("send")
         state.open += (frame.nonce,)
         state.newest = frame.nonce
