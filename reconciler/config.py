@@ -98,6 +98,9 @@ class ServerConfig(Configuration, frozen=True, kw_only=True):
         Seconds,
         _say("After this long, a tenth more or less, a stream is ended and proven anew; 0: never."),
     ] = 3600.0
+    stream_drain: Annotated[
+        Seconds, _say("Over how long streams are ended at a stop, one after the other.")
+    ] = 0.0
     insecure: Annotated[
         bool,
         _say(

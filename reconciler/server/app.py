@@ -84,7 +84,9 @@ async def run(config: ServerConfig, *, ready: Callable[[int], None] | None = Non
         if files is not None:
             files.parts.driver.serve(service)
         await service.start()
-        stack.push_async_callback(service.stop, _GRACE_SECONDS)
+        stack.push_async_callback(service.stop, _GRACE_SECONDS, config.stream_drain)
+        if files is not None:
+            stack.push_async_callback(files.parts.more.serving, False)
 
         reader = Reader(plane, cluster.problems)
 
