@@ -19,6 +19,7 @@ from reconciler.errors import ConfigError
 from reconciler.server.discovery.documents import parse
 from reconciler.server.discovery.files import Outcome, Resources, State, load, watch
 from reconciler.server.discovery.match import parse_match
+from reconciler.server.discovery.rules import violations
 
 CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 ENDPOINTS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
@@ -149,6 +150,27 @@ def test_a_wrapper_asks_for_a_time_to_live() -> None:
 def test_what_is_wrong_is_named(text: str, problem: str) -> None:
     (found,) = refused(text)
     assert found.startswith(problem)
+
+
+def test_what_is_as_before_is_not_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = parse((cluster("a") + "---\n" + cluster("b")).encode(), "a.yaml")
+    checked: list[str] = []
+
+    def count(message: Any) -> Any:
+        checked.append(message.name)
+        return violations(message)
+
+    monkeypatch.setattr("reconciler.server.discovery.documents.violations", count)
+    text = cluster("b") + "---\n" + cluster("a", "2s") + "---\n" + cluster("b", "0s")
+    after = parse(text.encode(), "a.yaml", before.known)
+    assert checked == ["a", "b"]  # not the first b
+    assert [(each.title, each.source) for each in after.found] == [
+        ("Cluster b", "a.yaml#1"),
+        ("Cluster a", "a.yaml#2"),
+    ]
+    assert after.found[0].version == before.found[1].version
+    assert after.found[1].version != before.found[0].version
+    assert [problem.path for problem in after.problems] == ["connect_timeout"]
 
 
 def test_one_bad_resource_hides_no_other_problem() -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -60,8 +60,11 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Parsed(msgspec.Struct, frozen=True):
+    """What a file holds. known: hash of what was written → what it is, for the next time."""
+
     found: tuple[Found, ...] = ()
     problems: tuple[Rejected, ...] = ()
+    known: dict[bytes, Found] = {}
 
 
 class _Bad(Exception):
@@ -72,22 +75,42 @@ class _Bad(Exception):
         self.path, self.reason, self.title = path, reason, title
 
 
-def parse(data: bytes, file: str) -> Parsed:
-    """Every resource of a file. What is bad in one hides nothing of the others."""
+def parse(data: bytes, file: str, known: Mapping[bytes, Found] | None = None) -> Parsed:
+    """Every resource of a file. What is bad in one hides nothing of the others.
+
+    known: of the file as it was: to see that a resource is as before costs less than to check it
+    """
     found: list[Found] = []
     problems: list[Rejected] = []
+    keys: dict[bytes, Found] = {}
     try:
         for number, document in enumerate(_documents(data, file), 1):
             source = f"{file}#{number}"
-            for path, value in _resources(document):
+            for path, written in _resources(document):
                 try:
-                    found.append(_resource(value, source))
+                    value = _plain(written, "")
+                    key = _key(value)
+                    before = (known or {}).get(key)
+                    if before is None:
+                        each = _resource(value, source)
+                    else:
+                        each = msgspec.structs.replace(before, source=source)
                 except _Bad as bad:
                     where = _join(path, bad.path)
                     problems.append(Rejected(source, bad.title, where, bad.reason))
+                else:
+                    keys[key] = each
+                    found.append(each)
     except YamlError as error:
         problems.append(Rejected(file, "", "", str(error)))
-    return Parsed(tuple(found), tuple(problems))
+    return Parsed(tuple(found), tuple(problems), keys)
+
+
+def _key(value: Any) -> bytes:
+    try:
+        return hashlib.blake2b(msgspec.json.encode(value), digest_size=16).digest()
+    except (OverflowError, RecursionError) as error:
+        raise _Bad("", f"can't be a resource: {error}") from None
 
 
 def _documents(data: bytes, file: str) -> Iterator[Any]:
@@ -120,7 +143,6 @@ def _resources(document: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _resource(value: Any, source: str) -> Found:
-    value = _plain(value, "")
     if not isinstance(value, dict):
         raise _Bad("", "a resource is a mapping with @type")
     if value.get("@type") != WRAPPER:

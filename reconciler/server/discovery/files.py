@@ -92,6 +92,7 @@ class Resources:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._files: dict[str, _File] = {}
+        self._wrong: tuple[Rejected, ...] | None = None  # with files themselves, at the last look
         self._last: Outcome | None = None
 
     def scan(self) -> Outcome | None:
@@ -112,7 +113,13 @@ class Resources:
                 continue
             files[name] = file
             problems.extend(file.parsed.problems)
-        self._files = files
+        same = files.keys() == self._files.keys() and all(
+            file is self._files[name] for name, file in files.items()
+        )
+        self._files, wrong = files, tuple(problems)
+        if same and wrong == self._wrong:
+            return None
+        self._wrong = wrong
         directories = self._directories(problems)
         problems.extend(_duplicates(directories))
         found = Outcome(None if problems else State(directories), tuple(problems))
@@ -134,7 +141,8 @@ class Resources:
         if _is_match(name):
             parsed, condition = _match(data, name)
             return _File(settled(before), data, parsed, condition)
-        return _File(settled(before), data, parse(data, name))
+        known = None if held is None else held.parsed.known
+        return _File(settled(before), data, parse(data, name, known))
 
     def _directories(self, problems: list[Rejected]) -> tuple[Directory, ...]:
         found: dict[str, list[Found]] = {}

@@ -15,6 +15,7 @@ import ipaddress
 import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
 from functools import cache
 from typing import Any, Final
 
@@ -36,61 +37,83 @@ Check = Callable[[Any], str]
 """A field's value → what is wrong with it, "" for nothing."""
 
 
-def violations(message: Message, path: str = "", depth: int = _DEPTH) -> Iterator[tuple[str, str]]:
+Problem = tuple[str, str]
+"""Field and reason."""
+
+
+def violations(message: Message) -> list[Problem]:
     """(field as "load_assignment.endpoints[0].priority", reason) of each rule that is broken."""
+    found: list[Problem] = []
+    _look(message, _DEPTH, found)
+    return found
+
+
+def _look(message: Message, depth: int, found: list[Problem]) -> None:
+    """Most messages break nothing, so a path is only made of what does, on the way back."""
     if depth == 0:
-        yield path, "nested too deeply"
+        found.append(("", "nested too deeply"))
         return
-    if message.DESCRIPTOR.full_name == ANY:
+    descriptor = message.DESCRIPTOR
+    if descriptor.full_name == ANY:
         inner = unpack(message)  # type: ignore[arg-type]  # it is an Any
         if inner is not None:
-            yield from violations(inner, path, depth - 1)
+            _look(inner, depth - 1, found)
         return
-    rules = _compiled(message.DESCRIPTOR)
+    rules = _compiled(descriptor)
     for name, present, check in rules.fields:
         if present and not message.HasField(name):
             continue
         if reason := check(getattr(message, name)):
-            yield _join(path, name), reason
+            found.append((name, reason))
     for name in rules.required:
         if not message.HasField(name):
-            yield _join(path, name), "is required"
+            found.append((name, "is required"))
     for oneof, names in rules.oneofs:
         if message.WhichOneof(oneof) is None:
-            yield _join(path, oneof), f"is required: one of {', '.join(names)}"
-    for name in rules.inner:
-        for where, each in _messages(message, name):
-            yield from violations(each, _join(path, where), depth - 1)
+            found.append((oneof, f"is required: one of {', '.join(names)}"))
+    if not rules.inner:
+        return
+    for field, value in message.ListFields():
+        shape = rules.inner.get(field.name)
+        if shape is None:
+            continue
+        each: Iterable[tuple[Any, Message]]
+        if shape is _Shape.ONE:
+            each = ((None, value),)
+        elif shape is _Shape.LIST:
+            each = enumerate(value)
+        else:
+            each = sorted(value.items(), key=lambda item: str(item[0]))
+        for key, one in each:
+            begin = len(found)
+            _look(one, depth - 1, found)
+            if len(found) > begin:
+                name = field.name if key is None else f"{field.name}[{key}]"
+                found[begin:] = [(_join(name, path), reason) for path, reason in found[begin:]]
 
 
 def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
-
-
-def _messages(message: Message, name: str) -> Iterator[tuple[str, Message]]:
-    field = message.DESCRIPTOR.fields_by_name[name]
-    value = getattr(message, name)
-    if _is_map(field):
-        for key in sorted(value):
-            yield f"{name}[{key}]", value[key]
-    elif field.is_repeated:
-        for at, each in enumerate(value):
-            yield f"{name}[{at}]", each
-    elif message.HasField(name):
-        yield name, value
+    return f"{path}.{name}" if name else path
 
 
 # ------------------------------------------------------------------------------ rules of a type
 
 
+class _Shape(Enum):
+    ONE = 1
+    LIST = 2
+    MAP = 3
+
+
 class _Rules:
-    """Of one message type. fields: (name, only when it is set, check)."""
+    """Of one message type. fields: (name, only when it is set, check); inner: fields that hold
+    messages which are to be looked at."""
 
     def __init__(self) -> None:
         self.fields: list[tuple[str, bool, Check]] = []
         self.required: list[str] = []
         self.oneofs: list[tuple[str, tuple[str, ...]]] = []
-        self.inner: list[str] = []
+        self.inner: dict[str, _Shape] = {}
 
 
 @cache
@@ -105,7 +128,8 @@ def _compiled(descriptor: Descriptor) -> _Rules:
     for field in descriptor.fields:
         rules = field.GetOptions().Extensions[validate_pb2.rules]
         if _holds_messages(field) and not rules.message.skip:
-            found.inner.append(field.name)
+            shape = _Shape.LIST if field.is_repeated else _Shape.ONE
+            found.inner[field.name] = _Shape.MAP if _is_map(field) else shape
         kind = rules.WhichOneof("type")
         needed = rules.message.required or (kind and getattr(getattr(rules, kind), "required", 0))
         if needed and field.containing_oneof is None:  # a member of a oneof only says "if it is me"
