@@ -1,0 +1,204 @@
+"""What the xDS service says of its clients, and how streams come, wait, move and go."""
+
+from __future__ import annotations
+
+import pytest
+
+from reconciler.core.discovery.bucket import Bucket
+from reconciler.core.discovery.service import Service
+from reconciler.core.discovery.types import CDS, EDS, ClientState, Node, ResourceState, Variant
+from reconciler.errors import ProtocolError
+from tests.unit.discovery_rig import Peer, Rig
+from tests.unit.test_discovery_points import BOTH, DELTA, SOTW
+
+
+def only(rig: Rig) -> ClientState:
+    (state,) = rig.service.clients()
+    return state
+
+
+def of(rig: Rig, type_url: str) -> dict[str, ResourceState]:
+    (found,) = (each for each in only(rig).types if each.type_url == type_url)
+    return {each.name: each for each in found.resources}
+
+
+def statuses(rig: Rig, type_url: str) -> dict[str, str]:
+    return {name: each.status for name, each in of(rig, type_url).items()}
+
+
+def answer(peer: Peer, error: str | None = None) -> None:
+    peer.answer(peer.take(), error=error)
+
+
+# What is said of a client
+
+
+@BOTH
+def test_each_resource_is_waiting_sent_acked_or_absent(variant: Variant) -> None:
+    rig = Rig()
+    rig.publish({EDS: {"a": "1"}})
+    peer = rig.open(variant)
+    assert list(rig.service.clients()) == []  # nobody knows whose it is
+    peer.ask(EDS, "a", "b", node="n1")
+    assert statuses(rig, EDS) == {"a": "sent", "b": "sent" if variant is DELTA else "absent"}
+    answer(peer)
+    assert statuses(rig, EDS) == {"a": "acked", "b": "absent"}
+    peer.slow = True
+    rig.now = 7.0
+    rig.publish({EDS: {"a": "2"}})
+    assert statuses(rig, EDS)["a"] == "sent"
+    rig.publish({EDS: {"a": "3"}})
+    waiting = of(rig, EDS)["a"]
+    assert (waiting.status, waiting.version, waiting.updated_at) == ("waiting", "2", 7.0)
+    peer.drain()
+    peer.got()
+    state = only(rig)
+    assert statuses(rig, EDS)["a"] == "acked"
+    assert (state.node.id, state.variant, state.service, state.view) == ("n1", variant, None, "")
+    (kind,) = state.types
+    assert (kind.state, kind.wildcard) == ("acked", False)
+    assert kind.names == {"a", "b"}
+    assert bool(kind.version) == (variant is SOTW)
+
+
+@BOTH
+@pytest.mark.parametrize("names", [("*",), ("a", "b")], ids=["wildcard", "names"])
+def test_a_refusal_is_told_until_another_version_is_accepted(
+    variant: Variant, names: tuple[str, ...]
+) -> None:
+    rig = Rig()
+    rig.publish({EDS: {"a": "1", "b": "1"}})
+    peer = rig.open(variant)
+    peer.ask(EDS, *names)
+    peer.got()
+    rig.now = 5.0
+    rig.publish({EDS: {"a": "bad", "b": "1"}})
+    answer(peer, "no such port")
+    assert only(rig).types[0].state == "nacked"
+    refused = of(rig, EDS)["a"]
+    assert (refused.status, refused.refused_version, refused.reason) == (
+        "nacked",
+        "bad",
+        "no such port",
+    )
+    assert refused.refused_at == 5.0
+    assert statuses(rig, EDS)["b"] == "acked"
+    rig.publish({EDS: {"a": "2", "b": "1"}})
+    assert (of(rig, EDS)["a"].status, of(rig, EDS)["a"].reason) == ("sent", "no such port")
+    peer.got()
+    accepted = of(rig, EDS)["a"]
+    assert (accepted.status, accepted.version, accepted.reason) == ("acked", "2", "")
+
+
+def test_a_refused_removal_is_told_too() -> None:
+    rig = Rig()
+    rig.publish({EDS: {"a": "1"}})
+    peer = rig.open(DELTA)
+    peer.ask(EDS, "a")
+    peer.got()
+    rig.publish({})
+    answer(peer, "still in use")
+    refused = of(rig, EDS)["a"]
+    assert (refused.status, refused.refused_version, refused.reason) == (
+        "nacked",
+        "",
+        "still in use",
+    )
+
+
+# Streams wait, move and go
+
+
+def test_first_responses_are_rationed_and_the_longest_waiting_is_next() -> None:
+    rig = Rig(Service(lambda node: "", initial_rate=2.0))
+    rig.publish({CDS: {"a": "1"}})
+    peers = [rig.open(DELTA) for _ in range(5)]
+    for peer in peers:
+        peer.ask(CDS)
+    assert [len(peer.inbox) for peer in peers] == [1, 1, 0, 0, 0]
+    peers[2].close()
+    rig.wait(0.5)
+    assert [len(peer.inbox) for peer in peers] == [1, 1, 0, 1, 0]
+    rig.publish({CDS: {"a": "2"}})  # those that had their first are sent the next at once
+    assert [len(peer.inbox) for peer in peers] == [2, 2, 0, 2, 0]
+    rig.wait(0.5)
+    assert peers[4].put() == [{"a": "2"}]
+    assert rig.service.next_deadline() is None
+
+
+def test_who_has_everything_already_takes_no_turn() -> None:
+    rig = Rig(Service(lambda node: "", initial_rate=1.0))
+    rig.publish({CDS: {"a": "1"}})
+    for _ in range(10):
+        rig.open(DELTA).ask(CDS, "*", initial={"a": "1"})
+    late = rig.open(DELTA)
+    late.ask(CDS)
+    assert late.put() == [{"a": "1"}]
+
+
+def test_a_bucket_fills_up_to_one_second() -> None:
+    bucket = Bucket(4.0)
+    assert [bucket.take(0.0) for _ in range(5)] == [True] * 4 + [False]
+    assert bucket.next_at == 0.25
+    assert not bucket.take(0.2)
+    assert bucket.take(bucket.next_at)
+    assert [bucket.take(100.0) for _ in range(5)] == [True] * 4 + [False]
+
+
+@BOTH
+def test_a_node_that_is_given_another_view_is_sent_the_difference(variant: Variant) -> None:
+    views = {"n1": "left"}
+    rig = Rig(Service(lambda node: views[node.id]))
+    rig.publish({CDS: {"a": "1", "b": "1"}}, view="left")
+    rig.publish({CDS: {"a": "1", "c": "1"}}, view="right")
+    peer = rig.open(variant)
+    peer.ask(CDS, node="n1")
+    peer.got()
+    views["n1"] = "right"
+    rig.service.reassign(rig.now)
+    rig.pump()
+    (moved,) = peer.got()
+    if variant is DELTA:
+        assert (moved.put, moved.removed) == ({"c": "1"}, ("b",))
+    else:
+        assert moved.put == {"a": "1", "c": "1"}
+    rig.publish({}, view="left")
+    assert peer.got() == []
+    assert only(rig).view == "right"
+    assert rig.service.drop("left")
+    assert not rig.service.drop("right")
+    assert set(rig.service.views) == {"right"}
+
+
+def test_a_node_that_is_served_no_view_any_more_is_told_so() -> None:
+    known = {"n1"}
+
+    def view_of(node: Node) -> str:
+        if node.id not in known:
+            raise ProtocolError("PERMISSION_DENIED", f"{node.id} is not known")
+        return ""
+
+    rig = Rig(Service(view_of))
+    rig.publish({CDS: {"a": "1"}})
+    peer = rig.open(DELTA)
+    peer.ask(CDS, node="n1")
+    stranger = rig.open(DELTA)
+    with pytest.raises(ProtocolError, match="not known"):
+        stranger.ask(CDS, node="n2")
+    known.clear()
+    rig.service.reassign(rig.now)
+    rig.pump()
+    assert peer.closed == ("PERMISSION_DENIED", "n1 is not known")
+    rig.publish({CDS: {"a": "2"}})
+    rig.service.drained(peer.id, rig.now)
+    assert rig.service.effects() == []
+
+
+@BOTH
+def test_a_view_that_nobody_has_published_is_waited_for(variant: Variant) -> None:
+    rig = Rig()
+    peer = rig.open(variant)
+    peer.ask(CDS)
+    assert peer.got() == []
+    rig.publish({CDS: {"a": "1"}})
+    assert peer.put() == [{"a": "1"}]
