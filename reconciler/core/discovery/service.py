@@ -238,7 +238,7 @@ class Service:
 
     def clients(self) -> Iterator[ClientState]:
         """Every stream whose node is known, and what its client has."""
-        for client in self._clients.values():
+        for client in list(self._clients.values()):  # the caller may do other things in between
             if client.node is not None:
                 yield client_state(client, self._frames)
 

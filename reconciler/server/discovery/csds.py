@@ -18,6 +18,7 @@ A `Secret`'s content is never shown; `exclude_resource_contents` leaves out all 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -44,6 +45,9 @@ _STATUSES: Final = {
     "absent": (_ServerSide("NOT_SENT"), _ClientSide("DOES_NOT_EXIST")),
 }
 
+_AT_ONCE: Final = 500
+"""Resources that are looked at before others have their turn: a few milliseconds."""
+
 Content = Callable[[str, str, str], Resource | None]
 """(view, type URL, name) → what it is now."""
 
@@ -67,7 +71,7 @@ class Csds(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # type: ignore[
     async def FetchClientStatus(self, request: Any, context: Any) -> Any:
         """The status now."""
         try:
-            return self.answer(request)
+            return await self.answer(request)
         except ProtocolError as error:
             await context.abort(grpc.StatusCode[error.status], error.reason)
 
@@ -76,16 +80,24 @@ class Csds(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # type: ignore[
         async for request in requests:
             yield await self.FetchClientStatus(request, context)
 
-    def answer(self, request: Any) -> Any:
-        """A ClientStatusResponse; ProtocolError INVALID_ARGUMENT for what can't match."""
+    async def answer(self, request: Any) -> Any:
+        """A ClientStatusResponse; ProtocolError INVALID_ARGUMENT for what can't match.
+
+        Of many clients it is long: others are served while it is made.
+        """
         try:
             matchers = [_node_matcher(each) for each in request.node_matchers]
         except ValueError as error:
             raise ProtocolError("INVALID_ARGUMENT", str(error)) from None
         response = csds_pb2.ClientStatusResponse()
+        since = 0
         for client in self._clients():
+            since += 1 + sum(len(each.resources) for each in client.types)
             if not matchers or any(holds(client) for holds in matchers):
                 self._add(response, client, not request.exclude_resource_contents)
+            if since > _AT_ONCE:
+                since = 0
+                await asyncio.sleep(0)
         return response
 
     def _add(self, response: Any, client: ClientState, contents: bool) -> None:

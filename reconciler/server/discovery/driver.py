@@ -55,6 +55,7 @@ class Driver:
         self._due: float | None = None
         self._generation = 0
         self._names: dict[str, tuple[str, ...]] = {}  # view → directories
+        self._contents: dict[str, Mapping[str, Mapping[str, Resource]]] = {}  # view → as published
         self._kept: dict[Found, Resource] = {}
         self.state = State()
         self.broken = 0  # streams that were ended for what they sent
@@ -81,8 +82,10 @@ class Driver:
         now = self._clock()
         self._kept = {each: _resource(each, self._kept) for each in _all(state)}
         if _classes(before) == _classes(state):
+            differ = _differ(before, state)
             for view in list(self._service.views):
-                self._publish(view, now)
+                if not differ.isdisjoint(self._names[view]):
+                    self._publish(view, now)
         else:
             self._generation += 1
             self._service.reassign(now)
@@ -91,8 +94,7 @@ class Driver:
 
     def content(self, view: str, type_url: str, name: str) -> Resource | None:
         """A resource of a view, as it is now."""
-        found = self.state.resources(self._names.get(view, ())).get(type_url, {}).get(name)
-        return None if found is None else self._kept[found]
+        return self._contents.get(view, {}).get(type_url, {}).get(name)
 
     def clients(self) -> Iterable[ClientState]:
         return self._service.clients()
@@ -120,6 +122,7 @@ class Driver:
             type_url: {name: self._kept[each] for name, each in of_type.items()}
             for type_url, of_type in found.items()
         }
+        self._contents[view] = resources
         self._service.publish(view, resources, now)
 
     def _forget(self) -> None:
@@ -129,7 +132,7 @@ class Driver:
         for view in list(self._names):
             old = view != str(self._generation) and not view.startswith(current)
             if (idle or old) and self._service.drop(view):
-                del self._names[view]
+                del self._names[view], self._contents[view]
 
     # ------------------------------------------------------------------------------- streams
 
@@ -200,6 +203,12 @@ class Driver:
 def _classes(state: State) -> list[tuple[str, object]]:
     """By what nodes are told apart."""
     return [(each.name, each.condition) for each in state.directories]
+
+
+def _differ(before: State, after: State) -> set[str]:
+    """Directories whose resources are others; both states have the same directories."""
+    pairs = zip(before.directories, after.directories, strict=True)
+    return {new.name for old, new in pairs if old.found != new.found}
 
 
 def _all(state: State) -> Iterable[Found]:
