@@ -9,13 +9,14 @@ import sys
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 import pytest
 
 from reconciler.address import Address
 from reconciler.core.discovery.types import CDS
-from reconciler.probe.client import Client
+from reconciler.probe.client import Client, Ended
 from reconciler.probe.follow import Follower
 from reconciler.probe.frames import Node, Response
 from reconciler.probe.services import AGGREGATED, Variant
@@ -28,14 +29,14 @@ def cluster(name: str, seconds: int = 1) -> dict[str, Any]:
 
 
 class Server:
-    def __init__(self, home: Path, transport: str) -> None:
+    def __init__(self, home: Path, transport: str, drain: str = "0") -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.push = free.getsockname()[1]
         self.log = home / "server.log"
         command = [
             sys.executable, "-m", "reconciler.cli", "xds", "serve", "--insecure", "--log-json",
             "--push", f"127.0.0.1:{self.push}", "--listen", "127.0.0.1:0", "--transport", transport,
-            "--status", f"unix:{home}/s.sock", "--drain", "0",
+            "--status", f"unix:{home}/s.sock", "--drain", drain,
         ]  # fmt: skip
         self.process = Process(command, self.log)
         wait(lambda: bool(self.said("waiting for resources")), self.process)
@@ -121,3 +122,27 @@ def test_directory_and_push_exclude_each_other(tmp_path: Path) -> None:
         )
         assert (done.returncode, done.stdout) == (2, "")
         assert reason in done.stderr
+
+
+async def test_a_stop_takes_nothing_away(tmp_path: Path) -> None:
+    """Streams that are ended one after the other keep what they were given until then."""
+    server = Server(tmp_path, "grpc", drain="1")
+    try:
+        assert server.ask("PUT", {"resources": [cluster("a")]}) == (204, None)
+        address = Address("127.0.0.1", server.clients_port())
+        async with Client(address) as client:
+            streams = [client.open(AGGREGATED, Variant.DELTA) for _ in range(3)]
+            for stream in streams:
+                follower = Follower(CDS, Variant.DELTA)
+                await stream.send(follower.first(node=Node("me")))
+                response = await stream.receive(20)
+                assert isinstance(response, Response), response
+                follower.received(response)
+                await stream.send(follower.ack())
+            server.process.signal(SIGTERM)
+            for stream in streams:
+                ended = await stream.receive(20)
+                assert isinstance(ended, Ended), ended
+                assert ended.status == "UNAVAILABLE"
+    finally:
+        server.process.end()

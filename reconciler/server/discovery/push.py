@@ -50,7 +50,7 @@ class _Pushes:
         self._first = True
 
     async def outcomes(self, stop: asyncio.Event) -> AsyncGenerator[Outcome, None]:
-        """Who asks for the next one has put the last one in force."""
+        """Who asks for the next one has put the last one in force. A stop takes nothing away."""
         while True:
             given = asyncio.ensure_future(self._given.get())
             stopped = asyncio.ensure_future(stop.wait())
@@ -60,7 +60,8 @@ class _Pushes:
                 given.cancel()
                 stopped.cancel()
             if stop.is_set():
-                yield Outcome(State())
+                if self._first:  # there is nothing to begin with, so there is this
+                    yield Outcome(State())
                 return
             outcome, taken = given.result()
             yield outcome
