@@ -66,6 +66,7 @@ def test_lists_and_switches_from_the_environment() -> None:
         ({"status": "192.0.2.1:80"}, {}, "--status: 192.0.2.1:80: only a Unix socket"),
         ({"listen": "localhost"}, {}, "--listen: localhost: expected host:port"),
         ({"tls_cert": "x"}, {}, "--insecure: can't be combined"),
+        ({"kubernetes": True}, {}, "--insecure: can't be combined with --kubernetes"),
     ],
 )
 def test_errors_name_source_and_field(
