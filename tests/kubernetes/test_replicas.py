@@ -38,7 +38,13 @@ async def test_a_leader_that_is_killed_has_a_successor_and_nothing_is_renumbered
     before = await identities(client)
     await plane.until(lambda: len(plane.identities("r2", shop)) == 4)
 
+    rows = await plane.asked("r1", "/v1/nodes")
+    moving = [row["name"] for row in rows if row["state"] == "in-sync"]
     plane.kill("r1")
+    # They say what they hold to the other replica, and are sent the commit of it and no more.
+    await plane.until(lambda: all(plane.state_of(node, "r2") == "in-sync" for node in nodes))
+    sent = {row["name"]: row["resources"] for row in await plane.asked("r2", "/v1/nodes")}
+    assert [sent[node] for node in moving] == [1] * len(moving)
     # The relabel meets a cluster without a leader; the successor finishes it.
     await api.patch(f"/api/v1/namespaces/{shop}", {"metadata": {"labels": {"team": "two"}}})
     await plane.until(
