@@ -94,6 +94,13 @@ class Skewed(Processes):
     def said(self, command: str) -> str:
         return (self.directory / f"{command}.log").read_text()
 
+    def lets_in(self, port: int) -> bool:
+        """What the rules of a pod of the shop say, which NEXT_POLICY selects, of whom it allows."""
+        rows = query(self.agent_status, "/v1/endpoints")
+        pods = [row["ipv4"] for row in rows if row["namespace"] == "shop" and row["ipv4"]]
+        path = f"/v1/probe?from={pods[0]}&to={pods[1]}&protocol=6&port={port}"
+        return bool(query(self.agent_status, path)["ingress"]["passed"])
+
     def committed(self) -> int:
         return int(query(self.agent_status, "/v1/status")["committed"])
 
@@ -125,6 +132,8 @@ def test_a_newer_server_serves_an_older_agent_what_it_knows(skewed: Skewed) -> N
     skewed.wait(lambda: skewed.committed() > before)
     row = skewed.nodes()["node-1"]
     assert any(UNKNOWN_FIELD in alarm for alarm in row["alarms"])
+    assert row["rollout"] == "closed-fallback"
+    assert not skewed.lets_in(4242)
     # What comes after is served all the same.
     before = skewed.committed()
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "later"}}
@@ -139,11 +148,12 @@ def test_a_newer_server_serves_an_older_agent_what_it_knows(skewed: Skewed) -> N
     skewed.agent()
     skewed.wait(lambda: skewed.nodes()["node-1"]["alarms"] == [])
     skewed.wait(skewed.in_sync)
+    assert skewed.lets_in(4242)
 
 
 def test_an_older_server_serves_a_newer_agent(skewed: Skewed) -> None:
-    """Of what a request says beside, it takes no notice."""
-    skewed.change(CLIENT)
+    """It does not look at what a request says beside; a field of resources is absent."""
+    skewed.change(CLIENT, FIELD)
     skewed.newer = {"agent"}
     skewed.server()
     skewed.agent()
