@@ -108,7 +108,7 @@ class AgentProcess:
             kernel,
             replay(records, self.name, root),
             self._cluster.now,
-            agent_effects.Options(max_stale=self._cluster.max_stale),
+            agent_effects.Options(self._cluster.max_stale, instance=str(self._cluster.now)),
             trace=self._cluster.life("agent", self.name),
         )
         self.core.links_listed(self.links.values(), self._cluster.now)

@@ -33,9 +33,11 @@ from reconciler.testing.kubernetes import Cluster
 from reconciler.testing.kubernetes.kwok import Kwok
 from reconciler.testing.kubernetes.observed import Audit, by_kind
 from reconciler.testing.kubernetes.population import Population, Size
+from reconciler.testing.traffic import Way
 from tests.conftest import PROFILE
 from tests.kubernetes.identities import identities, journal
 from tests.kubernetes.plane import Plane
+from tests.kubernetes.verdicts import Verdicts
 
 USER: Final = "reconciler"
 RELEASE: Final = "k8s:io.cilium.k8s.namespace.labels.release"
@@ -160,11 +162,35 @@ class Scale:
                 assert (own["number"], own["state"]) == (row["number"], "enforcing")
         assert here == len(agents)
 
+    async def entries(self) -> dict[str, dict[str, int]]:
+        """Node → map → entries in use."""
+        return {node: (await self.plane.asked(node, "/v1/status"))["usage"] for node in self.nodes}
+
+    async def no_object_of(self, namespace: str) -> None:
+        """Neither in the replicas, nor at the API server, where they could be made again."""
+        for replica in self.replicas:
+            for kind in ("policies", "groups", "endpoints"):
+                rows = await self.plane.asked(replica, f"/v1/{kind}")
+                assert rows, "those of others stay"
+                assert not [row for row in rows if row["namespace"] == namespace]
+        for path in (
+            "/api/v1/pods",
+            "/apis/networking.k8s.io/v1/networkpolicies",
+            "/apis/reconciler.io/v1alpha1/policyrealizations",
+            "/apis/events.k8s.io/v1/events",
+        ):
+            found = json.loads((await self.client.request("GET", path)).body)["items"]
+            assert not [each for each in found if each["metadata"]["namespace"] == namespace]
+
     async def _list(self, path: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads((await self.client.request("GET", path)).body)[
             "items"
         ]
         return [each for each in found if not _of_the_system(each)]
+
+
+def _within(way: Way, namespace: str) -> bool:
+    return any(end.startswith(f"{namespace}/") for end in (way.source, way.destination))
 
 
 def _of_the_system(object: dict[str, Any]) -> bool:
@@ -225,8 +251,11 @@ async def test_pods_are_made_relabelled_and_deleted(scale: Scale) -> None:
     new = {row["number"] for row in await asyncio.to_thread(scale.rows)}
     assert not new & set(given.values()), "a number came back while others were free"
 
-    left = size.label_sets - size.deployments
-    await population.delete_namespace(population.namespaces[-1])
+    verdicts = Verdicts(plane, scale.client, population, scale.nodes)
+    before = await verdicts.judged()
+    filled = await scale.entries()
+    left, gone = size.label_sets - size.deployments, population.namespaces[-1]
+    await population.delete_namespace(gone)
     await plane.until(lambda: scale.bound("r1", left), SECONDS)
     await plane.until(lambda: len(scale.rows()) == left, SECONDS)
     await scale.quiet()
@@ -235,6 +264,18 @@ async def test_pods_are_made_relabelled_and_deleted(scale: Scale) -> None:
     assert writes["ciliumidentities", "delete"] == size.deployments
     assert writes["ciliumidentities", "create"] == 0
     assert len(writes) == 2, writes
+    print(writes)
+    # The others are judged as before, and nobody as one of those who are gone.
+    after = await verdicts.judged()
+    stay = {way: passes for way, passes in before.items() if not _within(way, gone)}
+    assert after == stay
+    assert any(after.values())
+    ended = next(way.source for way in before if way.source.startswith(f"{gone}/"))
+    receiver = next(iter(after)).destination
+    assert not (await verdicts.from_nobody(ended, receiver))["passed"]
+    for node, maps in (await scale.entries()).items():
+        assert all(maps[name] < filled[node][name] for name in ("addresses", "policies", "groups"))
+    await scale.no_object_of(gone)
 
 
 @pytest.mark.parametrize(

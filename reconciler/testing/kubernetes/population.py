@@ -184,7 +184,8 @@ class Population:
         options = json.dumps({"gracePeriodSeconds": 0}).encode()
         await self._api.request("DELETE", path, body=options)
         for kind in ("/api/v1/namespaces/{}/pods", "/api/v1/namespaces/{}/serviceaccounts",
-                     "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies"):  # fmt: skip
+                     "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
+                     "/apis/reconciler.io/v1alpha1/namespaces/{}/policyrealizations"):  # fmt: skip
             await self._api.request("DELETE", kind.format(name), body=options)
         found = json.loads((await self._api.request("GET", path)).body)
         found["spec"]["finalizers"] = []
