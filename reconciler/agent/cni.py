@@ -9,10 +9,11 @@ nobody restricts never runs.
 
 waitSeconds: how long ADD also waits for the pod to be enforcing; 0: only for the attachment. DEL
 always succeeds, since a pod must go even when no agent is there; the agent notices the device's end
-on its own.
+on its own, so GC has nothing to do. STATUS says ready even then: a node that is not loses its pods'
+place in Services, and an agent that restarts is no reason for that.
 
 Standard library only, and no Python newer than 3.8: this runs once for every pod, with the node's
-own (`agent/cni_install.py`). Format: CNI specification 1.0.0.
+own (`agent/cni_install.py`). Format: CNI specification 1.1.0.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any, BinaryIO, Final, TextIO
 
-SUPPORTED: Final = ("0.3.0", "0.3.1", "0.4.0", "1.0.0")
+SUPPORTED: Final = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 DEFAULT_SOCKET: Final = "/run/reconciler/cni.sock"
 ANSWER_SECONDS: Final = 10.0
 
@@ -77,6 +78,8 @@ def _run(
         raise CniError(
             INCOMPATIBLE_VERSION, f"CNI version {version} is not one of {', '.join(SUPPORTED)}"
         )
+    if command in ("STATUS", "GC"):
+        return None
     if command not in ("ADD", "CHECK", "DEL"):
         raise CniError(INVALID_ENVIRONMENT, f"CNI_COMMAND {command!r} is not a command")
     if not environ.get("CNI_CONTAINERID"):

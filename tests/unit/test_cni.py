@@ -137,7 +137,13 @@ def test_version_needs_no_agent() -> None:
     code, answer = run("VERSION", Path("/nonexistent"))
     assert code == 0
     assert answer is not None
-    assert "1.0.0" in answer["supportedVersions"]
+    assert {"1.0.0", "1.1.0"} <= set(answer["supportedVersions"])
+
+
+@pytest.mark.parametrize("command", ["STATUS", "GC"])
+def test_a_node_is_ready_while_no_agent_answers(command: str) -> None:
+    """Both have no container."""
+    assert run(command, Path("/nonexistent"), {}, cniVersion="1.1.0") == (0, None)
 
 
 @pytest.mark.parametrize(

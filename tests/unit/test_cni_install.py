@@ -112,7 +112,7 @@ def test_the_program_runs_by_itself(node: Node, tmp_path: Path) -> None:
     node.has("10-first.conflist", PTP)
     node.install()
     code, answer = node.run("VERSION")
-    assert (code, answer["cniVersion"]) == (0, "1.0.0")
+    assert (code, answer["cniVersion"]) == (0, "1.1.0")
     code, answer = node.run("ADD", json.dumps({"socket": f"{tmp_path}/none", "prevResult": {
         "interfaces": [{"name": "veth1"}]}}))  # fmt: skip
     assert (code, answer["msg"]) == (1, "the agent can't be reached")
