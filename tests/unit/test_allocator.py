@@ -13,6 +13,7 @@ from reconciler.core.identity import (
     JournalState,
     apply_batch,
 )
+from reconciler.core.identity.allocator import DRAIN_STEP
 from reconciler.errors import JournalConflict, JournalCorrupt, JournalError, ModelError
 
 WEB, DB, DNS, JOB = "k8s:app=web;", "k8s:app=db;", "k8s:app=dns;", "k8s:app=job;"
@@ -164,6 +165,25 @@ def test_drain_time_then_retired_then_free() -> None:
     assert world.write() == Changes(freed=(Identity(256, 11),))
     assert world.allocator.usage() == (0, 3)
     assert world.state.entries == ()
+
+
+def test_label_sets_that_go_one_after_the_other_are_retired_together() -> None:
+    """As those of a namespace that is deleted do; each write writes the whole journal."""
+    world = World(size=50)
+    names = [f"k8s:app=a{at};" for at in range(50)]
+    world.bind(*names)
+    world.write()
+    for at, name in enumerate(names):
+        world.now = 10.0 + at / 25
+        world.release(name)
+    writes = 0
+    while (deadline := world.allocator.next_deadline(world.now)) is not None:
+        world.now = deadline
+        assert world.now <= 10.0 + 2.0 + DRAIN + DRAIN_STEP
+        assert world.write().retired
+        writes += 1
+    assert world.allocator.live() == {}
+    assert writes <= 3
 
 
 def test_draining_label_set_comes_back_without_a_write() -> None:

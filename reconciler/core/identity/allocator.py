@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate, islice, takewhile
+from math import ceil
 from types import MappingProxyType
 from typing import Final
 
@@ -49,6 +50,10 @@ ENTRY_BYTES: Final = 64
 WAVE_BYTES: Final = 300_000
 """Of a journal that is nearly full: for less room than this, or than what waits takes, no write is
 made. Each one writes the whole object."""
+
+DRAIN_STEP: Final = 1.0
+"""Drain times end at multiples of these seconds. The label sets of a namespace that is deleted go
+one after the other, with their pods; so they are retired in few writes, and freed in as few."""
 
 QUEUED: Final = ("waiting", "recalled", "draining")
 
@@ -101,7 +106,7 @@ class Allocator:
             self._trace(_led(state, pool))
 
     def _adopt(self, state: JournalState, now: float) -> None:
-        self._registry.deadline = now + self._drain_seconds
+        self._registry.deadline = self._end_of_drain(now)
         numbers: set[int] = set()
         for held in state.entries:
             if held.number in numbers or held.label_set in self._entries:
@@ -126,7 +131,7 @@ class Allocator:
 
     def release(self, label_sets: Iterable[str], now: float) -> None:
         """The last group of these label sets is gone; they drain from now."""
-        self._registry.deadline = now + self._drain_seconds
+        self._registry.deadline = self._end_of_drain(now)
         for label_set in label_sets:
             entry = self._entries.get(label_set)
             if entry is None:
@@ -198,7 +203,7 @@ class Allocator:
     def written(self, revision: int, now: float) -> Changes:
         """The write under way took effect and made `revision`."""
         flight = self._landed()
-        self._registry.deadline = now + self._drain_seconds
+        self._registry.deadline = self._end_of_drain(now)
         self._revision, self._cursor = revision, flight.batch.cursor
         if self._room is not None and self._room_at < revision:
             given = (label_set for _, label_set in flight.batch.allocate)
@@ -378,6 +383,12 @@ class Allocator:
                 queue.move_to_end(entry.label_set, last=False)
         elif entry.state == MODEL.initial:
             del self._entries[entry.label_set]
+
+    def _end_of_drain(self, now: float) -> float:
+        """Of what begins now."""
+        step = min(DRAIN_STEP, self._drain_seconds)
+        end = now + self._drain_seconds
+        return ceil(end / step) * step if step else end
 
     def _drained(self, now: float) -> Iterator[IdentityEntry]:
         """Entries whose drain time is over. The queue is in the order of deadlines."""
