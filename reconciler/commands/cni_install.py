@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-SOCKET = "/run/reconciler/cni.sock"
+from reconciler.agent.cni import DEFAULT_SOCKET
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +24,7 @@ def _install(
     ] = Path("/etc/cni/net.d"),
     socket: Annotated[
         str, typer.Option("--socket", help="The agent's, as the node sees it.")
-    ] = SOCKET,
+    ] = DEFAULT_SOCKET,
     wait_seconds: Annotated[
         float,
         typer.Option(

@@ -219,7 +219,7 @@ class Container:
     def _variables(self) -> dict[str, str]:
         found = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), **self._environment}
         found["PYTHONDONTWRITEBYTECODE"] = "1"
-        for each in self._container["env"]:
+        for each in self._container.get("env", ()):
             value: Any = self._pod
             for part in each["valueFrom"]["fieldRef"]["fieldPath"].split("."):
                 value = value[part]

@@ -11,6 +11,7 @@ import asyncio
 import base64
 import copy
 import datetime
+import json
 import os
 import socket
 import subprocess
@@ -61,6 +62,10 @@ class Deployed:
             port.close()
         self.paths = {"cache": directory / "cache", "run": directory / "run", "bpf": pins}
         self.objects: list[Json] = []
+        self.cni_bin, self.cni_conf = directory / "cni-bin", directory / "cni-conf"
+        for each in (self.cni_bin, self.cni_conf):
+            each.mkdir()
+        (self.cni_conf / "10-net.conflist").write_text('{"plugins": [{"type": "ptp"}]}')
 
     async def apply(self) -> None:
         api = self.api
@@ -78,6 +83,9 @@ class Deployed:
                 "listenHost": "127.0.0.1", "metricsPort": self.agent_metrics, "serverName": name,
                 "servers": [f"127.0.0.1:{self.xds}"], "podInterfaces": DEVICE,
                 "hostPaths": {name: str(path) for name, path in self.paths.items()},
+                "cni": {
+                    "plugin": "install", "binDir": str(self.cni_bin), "confDir": str(self.cni_conf),
+                },
             },
         }  # fmt: skip
         self.objects = rendered(values, namespace=self.namespace)
@@ -118,6 +126,14 @@ class Deployed:
             "KUBERNETES_SERVICE_PORT": str(self.cluster.port),
         }
         return Container(pod, found, directory=self.directory, environment=service)
+
+    def installer(self, pod: Json) -> Container:
+        """The init container of the agent's pod, which has directories of the node and no more."""
+        spec = {**pod["spec"], "containers": pod["spec"]["initContainers"]}
+        name = f"{pod['metadata']['name']}-cni"
+        host = {"cni-bin": self.cni_bin, "cni-conf": self.cni_conf}
+        alone = {**pod, "spec": spec, "metadata": {**pod["metadata"], "name": name}}
+        return Container(alone, host, directory=self.directory)
 
     def probed(self, pod: Json, probe: str) -> bool:
         """What the kubelet's probe says."""
@@ -193,6 +209,11 @@ async def test_server_and_agent_run_as_their_pods_say(
     agent_pod = await deployed.pod("DaemonSet", "agent-1")
     shop = await api.namespace("shop")
     await api.pod(shop, "web", node=deployed.node, labels={"app": "web"}, addresses=[ADDRESS])
+    with deployed.installer(agent_pod) as installer:
+        assert await asyncio.to_thread(installer.wait) == 0, installer.said()
+    chain = json.loads((deployed.cni_conf / "10-net.conflist").read_text())["plugins"]
+    assert [each["type"] for each in chain] == ["ptp", "reconciler-cni"]
+    assert chain[1]["socket"] == f"{deployed.paths['run']}/cni.sock"
     with ExitStack() as stack:
         server = stack.enter_context(await deployed.container(server_pod))
         agent = stack.enter_context(await deployed.container(agent_pod))
@@ -210,6 +231,17 @@ async def test_server_and_agent_run_as_their_pods_say(
 
         await until(enforced, *both)
         await until(lambda: "leading" in server.said(), *both)
+        check = {
+            **chain[1],
+            "cniVersion": "1.0.0",
+            "prevResult": {"interfaces": [{"name": DEVICE}]},
+        }
+        asked = subprocess.run(
+            [deployed.cni_bin / "reconciler-cni"],
+            input=json.dumps(check), text=True, capture_output=True, timeout=30,
+            env={**os.environ, "CNI_COMMAND": "CHECK", "CNI_CONTAINERID": "web"},
+        )  # fmt: skip
+        assert (asked.returncode, asked.stdout) == (0, ""), "the agent has it attached"
         for container, user, capabilities in (
             (server, "65532", 0),
             (agent, "0", sum(1 << bit for bit in NEEDED.values())),
