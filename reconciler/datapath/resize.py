@@ -46,7 +46,8 @@ class Resized:
             was = msgspec.structs.replace(spec, max_entries=limit_of(old, spec))
             self._old = owner(was, old, batch=batch)
             made.pop_all()
-            made.callback(self._old.close)
+            self._holds = True
+            made.callback(self.close)
             self.fd = create(spec)
             made.callback(os.close, self.fd)
             self._copied = _entries(self._old)
@@ -54,7 +55,8 @@ class Resized:
             made.pop_all()
 
     def take_over(self) -> None:
-        """To be called when the programs of this process are attached everywhere."""
+        """To be called when the programs of this process are attached everywhere; lets the old map
+        go."""
         if isinstance(self._old, CacheMap):
             since = self._old.dump().items() - self._copied.items()
             there = self._read()
@@ -63,9 +65,13 @@ class Resized:
         beside.unlink(missing_ok=True)
         pin(self.fd, beside)
         beside.rename(self._path)
+        self.close()
 
     def close(self) -> None:
-        self._old.close()
+        """Let the old map go, if that is not done."""
+        if self._holds:
+            self._holds = False
+            self._old.close()
 
     def _write(self, entries: dict[bytes, bytes]) -> None:
         new = owner(self.spec, os.dup(self.fd), batch=self._batch)

@@ -303,6 +303,7 @@ def test_pins_of_another_size_are_copied_into_maps_of_the_new_one(
     kept = (MapId.ADDRESSES, MapId.ENDPOINTS, MapId.GROUPS, MapId.POLICIES, MapId.CONNTRACK)
     before = {id: first.dump(id) for id in kept}
     assert all(before.values())
+    descriptors = len(os.listdir("/proc/self/fd"))
     first.close()
     sizes = {
         "addresses": 128, "endpoints": 100, "groups": 1000, "policies": 200, "conntrack": 500,
@@ -314,6 +315,7 @@ def test_pins_of_another_size_are_copied_into_maps_of_the_new_one(
     assert {id: second.dump(id) for id in kept} == before
     assert second.cut().revisions == (0, 9)
     assert second.run(frame, ifindex=POD_A.ifindex, direction=OUT) is Reason.ALLOWED
+    assert len(os.listdir("/proc/self/fd")) == descriptors, "the old maps are let go"
     second.apply([Put(MapId.ADDRESSES, addresses(100))])
     with pytest.raises(MapFull):
         second.apply([Put(MapId.ADDRESSES, addresses(129))])
