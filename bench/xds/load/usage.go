@@ -8,18 +8,20 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// usage is what a server's process has used, with those that it started: user and system time in
-// seconds since it started, resident memory in bytes now.
+// usage is what a server's process has used, with those that it started and that still run: user and
+// system time in seconds since it started, resident memory in bytes now.
 type usage struct {
 	CPU float64 `json:"cpu_s"`
 	RSS int64   `json:"rss"`
 }
 
 const (
-	tick    = 100 // a second, of the times in /proc (USER_HZ)
 	quiet   = 150 * time.Millisecond
+	idle    = 0.0075 // seconds of CPU time in a quiet interval, at most: a twentieth of it
 	settled = 10 * time.Second
 )
 
@@ -32,7 +34,7 @@ func usageOf(pid int) (usage, error) {
 	if err != nil {
 		return usage{}, err
 	}
-	parents, used := map[int]int{}, map[int]usage{}
+	parents, resident := map[int]int{}, map[int]int64{}
 	for _, path := range paths {
 		text, err := os.ReadFile(path)
 		if err != nil {
@@ -45,10 +47,8 @@ func usageOf(pid int) (usage, error) {
 			continue
 		}
 		parents[of], _ = strconv.Atoi(after[1])
-		user, _ := strconv.ParseInt(after[11], 10, 64)
-		system, _ := strconv.ParseInt(after[12], 10, 64)
 		pages, _ := strconv.ParseInt(after[21], 10, 64)
-		used[of] = usage{float64(user+system) / tick, pages * int64(os.Getpagesize())}
+		resident[of] = pages * int64(os.Getpagesize())
 	}
 	for grown := true; grown; {
 		grown = false
@@ -58,15 +58,28 @@ func usageOf(pid int) (usage, error) {
 			}
 		}
 	}
-	if _, there := used[pid]; !there {
+	if _, there := resident[pid]; !there {
 		return usage{}, fmt.Errorf("the server's process %d has ended", pid)
 	}
 	var sum usage
 	for member := range family {
-		sum.CPU += used[member].CPU
-		sum.RSS += used[member].RSS
+		spent, err := cpuOf(member)
+		if err != nil {
+			continue // it has ended since
+		}
+		sum.CPU += spent
+		sum.RSS += resident[member]
 	}
 	return sum, nil
+}
+
+// cpuOf reads the clock that counts a process's time in nanoseconds: those in /proc count in ticks of
+// ten milliseconds, which is more than some steps take.
+func cpuOf(pid int) (float64, error) {
+	var now unix.Timespec
+	// As clock_getcpuclockid makes it: the complement of the id, and 2 for the scheduler's count.
+	err := unix.ClockGettime(int32(^pid<<3|2), &now)
+	return float64(now.Nano()) / 1e9, err
 }
 
 // rested waits until the server does next to nothing: acknowledgements are work too, and come after
@@ -77,7 +90,7 @@ func rested(pid int) (usage, error) {
 		time.Sleep(quiet)
 		var now usage
 		now, err = usageOf(pid)
-		if now.CPU-before.CPU < 1.5/tick {
+		if now.CPU-before.CPU < idle {
 			return now, err
 		}
 		before = now
