@@ -46,14 +46,14 @@ class Peer(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_busy", "_queued", "_server", "_transport", "backlog", "connection", "moved", "number",
-        "sent", "used",
+        "_busy", "_encrypted", "_queued", "_server", "_transport", "backlog", "connection", "moved",
+        "number", "sent", "used",
     )  # fmt: skip
 
     def __init__(self, server: H2Server) -> None:
         self._server = server
         self._transport: asyncio.Transport | None = None
-        self._busy = self._queued = False
+        self._busy = self._queued = self._encrypted = False
         self.connection = Connection(self, server.wires, server.budget, server.limits)
         self.number = next(_peers)
         self.sent: dict[Call, None] = {}
@@ -83,6 +83,7 @@ class Peer(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._server.peers.add(self)
         encrypted = transport.get_extra_info("ssl_object")
+        self._encrypted = encrypted is not None
         if encrypted is not None and encrypted.selected_alpn_protocol() != "h2":
             transport.close()
             return
@@ -130,7 +131,11 @@ class Peer(asyncio.Protocol):
                 if transport.is_closing():
                     pass
                 elif sum(map(len, out)) > _JOIN:
-                    transport.writelines(out)  # shared bytes are not copied
+                    if self._encrypted:
+                        for each in out:  # a record's size: what OpenSSL's buffer grows to stays
+                            transport.write(each)
+                    else:
+                        transport.writelines(out)  # shared bytes are not copied
                 else:
                     transport.write(out[0] if len(out) == 1 else b"".join(out))
             if connection.closed:

@@ -64,6 +64,7 @@ def _made(keys: KeyPair, tokens: bool) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
+    context.num_tickets = 0  # no client of xDS resumes; making two is a third of a handshake
     # The module reads a chain from files only; this one is nowhere on a disk.
     file = os.memfd_create("keys", os.MFD_CLOEXEC)
     try:

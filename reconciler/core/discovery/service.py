@@ -110,14 +110,24 @@ class Service:
         self._delivery = Delivery(self._frames, order, heartbeat or {}, initial_rate, hold_seconds)
         self._decoder = Decoder(max_names)
         self._views: dict[str, View] = {}
+        self._behind: dict[str, None] = {}  # views
         self._clients: dict[int, Client] = {}
 
     # ----------------------------------------------------------------------------- what is served
 
     def publish(
-        self, view: str, resources: Mapping[str, Mapping[str, Resource]], now: float
+        self,
+        view: str,
+        resources: Mapping[str, Mapping[str, Resource]],
+        now: float,
+        *,
+        lead: bool = True,
     ) -> None:
-        """The whole new state of a view: type URL → name → resource."""
+        """The whole new state of a view: type URL → name → resource.
+
+        lead: its streams to it, now; else when `lead` is called, and what is asked for meanwhile is
+        answered from it already
+        """
         of = self._view(view)
         changed = not of.published
         of.published = True
@@ -133,8 +143,21 @@ class Service:
                 if old is not EMPTY:
                     self._frames.forget(old.superseded())
         if changed:
-            for client in of.clients.values():
+            self._behind[view] = None
+            if lead:
+                self.lead(now)
+
+    def lead(self, now: float) -> None:
+        """Lead all streams to what was published."""
+        views, self._behind = self._behind, {}
+        for name in views:
+            for client in self._view(name).clients.values():
                 self._delivery.flush(client, now)
+
+    @property
+    def behind(self) -> bool:
+        """Something was published that streams were not led to."""
+        return bool(self._behind)
 
     def reassign(self, now: float) -> None:
         """`view_of` may say something else now: lead every stream to its view."""

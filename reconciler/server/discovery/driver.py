@@ -23,6 +23,9 @@ from reconciler.probe import services
 from reconciler.server.discovery.documents import Found
 from reconciler.server.discovery.files import State
 
+_PAUSE_SECONDS: Final = 0.02
+"""Between two changes that streams are led to, at least: what comes in a burst is sent once."""
+
 _IDLE_VIEWS: Final = 1024
 """Views that are kept although no stream has them: what was made for them may be of use again."""
 
@@ -52,6 +55,7 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._streams: Streams | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._pause: asyncio.Handle | None = None  # until streams are brought the next change
         self._due: float | None = None
         self._generation = 0
         self._names: dict[str, tuple[str, ...]] = {}  # view → directories
@@ -85,12 +89,32 @@ class Driver:
             differ = _differ(before, state)
             for view in list(self._service.views):
                 if not differ.isdisjoint(self._names[view]):
-                    self._publish(view, now)
+                    self._publish(view, now, lead=False)
         else:
             self._generation += 1
             self._service.reassign(now)
         self._carry_out(now)
         self._forget()
+        self._lead()
+
+    def _lead(self) -> None:
+        """Bring what has changed to the streams, unless they have only just been brought something:
+        then after a pause as long as that took, with what comes until then."""
+        if self._pause is not None or not self._service.behind:
+            return
+        now = self._clock()
+        self._service.lead(now)
+        self._carry_out(now)
+        # The transport's part is done by the end of this turn of the loop.
+        self._pause = self._loop.call_soon(self._led, now)
+
+    def _led(self, began: float) -> None:
+        took = self._clock() - began
+        self._pause = self._loop.call_later(max(_PAUSE_SECONDS, took), self._next)
+
+    def _next(self) -> None:
+        self._pause = None
+        self._lead()
 
     def content(self, view: str, type_url: str, name: str) -> Resource | None:
         """A resource of a view, as it is now."""
@@ -98,6 +122,11 @@ class Driver:
 
     def clients(self) -> Iterable[ClientState]:
         return self._service.clients()
+
+    @property
+    def behind(self) -> bool:
+        """Streams are yet to be brought something that has changed."""
+        return self._service.behind
 
     @property
     def views(self) -> int:
@@ -116,14 +145,14 @@ class Driver:
             self._publish(view, self._clock())
         return view
 
-    def _publish(self, view: str, now: float) -> None:
+    def _publish(self, view: str, now: float, *, lead: bool = True) -> None:
         found = self.state.resources(self._names[view])
         resources = {
             type_url: {name: self._kept[each] for name, each in of_type.items()}
             for type_url, of_type in found.items()
         }
         self._contents[view] = resources
-        self._service.publish(view, resources, now)
+        self._service.publish(view, resources, now, lead=lead)
 
     def _forget(self) -> None:
         """Views that nobody has; those of earlier generations nobody will."""
@@ -170,8 +199,9 @@ class Driver:
         self._carry_out(self._clock())
 
     def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for handle in (self._timer, self._pause):
+            if handle is not None:
+                handle.cancel()
 
     # ------------------------------------------------------------------------------- effects
 
