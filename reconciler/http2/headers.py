@@ -1,17 +1,19 @@
 """Header blocks (HPACK, RFC 7541): requests are read by the library, responses are plain literals.
 
-The first block of a connection is nearly always the same bytes as that of the connection before
-(one client program, one method), so what it says is kept by its bytes, and the decoder of a
-connection is made when a second block comes: most connections have one stream and never need it.
+What a block means depends on the blocks before it, and on nothing else. Clients of one program say
+the same on each connection, so what a block means is kept by it and by what came before (`_known`),
+and a connection gets a decoder of its own only when it says something that none has said before.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Final
 from urllib.parse import quote
 
+import msgspec
 from hpack import Decoder
 from hpack.exceptions import HPACKError, OversizedHeaderListError
 
@@ -22,8 +24,10 @@ Header = tuple[bytes, bytes]
 MAX_LIST: Final = 32 << 10
 """Bytes of all headers of a request, as RFC 9113 counts them (names, values, 32 each)."""
 
-_KEPT: Final = 256
+_KEPT: Final = 4096
 _KEPT_BYTES: Final = 1 << 10  # longer blocks hold something of their own, such as a token
+_MOST: Final = 64
+"""Blocks of a connection that are kept, to be told to a decoder if it needs one."""
 
 
 class HeaderError(Exception):
@@ -34,39 +38,55 @@ class HeaderError(Exception):
         self.code = code
 
 
-_first: OrderedDict[bytes, tuple[Header, ...]] = OrderedDict()
+class _Known(msgspec.Struct, frozen=True):
+    """block: the same for all connections; then: a number for all that was said up to it"""
+
+    block: bytes
+    headers: tuple[Header, ...]
+    then: int
+
+
+_known: OrderedDict[tuple[int, bytes], _Known] = OrderedDict()
+_numbers = itertools.count(1)
 
 
 class HeaderReader:
     """The header blocks of one connection, in order."""
 
-    __slots__ = ("_block", "_decoder")
+    __slots__ = ("_blocks", "_decoder", "_said")
 
     def __init__(self) -> None:
-        self._block: bytes | None = None  # the first one, while only its meaning is known
         self._decoder: Decoder | None = None
+        self._blocks: list[bytes] = []  # all, as long as there is no decoder
+        self._said: int | None = 0  # what came so far; None when it is not kept
 
     def read(self, block: bytes) -> tuple[Header, ...]:
         """HeaderError: the connection is lost, since the two sides no longer agree."""
-        if self._decoder is None and self._block is None:
-            found = _first.get(block)
-            if found is not None:
-                self._block = block
-                return found
-            decoded = self._decode(block)
-            if len(block) <= _KEPT_BYTES:
-                _first[block] = decoded
-                if len(_first) > _KEPT:
-                    _first.popitem(last=False)
-            return decoded
-        if self._block is not None:
-            before, self._block = self._block, None
-            self._decode(before)
-        return self._decode(block)
-
-    def _decode(self, block: bytes) -> tuple[Header, ...]:
+        said = self._said
+        known = None if said is None else _known.get((said, block))
+        if known is not None and self._decoder is None and len(self._blocks) < _MOST:
+            self._blocks.append(known.block)
+            self._said = known.then
+            return known.headers
         if self._decoder is None:
             self._decoder = Decoder(max_header_list_size=MAX_LIST)
+            blocks, self._blocks = self._blocks, []
+            for before in blocks:
+                self._decode(before)
+        headers = self._decode(block)
+        if said is None or len(block) > _KEPT_BYTES:
+            self._said = None
+        elif known is not None:
+            self._said = known.then
+        else:
+            self._said = next(_numbers)
+            _known[said, block] = _Known(block, headers, self._said)
+            if len(_known) > _KEPT:
+                _known.popitem(last=False)
+        return headers
+
+    def _decode(self, block: bytes) -> tuple[Header, ...]:
+        assert self._decoder is not None
         try:
             return tuple((bytes(k), bytes(v)) for k, v in self._decoder.decode(block, raw=True))
         except OversizedHeaderListError:

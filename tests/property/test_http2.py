@@ -17,13 +17,14 @@ import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
+import hpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from reconciler.http2 import Budget, Connection, Limits, Stream, Wires
-from reconciler.http2.headers import Header
+from reconciler.http2.headers import Header, HeaderReader
 
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 REQUEST = [
@@ -287,6 +288,8 @@ class Pair(RuleBasedStateMachine):
         assert set(self.ours.streams) == set(self.alive()) - self.given_up
 
 
+NAMES, VALUES = [b"a", b"b", b"cc"], [b"1", b"22", b"3" * 90]
+
 TestPair = Pair.TestCase
 TestPair.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
@@ -420,3 +423,36 @@ def test_what_is_sent_to_many_is_framed_once() -> None:
     assert wires.frames(1, message) is frames
     assert wires.frames(3, message) != frames
     assert wires.frames(1, b"m" * 40_000) is not frames
+
+
+@given(
+    rounds=st.lists(
+        st.lists(
+            st.tuples(
+                st.sampled_from([b"a", b"b", b"cc"]), st.sampled_from([b"1", b"22", b"3" * 90])
+            ),
+            max_size=3,
+        ),
+        max_size=8,
+    ),
+    connections=st.lists(st.integers(0, 8), min_size=1, max_size=4),
+)
+@settings(max_examples=200, deadline=None)
+def test_headers_mean_the_same_on_each_connection(
+    rounds: list[list[tuple[bytes, bytes]]], connections: list[int]
+) -> None:
+    """Connections that say the same up to some block, and then something of their own."""
+    for own_from in connections:
+        encoder, reader = hpack.Encoder(), HeaderReader()
+        for at, headers in enumerate(rounds):
+            more = [(b"own", b"%d" % own_from)] if at >= own_from else []
+            said = [*headers, *more]
+            assert reader.read(encoder.encode(said)) == tuple(said)
+
+
+def test_a_second_connection_needs_no_decoder() -> None:
+    talk = [encoder.encode([(b"x", b"y"), (b"n", b"1")]) for encoder in [hpack.Encoder()] * 5]
+    first, second = HeaderReader(), HeaderReader()
+    assert [first.read(each) for each in talk] == [second.read(each) for each in talk]
+    assert first._decoder is not None
+    assert second._decoder is None
