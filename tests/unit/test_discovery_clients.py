@@ -106,6 +106,22 @@ def test_a_refused_removal_is_told_too() -> None:
     )
 
 
+def test_a_client_that_refuses_everything_is_not_remembered_for_what_is_gone() -> None:
+    rig = Rig()
+    rig.publish({EDS: {}})
+    peer = rig.open(DELTA)
+    peer.ask(EDS)
+    peer.got()
+    for at in range(20):
+        rig.publish({EDS: {f"name-{at}": "1"}})
+        answer(peer, "no" * 10_000)
+    (refused,) = of(rig, EDS).values()
+    assert (refused.name, len(refused.reason)) == ("name-19", 4096)
+    kept = rig.service._clients[peer.id].kinds[EDS].refused
+    assert kept is not None
+    assert list(kept) == ["name-19"]
+
+
 # Streams wait, move and go
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
+from reconciler.core.discovery.requests import MAX_NODE, MAX_REQUEST
 from reconciler.core.discovery.service import (
     HOLD_SECONDS,
     MAX_TYPES,
@@ -364,8 +365,25 @@ def test_names_may_not_pile_up_over_many_requests() -> None:
     service.stream_opened(1, DELTA, None, 0.0)
     for at in range(2):
         service.received(1, many(DELTA, 5, f"{at}-"), 0.0)
-    with pytest.raises(ProtocolError, match="more than 10 names") as refused:
+    with pytest.raises(ProtocolError, match="more than 10 names are") as refused:
         service.received(1, many(DELTA, 1, "one more"), 0.0)
+    assert refused.value.status == "RESOURCE_EXHAUSTED"
+
+
+@BOTH
+def test_neither_requests_nor_what_a_node_says_of_itself_may_be_endless(
+    rig: Rig, variant: Variant
+) -> None:
+    request = discovery_pb2.DeltaDiscoveryRequest(type_url=CDS)
+    if variant is SOTW:
+        request = discovery_pb2.DiscoveryRequest(type_url=CDS)
+    request.node.metadata["much"] = "x" * MAX_NODE
+    peer = rig.open(variant)
+    with pytest.raises(ProtocolError, match="node has") as refused:
+        rig.service.received(peer.id, request.SerializeToString(), 0.0)
+    assert refused.value.status == "RESOURCE_EXHAUSTED"
+    with pytest.raises(ProtocolError, match="a request has") as refused:
+        peer.ask(CDS, "x" * MAX_REQUEST)
     assert refused.value.status == "RESOURCE_EXHAUSTED"
 
 

@@ -12,6 +12,9 @@ from reconciler.core.discovery.types import ClientState, Node, ResourceState, Ty
 from reconciler.core.xds.stream import IncrementalStream, SotwStream
 from reconciler.core.xds.stream import Kind as StreamKind
 
+MAX_REASON: Final = 4096
+"""Characters of a NACK's text that are kept."""
+
 
 class _Any:
     def __contains__(self, type_url: object) -> bool:
@@ -71,10 +74,13 @@ class Kind(StreamKind):
         """said: None when that is forgotten."""
         if said is None:
             return
-        refused = {} if self.refused is None else self.refused
+        refused = dict(self.refused or {})
         for name, version in zip(said.names, said.versions, strict=True):
-            refused[name] = Refused(version, reason, now)
-        self.refused = refused or None
+            refused[name] = Refused(version, reason[:MAX_REASON], now)
+        # Of what it neither has nor names nothing can be said: a client that refuses all must not
+        # be remembered for ever for names that are gone.
+        known = self.base.resources.keys() | self.subscription.names
+        self.refused = {name: each for name, each in refused.items() if name in known} or None
 
     def accepted(self, said: Said | None) -> None:
         if said is None or self.refused is None:

@@ -25,6 +25,13 @@ _KEPT_REQUESTS: Final = 4096
 _KEPT_BYTES: Final = 8 << 20
 _LARGEST_KEPT: Final = 1 << 20
 _KEPT_METADATA: Final = 1024
+_LARGEST_METADATA: Final = 16 << 10
+
+MAX_REQUEST: Final = 16 << 20
+"""Bytes. 100,000 names and what is held of each have room in it."""
+
+MAX_NODE: Final = 1 << 20
+"""Bytes of what a node says of itself, which is kept with each stream."""
 
 _NODE_TAG: Final = {Variant.DELTA: 0x0A, Variant.SOTW: 0x12}
 _VERSION_TAG: Final = 0x0A
@@ -50,8 +57,9 @@ class Decoder:
     def first(self, variant: Variant, data: bytes) -> tuple[Node, int, Parsed]:
         """The first request of a stream; the number stands for the node's bytes, for `later`.
 
-        ProtocolError INVALID_ARGUMENT: it is none.
+        ProtocolError: INVALID_ARGUMENT where it is none, RESOURCE_EXHAUSTED where it is too large.
         """
+        _check(len(data), MAX_REQUEST, "a request")
         cut = _cut(variant, data)
         if cut is not None:
             node, rest = cut
@@ -69,6 +77,7 @@ class Decoder:
         found = self._kept[variant].get(data)
         if found is not None:
             return found
+        _check(len(data), MAX_REQUEST, "a request")
         cut = _cut(variant, data)
         if cut is not None and hash(cut[0]) == node_hash:
             parsed = self._parsed(variant, cut[1])
@@ -95,6 +104,7 @@ class Decoder:
         return max(self._kept.values(), key=len)
 
     def _node(self, data: bytes) -> Node:
+        _check(len(data), MAX_NODE, "the request's node")
         try:
             message = base_pb2.Node.FromString(data)
         except DecodeError as error:
@@ -114,10 +124,17 @@ class Decoder:
                 found = json_format.MessageToDict(message.metadata)
             except (ValueError, json_format.Error) as error:
                 raise ProtocolError("INVALID_ARGUMENT", f"the node's metadata: {error}") from None
+            if len(data) > _LARGEST_METADATA:
+                return found
             self._metadata[data] = found
             if len(self._metadata) > _KEPT_METADATA:
                 self._metadata.popitem(last=False)
         return found
+
+
+def _check(size: int, limit: int, what: str) -> None:
+    if size > limit:
+        raise ProtocolError("RESOURCE_EXHAUSTED", f"{what} has {size} bytes, the limit is {limit}")
 
 
 def _cut(variant: Variant, data: bytes) -> tuple[bytes, bytes] | None:

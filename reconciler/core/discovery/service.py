@@ -97,7 +97,7 @@ class Service:
     ) -> None:
         """view_of: the view that a node is served; ProtocolError: it is served none.
         response_bytes: of resources in one response that may be split
-        max_names: in one request, and in one subscription
+        max_names: in one request, and in all subscriptions of a stream together
         initial_rate: first responses of streams a second; None: any number
         heartbeat: type URL → seconds between two; its resources live three times as long at clients
         that state the features for it, if they hear nothing (never for what must not fail open).
@@ -326,12 +326,11 @@ class Service:
                 if wanted.everything:
                     kind.force(frozenset((WILDCARD,)))
                 kind.forget()
-                if len(kind.subscription.names) > self._max_names:
-                    raise ProtocolError(
-                        "RESOURCE_EXHAUSTED", f"{type_url}: more than {self._max_names} names"
-                    )
             case _:
                 return False
+        if sum(len(each.subscription.names) for each in client.kinds.values()) > self._max_names:
+            reason = f"more than {self._max_names} names are subscribed to on one stream"
+            raise ProtocolError("RESOURCE_EXHAUSTED", reason)
         return True
 
     def _resume(self, client: Client, kind: Kind, type_url: str, version: str) -> None:
