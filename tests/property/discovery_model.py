@@ -108,6 +108,12 @@ class Told:
         self.word = {name: word for name, word in self.word.items() if self.wants(name)}
         self.asked &= self.names | (self.word.keys() if self.wildcard else set())
 
+    def published(self, truth: Mapping[str, str]) -> None:
+        """State of the world of other types: what goes is not said, so if it comes back as it was
+        it may be sent again."""
+        if not self.delta and not self.complete:
+            self.asked |= self.word.keys() - truth.keys()
+
     # What the server says
 
     def sent(self, answer: Answer, truth: Mapping[str, str]) -> None:

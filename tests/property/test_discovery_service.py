@@ -79,6 +79,10 @@ class Streams(RuleBasedStateMachine):
 
     def show(self, view: str) -> None:
         self.published.add(view)
+        for client in self.clients:
+            for type_url, of in client.of.items():
+                if client.view == view:
+                    of.told.published(self.truth[view][type_url])
         self.rig.publish(self.truth[view], view)
 
     def open(self, client: Client) -> None:

@@ -122,6 +122,52 @@ def test_a_client_that_refuses_everything_is_not_remembered_for_what_is_gone() -
     assert list(kept) == ["name-19"]
 
 
+# What the model of `tests/property/test_discovery_service.py` finds only by luck
+
+
+@BOTH
+@pytest.mark.parametrize("type_url", [CDS, EDS])
+def test_each_of_many_streams_is_sent_its_own_names(variant: Variant, type_url: str) -> None:
+    rig = Rig()
+    names = {"x": ("a",), "y": ("b",), "z": ("a", "b")}
+    rig.publish({type_url: {"a": "1", "b": "1"}})
+    peers = {each: rig.open(variant) for each in names}
+    for version in ("1", "2", "3"):
+        rig.publish({type_url: {"a": version, "b": version}})
+        for each, peer in peers.items():
+            if version == "1":
+                peer.ask(type_url, *names[each])
+            assert peer.put() == [dict.fromkeys(names[each], version)]
+
+
+@BOTH
+@pytest.mark.parametrize("type_url", [CDS, EDS])
+def test_what_is_given_up_before_it_could_be_sent_is_not_sent(
+    variant: Variant, type_url: str
+) -> None:
+    rig = Rig()
+    peer = rig.open(variant)
+    peer.ask(type_url, "a")
+    peer.ask(type_url, drop=("a",))
+    rig.publish({type_url: {"a": "1"}})
+    assert peer.got() == []
+
+
+def test_what_a_stale_request_leaves_out_is_new_when_it_comes_back() -> None:
+    rig = Rig()
+    rig.publish({EDS: {"a": "1", "b": "1"}})
+    peer = rig.open(SOTW)
+    peer.ask(EDS, "a", "b")
+    first = peer.take()
+    peer.answer(first)
+    rig.publish({EDS: {"a": "2", "b": "1"}})
+    peer.ask(EDS, "a", nonce=first.nonce)  # crosses the second response; it forgets b
+    second = peer.take()
+    assert not peer.inbox
+    peer.ask(EDS, "a", "b", nonce=second.nonce)
+    assert peer.put() == [{"b": "1"}]
+
+
 # Streams wait, move and go
 
 
