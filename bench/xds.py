@@ -95,7 +95,7 @@ def _case(
             with scratch() as directory:
                 found[kind] = _measure(context, programs, directory, kind, layout, streams, title)
         except (RuntimeError, OSError, ReconcilerError) as error:
-            why[kind] = str(error)
+            why[kind] = " ".join(str(error).split())  # one line, for a table
     return Case(layout, streams, found, why)
 
 
