@@ -35,8 +35,8 @@ Init ==
     /\ says = AnswerOf[First]
     /\ question = None
 
-Prepare(c) ==
-    /\ staged' = c
+Prepare ==
+    /\ staged' \in AnyCut
     /\ UNCHANGED <<enforced, says, question>>
 
 \* In force at once, and as a whole.
@@ -67,7 +67,7 @@ Gone ==
     /\ UNCHANGED <<enforced, staged, says>>
 
 Next ==
-    \/ \E c \in AnyCut : Prepare(c)
+    \/ Prepare
     \/ Flip
     \/ Abandon
     \/ \E k \in Asked : Ask(k)
