@@ -232,6 +232,15 @@ def test_a_node_that_is_given_another_view_is_sent_the_difference(variant: Varia
     assert set(rig.service.views) == {"right"}
 
 
+def test_a_view_that_was_dropped_stays_so() -> None:
+    rig = Rig()
+    rig.service.publish("left", {}, 0.0, lead=False)
+    assert rig.service.behind
+    assert rig.service.drop("left")
+    rig.service.lead(0.0)
+    assert set(rig.service.views) == set()
+
+
 def test_a_node_that_is_served_no_view_any_more_is_told_so() -> None:
     known = {"n1"}
 

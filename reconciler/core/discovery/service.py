@@ -181,6 +181,7 @@ class Service:
             return False
         if found is not None:
             del self._views[view]
+            self._behind.pop(view, None)
             for snapshot in found.snapshots.values():
                 self._frames.forget(snapshot.superseded())
         return True
