@@ -135,6 +135,7 @@ def test_a_wrapper_asks_for_a_time_to_live() -> None:
             f"{'x' * 256}}}}}",
             "a.yaml#1: Cluster a: transport_socket.typed_config.sni: must have at most 255 bytes",
         ),
+        (cluster("a") + "x: .inf", "a.yaml#1: x: .inf: is no number in JSON"),
         (cluster("on"), 'a.yaml#1: name: on is a boolean (true) in YAML: write "on" in quotes'),
         (
             f'"@type": {WRAPPER}\nttl: soon\nresource: {{"@type": {CLUSTER}, name: a}}',

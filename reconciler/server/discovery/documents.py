@@ -256,7 +256,10 @@ def _plain(value: Any, path: str) -> Any:
     if isinstance(value, Plain):
         if value.meaning != "a number":
             raise _Bad(path, value.advice)
-        return float(value.text)
+        try:
+            return float(value.text)
+        except ValueError:  # .inf, 1_000.5
+            raise _Bad(path, f"{value.text}: is no number in JSON") from None
     if isinstance(value, dict):
         return {str(key): _plain(each, _join(path, str(key))) for key, each in value.items()}
     if isinstance(value, list):
