@@ -13,7 +13,7 @@ SPEC_TESTS := $(addprefix tests/integration/test_,specs.py traces.py check.py sp
   spec_behaviours.py check_apalache.py specs_apalache.py formal_archive.py formal_tlc.py \
   formal_docs.py tracecheck.py xds_traces.py evidence.py fuzz.py)
 
-.PHONY: setup system build check test demo demo-kubernetes bench clean help
+.PHONY: setup system build check test demo demo-kubernetes bench bench-xds clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -83,6 +83,9 @@ demo-kubernetes: setup ## 20,000 pods at a real API server: relabelled, the lead
 bench: setup ## print each budget beside what was measured
 	@$(KUBERNETES_BUILD)
 	@$(BIN)/python -m bench
+
+bench-xds: setup ## our xDS server beside go-control-plane, 200 to 10,000 streams; half an hour
+	@$(BIN)/python -m bench --only xds
 
 clean: ## remove what was built (not the virtual environment)
 	@if [ -f kernel/Makefile ]; then $(MAKE) --no-print-directory -C kernel clean; fi
