@@ -14,6 +14,9 @@ from reconciler.core.resources.types import Resource
 from reconciler.core.xds import codec, sotw
 from reconciler.core.xds.codec import Request
 
+ROUNDS = 1000
+"""More than anything here takes."""
+
 State = Mapping[str, Mapping[str, str]]
 """type URL → name → version"""
 
@@ -196,7 +199,10 @@ class Rig:
     def wait(self, seconds: float) -> None:
         """Time passes; what is due on the way is done when it is."""
         end = self.now + seconds
+        rounds = 0
         while (due := self.service.next_deadline()) is not None and due <= end:
+            rounds += 1
+            assert rounds < ROUNDS, "what is due is not done"
             self.now = max(self.now, due)
             self.service.tick(self.now)
             self.pump()
@@ -204,7 +210,10 @@ class Rig:
 
     def pump(self) -> None:
         """Carry out what is to be done; transports that are not slow take all at once."""
+        rounds = 0
         while effects := self.service.effects():
+            rounds += 1
+            assert rounds < ROUNDS, "it sends without end"
             taken = []
             for effect in effects:
                 match effect:
