@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
 	"github.com/envoyproxy/go-control-plane/pkg/cache/v3"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -35,7 +36,8 @@ const maxBody = 128 << 20
 //	PATCH /resources  the same form: these are added or changed, all others stay
 //	POST  /restart    ends all streams, and serves the same state anew on the same port
 //
-// and answers 204 when it is done, 400 with the reason when the request is not understood.
+// and answers 204 when it is done, 400 with the reason when the request is not understood, 501 when a
+// resource has a time to live: what is here gives the caches none.
 func (t *target) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("PUT /resources", func(w http.ResponseWriter, r *http.Request) {
@@ -68,8 +70,14 @@ func (t *target) set(w http.ResponseWriter, r *http.Request, state func(held) he
 			return
 		}
 	}
-	http.Error(w, err.Error(), http.StatusBadRequest)
+	status := http.StatusBadRequest
+	if errors.Is(err, errLasting) {
+		status = http.StatusNotImplemented
+	}
+	http.Error(w, err.Error(), status)
 }
+
+var errLasting = errors.New("no resource has a time to live here")
 
 func parsed(body io.Reader) (held, error) {
 	var request struct {
@@ -87,6 +95,9 @@ func parsed(body io.Reader) (held, error) {
 		resource, err := wrapped.UnmarshalNew()
 		if err != nil {
 			return nil, fmt.Errorf("resource %d: %w", index, err)
+		}
+		if _, lasting := resource.(*discovery.Resource); lasting {
+			return nil, fmt.Errorf("resource %d: %w", index, errLasting)
 		}
 		typeURL, name := wrapped.GetTypeUrl(), cache.GetResourceName(resource)
 		if name == "" {

@@ -137,6 +137,10 @@ type snapshots struct {
 
 func (s *snapshots) replace(next held) error {
 	made := &cache.Snapshot{}
+	for index := range made.Resources {
+		// Nothing is a state too, and has a version.
+		made.Resources[index] = cache.NewResources("0", nil)
+	}
 	for typeURL, resources := range next {
 		index := cache.GetResponseType(typeURL)
 		if index == types.UnknownType {

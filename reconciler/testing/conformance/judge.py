@@ -10,7 +10,8 @@ else. Others are faults, but for those that the protocol leaves to the server:
 * SotW: once after a request that changed what is asked for, exactly what was asked for and there at
   that moment (of LDS and CDS only, or when that is nothing, or the first of a stream that resumes).
   A response that crosses such a request makes it stale; then it is the ACK that is answered;
-* delta: an empty first response; removals of what has just been unsubscribed.
+* delta: once after a request that changed what is asked for, an empty response; what it named;
+  removals of what it unsubscribed from. And once the removal of a name that is not there.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ class Judge:
         self.type, self.variant = type, variant
         self.follower = Follower(OWN[type].type_url, variant, typed=typed)
         self._delta = variant is Variant.DELTA
-        self._asked = self._answered = False
+        self._asked = False
+        self._empty = False  # delta: an empty response is an answer to what was asked last
+        self._again: set[str] = set()  # delta: names that were asked for and may come for that
         self._optional: list[tuple[int, dict[str, Message]]] = []
         self._acks = 0
         self._unsubscribed: set[str] = set()
@@ -60,7 +63,7 @@ class Judge:
     def subscribe(self, names: Sequence[str], state: State, node: Node | None) -> Request:
         self._asked = True
         request = self.follower.subscribe(names, node=node)
-        self._unsubscribed -= set(names)
+        self._again |= set(names)
         self._may_answer(state)
         return request
 
@@ -78,7 +81,7 @@ class Judge:
     def resume(
         self, names: Sequence[str], held: Mapping[str, Item], version: str, state: State, node: Node
     ) -> Request:
-        self._asked = True
+        self._asked = self._empty = True
         request = self.follower.first(names, node=node, held=held, version=version)
         if not self._delta:
             self._optional.append((self._acks, self._asked_and_there(state)))
@@ -95,6 +98,7 @@ class Judge:
 
     def _may_answer(self, state: State) -> None:
         """Remember what a server may answer to a request that has just been made."""
+        self._empty = True
         asked = self._asked_and_there(state)
         if not self._delta and (self.follower.full_state or not asked):
             self._optional.append((self._acks, asked))
@@ -114,17 +118,26 @@ class Judge:
         """
         optional = self._is_optional(response)
         self._lawful(response, asked=not optional)
-        first, self._answered = not self._answered, True
         if not optional:
             self._right(response, state)
+        absent = {
+            name
+            for name in response.removed
+            if name in self.follower.subscribed
+            and name not in self.follower.absent
+            and name not in self.follower.held
+        }
         self.follower.received(response)
         brought = self._brought(response, state, wanted)
         for name in brought:
             del wanted[name]
         if self._delta:
-            self._nothing_else(response, brought)
+            named = {item.name for item in response.items}
+            self._nothing_else(response, brought | absent | (self._again & named))
             empty = not response.items and not response.removed
-            allowed = (first and empty) or (bool(response.removed) and not response.items)
+            allowed = not empty or self._empty
+            self._again -= named
+            self._empty = self._empty and not empty
         else:
             allowed = optional
         if not brought and not allowed and not _heartbeats(response):
@@ -134,7 +147,6 @@ class Judge:
     def accept(self, response: Response) -> None:
         """Take any lawful response, with contents of earlier states too. Raises Fault."""
         self._lawful(response, asked=False)
-        self._answered = True
         for item in response.items:
             self._content_known(item)
         self.follower.received(response)
@@ -193,7 +205,8 @@ class Judge:
             if item.ttl != ttl:
                 raise Fault(f"{item.name} came with TTL {item.ttl}, not {ttl}")
         for name in response.removed:
-            if name in state and self._is_asked(name):
+            held = name in self.follower.held and name not in self._unsubscribed
+            if name in state and self._is_asked(name) and held:
                 raise Fault(f"{name} came as removed, and is there")
             if not self._is_asked(name) and name not in self._unsubscribed:
                 raise Fault(f"{name} came as removed, and was not asked for")
