@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-import os
-import sys
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -20,7 +18,9 @@ import grpc
 import grpc.aio
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf import any_pb2
+from typer.testing import CliRunner
 
+from reconciler.cli import build
 from reconciler.probe.messages import from_plain, name_of, unwrap
 from reconciler.probe.services import AGGREGATED, FULL_STATE, OWN
 from reconciler.testing.conformance.adapters import NotSupported
@@ -428,19 +428,8 @@ async def small_server(
 
 
 async def xds_cli(*arguments: str) -> tuple[int, str, str]:
-    """`reconciler xds ...` as a process: its exit code, and what it printed on both."""
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("RECONCILER_")}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "reconciler.cli", "xds", *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**environ, "GRPC_VERBOSITY": "NONE"},
-    )
-    try:
-        out, err = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    """`reconciler xds ...` on a thread, as this loop serves it: exit code, and both outputs."""
+    done = await asyncio.to_thread(CliRunner().invoke, build(), ["xds", *arguments])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.stdout, done.stderr

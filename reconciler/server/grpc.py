@@ -246,20 +246,20 @@ class XdsServer:
             if self._tls is not None:
                 proof = await prove(context, self._cluster, self._tokens, self._clock)
                 node = proof.node
-                self._may_open()
             elif method in self._named:
                 first = await _read(context)
                 if first is None:
                     return
                 node = claimed(first)
+            # Not with the first message, as gRPC does by itself: while that one is not taken it
+            # could send no status, and the peer would never hear of its end.
+            await context.send_initial_metadata(())
+            self._may_open()  # others may have come, or a stop, while something was waited for
         except ProtocolError as error:
             self.refused[error.status] = self.refused.get(error.status, 0) + 1
             if self._tell_refused is not None:
                 self._tell_refused(context.peer(), error.status, error.reason)
             await context.abort(grpc.StatusCode[error.status], error.reason)
-        # Not with the first message, as gRPC does by itself: while that one is not taken it could
-        # send no status, and the peer would never hear of its end.
-        await context.send_initial_metadata(())
         handler = asyncio.current_task()
         assert handler is not None
         traffic = self.traffic.setdefault(node if method in self._named else method, Traffic())

@@ -1,4 +1,4 @@
-"""`reconciler xds get` and `watch` as processes, on a small server."""
+"""`reconciler xds get` and `watch` on a small server."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def without(row: dict[str, Any]) -> dict[str, Any]:
 async def test_get_prints_what_is_served(served: tuple[SmallServer, str]) -> None:
     small, server = served
     at = ("get", "--server", server)
-    everything, named, sotw, own = await asyncio.gather(
-        xds_cli(*at),
-        xds_cli(*at, "--json", "--type", "EDS", "--own", "a", "nonesuch"),
-        xds_cli(*at, "--sotw", "b", "-o", "table"),
-        xds_cli(*at, "*", "--json", "--sotw", "--own", "--node", "me", "--metadata", "n:=[1]"),
+    everything = await xds_cli(*at)
+    named = await xds_cli(*at, "--json", "--type", "EDS", "--own", "a", "nonesuch")
+    sotw = await xds_cli(*at, "--sotw", "b", "-o", "table")
+    own = await xds_cli(
+        *at, "*", "--json", "--sotw", "--own", "--node", "me", "--metadata", "n:=[1]"
     )
     assert everything[0::2] == (0, "")
     rows = yaml.safe_load(everything[1])

@@ -4,6 +4,7 @@ loose on, and a target of the conformance suite that is its own adapter.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -11,15 +12,22 @@ from typing import Any, Final
 import msgspec
 
 from reconciler.address import Address
-from reconciler.probe.client import Client
+from reconciler.probe.client import Client, Stream
+from reconciler.probe.follow import Follower
+from reconciler.probe.frames import Node, Response
+from reconciler.probe.services import AGGREGATED, OWN, Variant
 from reconciler.server.discovery.documents import parse
 from reconciler.server.discovery.driver import Driver
 from reconciler.server.discovery.files import Directory, State
 from reconciler.server.discovery.match import EVERY
 from reconciler.server.grpc import XdsServer
 from reconciler.server.h2 import H2Server
+from reconciler.testing.conformance.language import Piece
+from reconciler.testing.conformance.resources import content, written
 
 TRANSPORTS: Final[dict[str, type[XdsServer] | type[H2Server]]] = {"grpc": XdsServer, "h2": H2Server}
+
+SECONDS: Final = 20.0
 
 
 class Log:
@@ -93,3 +101,50 @@ async def own_server(
         yield server
     finally:
         await server.stop()
+
+
+class Good:
+    """A client that follows one resource, and an update of it that it must get."""
+
+    def __init__(self, own: OwnServer, stream: Stream) -> None:
+        self.own, self._stream = own, stream
+        self._follower = Follower(OWN["EDS"].type_url, Variant.DELTA)
+        self.content = 0
+        self.others: list[dict[str, Any]] = []
+
+    async def begin(self) -> None:
+        await self._put()
+        await self._stream.send(self._follower.first(("good",), node=Node("good")))
+        await self._wait()
+
+    async def update(self) -> None:
+        await self._put()
+        await self._wait()
+
+    async def _put(self) -> None:
+        self.content += 1
+        await self.own.put([written(Piece("EDS", "good", self.content)), *self.others])
+
+    async def _wait(self) -> None:
+        async with asyncio.timeout(SECONDS):
+            while True:
+                found = await self._stream.receive()
+                assert isinstance(found, Response), found
+                self._follower.received(found)
+                await self._stream.send(self._follower.ack())
+                body = self._follower.held["good"].body
+                assert body is not None
+                if content("EDS", body) == str(self.content):
+                    return
+
+
+@asynccontextmanager
+async def good_on(own: OwnServer) -> AsyncIterator[Good]:
+    async with own.client() as client:
+        stream = client.open(AGGREGATED, Variant.DELTA)
+        good = Good(own, stream)
+        try:
+            await good.begin()
+            yield good
+        finally:
+            await stream.close()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -91,8 +92,11 @@ class HttpAdapter:
 
     async def _ask(self, method: str, path: str, body: object) -> None:
         assert self._session is not None, "used outside of its context"
+        data = None if body is None else io.BytesIO(msgspec.json.encode(body))
+        headers = {"Content-Type": "application/json"}
+        asked = self._session.request(method, self._url + path, data=data, headers=headers)
         try:
-            async with self._session.request(method, self._url + path, json=body) as answer:
+            async with asked as answer:
                 text = (await answer.text()).strip()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise UnavailableError(f"{self._url}: {error or 'no answer'}") from None

@@ -79,10 +79,10 @@ def differences(
 
 
 def _whole(scenario: Scenario, results: Sequence[Result]) -> str:
-    """One target's outcomes of a scenario, in one cell."""
+    """One target's outcomes of a scenario, in one cell: in which variants it fails."""
     of = [result for result in results if result.scenario == scenario.name]
-    cells = {each: cell([r for r in of if column(r) == each]) for each in COLUMNS}
-    said = {each: text for each, text in cells.items() if text != NOT_RUN}
-    if len(set(said.values())) == 1:
-        return next(iter(said.values()))
-    return "; ".join(f"{each}: {text}" for each, text in said.items() if text != "pass") or NOT_RUN
+    failed = sorted({result.variant.value for result in of if result.outcome is Outcome.FAIL})
+    if failed:
+        whole = len(failed) == len({result.variant for result in of})
+        return "fail" if whole else f"fail ({', '.join(failed)})"
+    return cell(of)
