@@ -164,4 +164,4 @@ def test_the_cni_plugin_is_a_command() -> None:
         text=True,
         env=environ,
     )
-    assert json.loads(done.stdout)["cniVersion"] == "1.0.0"
+    assert json.loads(done.stdout)["cniVersion"] == "1.1.0"
