@@ -9,9 +9,10 @@ BPF_ARCH := $(shell uname -m | sed 's/x86_64/x86/; s/aarch64/arm64/')
 TRIPLET := $(shell gcc -dumpmachine 2>/dev/null || echo $(shell uname -m)-linux-gnu)
 
 # Tests that keep a model checker or one processor busy: they run two at a time.
-SPEC_TESTS := $(addprefix tests/integration/test_,specs.py traces.py check.py spec_mutants.py \
-  spec_behaviours.py check_apalache.py specs_apalache.py formal_archive.py formal_tlc.py \
-  formal_docs.py tracecheck.py xds_traces.py evidence.py fuzz.py)
+SPEC_TESTS := $(addprefix tests/integration/test_,specs.py traces.py spec_behaviours.py)
+CHECKER_TESTS := $(addprefix tests/integration/test_,spec_mutants.py check.py check_apalache.py \
+  specs_apalache.py formal_archive.py formal_tlc.py formal_docs.py tracecheck.py xds_traces.py \
+  evidence.py fuzz.py)
 
 .PHONY: setup system build check test demo demo-kubernetes bench bench-xds clean help
 .DEFAULT_GOAL := help
@@ -67,8 +68,12 @@ test: setup ## everything: unit, property, specs, real packets, a real Kubernete
 	@echo "== specs, machines and code against each other"
 	@$(BIN)/python -m reconciler.formal.archive build/tlc.jsa
 	@TLA_SHARED_ARCHIVE=$(CURDIR)/build/tlc.jsa $(BIN)/pytest -q -n 2 --dist loadfile $(SPEC_TESTS)
+	@echo "== what checks specs: mutants, the checkers, their command line"
+	@TLA_SHARED_ARCHIVE=$(CURDIR)/build/tlc.jsa $(BIN)/pytest -q -n 2 --dist loadfile \
+	  $(CHECKER_TESTS)
 	@echo "== integration tests: processes, packets in network namespaces"
-	@$(BIN)/pytest -q -n 2 --dist loadfile tests/integration $(addprefix --ignore=,$(SPEC_TESTS))
+	@$(BIN)/pytest -q -n 3 --dist loadfile tests/integration \
+	  $(addprefix --ignore=,$(SPEC_TESTS) $(CHECKER_TESTS))
 	@echo "== Kubernetes: a real API server"
 	@$(KUBERNETES_BUILD)
 	@$(BIN)/pytest -q -n 2 --dist loadfile tests/kubernetes

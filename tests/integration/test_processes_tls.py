@@ -58,10 +58,9 @@ class Secured(Processes):
         return [line for line in map(json.loads, lines) if line["event"] == event]
 
 
-@pytest.fixture(params=["grpc", "http2"])
-def secured(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Secured]:
+@pytest.fixture
+def secured(tmp_path: Path) -> Iterator[Secured]:
     found = Secured(tmp_path)
-    found.transport = request.param
     yield found
     for name in list(found.running):
         found.stop(name, signal.SIGKILL)
