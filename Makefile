@@ -71,12 +71,10 @@ test: setup ## everything: unit, property, specs, real packets, a real Kubernete
 	@echo "== what checks specs: mutants, the checkers, their command line"
 	@TLA_SHARED_ARCHIVE=$(CURDIR)/build/tlc.jsa $(BIN)/pytest -q -n 2 --dist loadfile \
 	  $(CHECKER_TESTS)
-	@echo "== integration tests: processes, packets in network namespaces"
-	@$(BIN)/pytest -q -n 3 --dist loadfile tests/integration \
-	  $(addprefix --ignore=,$(SPEC_TESTS) $(CHECKER_TESTS))
-	@echo "== Kubernetes: a real API server"
+	@echo "== processes, packets in network namespaces, a real Kubernetes API server"
 	@$(KUBERNETES_BUILD)
-	@$(BIN)/pytest -q -n 2 --dist loadfile tests/kubernetes
+	@$(BIN)/pytest -q -n 3 --dist loadfile tests/integration tests/kubernetes \
+	  $(addprefix --ignore=,$(SPEC_TESTS) $(CHECKER_TESTS))
 
 demo: setup ## the main job: a cluster on this machine, policies enforced on real packets
 	@$(BIN)/reconciler demo
