@@ -78,9 +78,9 @@ def open_maps(
     """Pinned maps are adopted, missing ones made. batch: whether tries have batch calls.
 
     A pinned map that is of another size is copied. One that differs otherwise, is missing from a
-    cut's maps, or holds more than its new size has room for, is an error that names each; with
-    `recreate` those are made anew, and all of a cut's maps with any one. Counters and events are
-    made anew in any case.
+    cut's maps, or holds more than its new size has room for (connections are forgotten instead),
+    is an error that names each; with `recreate` those are made anew, and all of a cut's maps with
+    any one. Counters and events are made anew in any case.
     `cut` is pinned last: without it the others are what a first start left behind when it ended.
     """
     (directory / LINKS).mkdir(exist_ok=True)

@@ -6,9 +6,9 @@ a connection and its stream are two small objects, a message that goes to many i
 (`Wires`), and most messages are sent and received without a copy.
 
 What a peer can make it keep is bounded: headers, the messages that it has begun (`Limits.message`,
-and `Budget` over all connections), frames that ask for an answer and bring nothing (`calm`). What
-is sent waits only for the windows that the peer gives; who owns the stream decides how much that
-may be, and hears when nothing waits any more.
+and `Budget` over all connections), frames that ask for an answer and bring nothing (`_CREDIT`).
+What is sent waits only for the windows that the peer gives; who owns the stream decides how much
+that may be, and hears when nothing waits any more.
 
 A broken frame ends the connection with GOAWAY and its reason; a broken message ends its stream with
 a gRPC status.
@@ -20,20 +20,17 @@ from collections import deque
 from typing import Final
 
 from reconciler.http2 import frames as f
-from reconciler.http2.headers import RESPONSE, HeaderError, HeaderReader, trailers
+from reconciler.http2 import headers as h
+from reconciler.http2.headers import HeaderError, HeaderReader
 from reconciler.http2.stream import Budget, Handler, Limits, Stream, Wires
 
 _STREAM_WINDOW: Final = 1 << 16
 _CONNECTION_WINDOW: Final = 1 << 20
 _CREDIT: Final = 10_000
 """Frames that bring nothing (PING, SETTINGS, empty DATA ...) a peer may send, and how much it can
-save up: each message gives 20 back, and `refill` more with time."""
+save up: each message gives 20 back, and each `probe` of ours some."""
 _RESET_COSTS: Final = 20  # of credit: a stream that is opened and reset at once is work
 _MAX_BLOCK: Final = 64 << 10  # bytes of a header block, as sent
-
-INVALID_ARGUMENT: Final = 3
-RESOURCE_EXHAUSTED: Final = 8
-UNIMPLEMENTED: Final = 12
 
 
 class _Broken(Exception):
@@ -237,14 +234,9 @@ class Connection:
 
     def _on_headers(self, stream: int, flags: int, body: bytes) -> None:
         self._expect(stream % 2 == 1, f.PROTOCOL_ERROR, "HEADERS")
-        at, end = 0, len(body)
-        if flags & f.PADDED:
-            self._expect(end > 0, f.PROTOCOL_ERROR, "HEADERS")
-            at, end = 1, end - body[0]
-        if flags & f.PRIORITIZED:
-            at += 5
-        self._expect(at <= end, f.PROTOCOL_ERROR, "HEADERS")
-        block = body[at:end]
+        block = f.content(f.HEADERS, flags, body)
+        if block is None:
+            raise _Broken(f.PROTOCOL_ERROR, "a broken HEADERS frame")
         if flags & f.END_HEADERS:
             self._on_block(stream, bool(flags & f.END_STREAM), block)
         else:
@@ -286,7 +278,7 @@ class Connection:
     def _end(self, stream: Stream) -> None:
         stream.ended = True
         if stream.buffer:
-            self.finish(stream, INVALID_ARGUMENT, "the last message is cut off")
+            self.finish(stream, h.INVALID_ARGUMENT, "the last message is cut off")
             self._handler.reset(stream)
         else:
             self._handler.ended(stream)
@@ -302,12 +294,12 @@ class Connection:
         if self._received >= _CONNECTION_WINDOW // 2:
             self.out.append(f.window_update(0, self._received))
             self._received = 0
-        if flags & f.PADDED:
-            self._expect(size > 0 and body[0] < size, f.PROTOCOL_ERROR, "DATA")
-            body = body[1 : size - body[0]]
+        content = f.content(f.DATA, flags, body) if flags & f.PADDED else body
+        if content is None:
+            raise _Broken(f.PROTOCOL_ERROR, "a broken DATA frame")
         stream = self.streams.get(number)
         ended = bool(flags & f.END_STREAM)
-        if not body and not ended:
+        if not content and not ended:
             self._spend(1)
         if stream is None:
             return  # it is over, and the peer did not know yet
@@ -316,11 +308,11 @@ class Connection:
         stream.received += size
         if stream.received > _STREAM_WINDOW:
             raise _Broken(f.FLOW_CONTROL_ERROR, "more than the stream's window")
-        if stream.received >= _STREAM_WINDOW // 2 and not ended:
+        if stream.received >= _STREAM_WINDOW // 2 and not (ended or stream.held):
             self.out.append(f.window_update(number, stream.received))
             stream.received = 0
-        if body:
-            self._messages(stream, body)
+        if content:
+            self._messages(stream, content)
         if ended and number in self.streams:
             self._end(stream)
 
@@ -342,11 +334,11 @@ class Connection:
             if compressed or size > self._limits.message:
                 self._let_go(stream)
                 if compressed:
-                    self._refuse(stream, UNIMPLEMENTED, "compressed messages are not taken")
+                    self._refuse(stream, h.UNIMPLEMENTED, "compressed messages are not taken")
                 else:
                     most = self._limits.message
                     reason = f"a message of {size} bytes, and at most {most} are taken"
-                    self._refuse(stream, RESOURCE_EXHAUSTED, reason)
+                    self._refuse(stream, h.RESOURCE_EXHAUSTED, reason)
                 return
             end = at + f.PREFIX + size
             if end > len(buffer):
@@ -363,7 +355,7 @@ class Connection:
             stream.buffer = None
         elif self._budget.used > self._budget.limit:
             self._let_go(stream)
-            self._refuse(stream, RESOURCE_EXHAUSTED, "too much is being received at once")
+            self._refuse(stream, h.RESOURCE_EXHAUSTED, "too much is being received at once")
 
     def _message(self, stream: Stream, message: bytes) -> None:
         self._credit = min(self._credit + 20, _CREDIT)
@@ -379,7 +371,7 @@ class Connection:
         """False: it waits, or a part of it does, until `drained`."""
         if self.streams.get(stream.id) is not stream:
             return True
-        self._answer(stream)
+        self.start(stream)
         size = f.PREFIX + len(message)
         if self.writable and stream.queue is None and size <= stream.window and size <= self.window:
             self.out.extend(self._wires.frames(stream.id, message))
@@ -399,19 +391,24 @@ class Connection:
         """The stream's last word; what waits of messages is given up."""
         if self.streams.get(stream.id) is not stream:
             return
-        block = trailers(code, message)
+        block = h.trailers(code, message)
         if not stream.answered:
-            block = RESPONSE + block
+            block = h.RESPONSE + block
         flags = f.END_HEADERS | f.END_STREAM
         self.out.append(f.head(len(block), f.HEADERS, flags, stream.id) + block)
         if not stream.ended:
             self.out.append(f.rst_stream(stream.id, f.NO_ERROR))
         self._drop(stream)
 
-    def start(self, stream: Stream) -> None:
-        """Send the response's headers before there is a message."""
-        if self.streams.get(stream.id) is stream:
-            self._answer(stream)
+    def hold(self, stream: Stream) -> None:
+        """Take no more of it than its window lets through already, until `release`."""
+        stream.held = True
+
+    def release(self, stream: Stream) -> None:
+        stream.held = False
+        if stream.received and self.streams.get(stream.id) is stream and not stream.ended:
+            self.out.append(f.window_update(stream.id, stream.received))
+            stream.received = 0
 
     def unblock(self) -> None:
         """The socket takes more again."""
@@ -448,11 +445,12 @@ class Connection:
             self._drop(stream)
             self._handler.reset(stream)
 
-    def _answer(self, stream: Stream) -> None:
-        if not stream.answered:
+    def start(self, stream: Stream) -> None:
+        """Send the response's headers; with the first message, if not before."""
+        if not stream.answered and self.streams.get(stream.id) is stream:
             stream.answered = True
-            head = f.head(len(RESPONSE), f.HEADERS, f.END_HEADERS, stream.id)
-            self.out.append(head + RESPONSE)
+            head = f.head(len(h.RESPONSE), f.HEADERS, f.END_HEADERS, stream.id)
+            self.out.append(head + h.RESPONSE)
 
     def _flush(self) -> None:
         """What the windows let go, a frame of each stream in turn."""

@@ -97,6 +97,18 @@ def goaway(last: int, code: int, text: str = "") -> bytes:
     return head(len(body), GOAWAY, 0, 0) + body
 
 
+def content(kind: int, flags: int, body: bytes) -> bytes | None:
+    """Of DATA or HEADERS, without padding and priority; None: it has not room for them."""
+    begin, end = 0, len(body)
+    if flags & PADDED:
+        if not body:
+            return None
+        begin, end = 1, end - body[0]
+    if kind == HEADERS and flags & PRIORITIZED:
+        begin += 5
+    return body[begin:end] if begin <= end else None
+
+
 def read_long(body: bytes, at: int = 0) -> int:
     value: int = _LONG.unpack_from(body, at)[0]
     return value

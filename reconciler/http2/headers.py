@@ -117,6 +117,12 @@ def _string(data: bytes) -> bytes:
 RESPONSE: Final = b"\x88" + literal(((b"content-type", b"application/grpc"),))
 
 
+INVALID_ARGUMENT: Final = 3
+RESOURCE_EXHAUSTED: Final = 8
+UNIMPLEMENTED: Final = 12
+"""gRPC's statuses that a connection gives by itself."""
+
+
 def trailers(code: int, message: str, more: Sequence[Header] = ()) -> bytes:
     """gRPC's last headers; the message is percent-encoded, as its HTTP/2 mapping wants it."""
     found = [(b"grpc-status", str(code).encode())]

@@ -68,6 +68,7 @@ class Stream:
         "answered",
         "buffer",
         "ended",
+        "held",
         "id",
         "owner",
         "queue",
@@ -85,6 +86,7 @@ class Stream:
         self.queued = 0
         self.answered = False  # the response's headers are sent
         self.ended = False  # the peer has said its last
+        self.held = False  # our window stays shut
         self.owner: Any = None
 
 

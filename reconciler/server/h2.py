@@ -13,12 +13,10 @@ are probed with PING; those that never open a stream are closed.
 from __future__ import annotations
 
 import asyncio
-import itertools
-import random
-import time
+import contextlib
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Unpack
 
 import grpc
 
@@ -27,20 +25,18 @@ from reconciler.errors import ProtocolError, UnavailableError
 from reconciler.http2 import Budget, Limits, Stream, Wires
 from reconciler.http2.headers import Header
 from reconciler.local import clear_socket
-from reconciler.server.grpc import (
-    MAX_FRAME,
-    METHOD,
-    OPTIONS,
-    QUEUE_BYTES,
-    STALL_SECONDS,
-    Hub,
-    Opened,
-    Traffic,
-)
 from reconciler.server.h2_calls import Registry, Rpc
 from reconciler.server.h2_peer import Call, Peer
 from reconciler.server.h2_proofs import CallContext, at_once, context_of
-from reconciler.server.proofs import Tokens, claimed, prove
+from reconciler.server.proofs import claimed, prove
+from reconciler.server.streams import (
+    MAX_FRAME,
+    STOPPING,
+    Hub,
+    Options,
+    StreamServer,
+    one_by_one,
+)
 from reconciler.tls import KeyFiles, KeyPair, Proof
 
 _BACKLOG: Final = 4096
@@ -48,67 +44,33 @@ _FIRST_STREAM_SECONDS: Final = 30.0  # to open a stream, for one who has connect
 _HANDSHAKE_SECONDS: Final = 30.0
 
 
-class H2Server:
-    """The arguments are those of `grpc.XdsServer`. `add` is given a `Registry`; of `options` only
-    the times of keepalive count."""
+class H2Server(StreamServer[Call]):
+    """The other way; what is to be served besides (`add`) is given a `Registry`."""
 
     def __init__(
         self,
         hub: Hub,
         listen: Address,
         tls: KeyPair | KeyFiles | None,
-        *,
-        methods: Mapping[str, Opened] | None = None,
-        named: Collection[str] | None = None,
-        drained: Callable[[int], None] | None = None,
-        options: Sequence[tuple[str, int]] = (),
-        add: Callable[[Any], None] | None = None,
-        cluster: str = "default",
-        tokens: Tokens | None = None,
-        token_listen: Address | None = None,
-        max_stream_age: float = 0.0,
-        max_streams: int = 0,
-        stall_seconds: float = STALL_SECONDS,
-        queue_bytes: int = QUEUE_BYTES,
-        clock: Callable[[], float] = time.time,
-        refused: Callable[[str, str, str], None] | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        self._hub = hub
-        self._methods = {METHOD: hub.stream_opened} if methods is None else dict(methods)
-        self._named = self._methods.keys() if named is None else frozenset(named)
-        self._drained = drained
-        times = {**dict(OPTIONS), **dict(options)}
-        self._keepalive = times["grpc.keepalive_time_ms"] / 1000
-        self._answer_time = times["grpc.keepalive_timeout_ms"] / 1000
-        self._listen, self._token_listen = listen, token_listen
-        self._tls = tls
-        self._cluster = cluster
-        self._tokens = tokens
-        self._max_age = max_stream_age
-        self._max_streams = max_streams
-        self._stall = stall_seconds
-        self.queue_bytes = queue_bytes
-        self._clock = clock
-        self._tell_refused = refused
-        self._numbers = itertools.count(1)
-        self._calls: dict[int, Call] = {}
+        super().__init__(hub, listen, tls, **options)
+        self._keepalive = self._options["grpc.keepalive_time_ms"] / 1000
+        self._answer_time = self._options["grpc.keepalive_timeout_ms"] / 1000
         self._listeners: list[asyncio.Server] = []
         self._sweep: asyncio.TimerHandle | None = None
         self._tick = 0
         self._probed: deque[tuple[float, Peer]] = deque()  # and when it is to be answered
         self._dirty: list[Peer] = []
-        self._stopping = False
+        self._gone = asyncio.Event()  # set when a stream or a connection ends, at a stop
         self._tasks: set[asyncio.Task[None]] = set()
         self._others = Registry()
-        if add is not None:
-            add(self._others)
+        if self._add_others is not None:
+            self._add_others(self._others)
         self.peers: set[Peer] = set()
         self.wires, self.budget = Wires(), Budget()
         self.limits = Limits(message=MAX_FRAME)
         self.loop: asyncio.AbstractEventLoop
-        self.port = self.token_port = 0
-        self.traffic: dict[str, Traffic] = {}
-        self.refused: dict[str, int] = {}
 
     async def start(self) -> None:
         """Listen; UnavailableError when an address can't be had."""
@@ -153,52 +115,56 @@ class H2Server:
         for peer in list(self.peers):
             peer.connection.leave()
             peer.touch()
-        calls = list(self._calls.values())
-        random.shuffle(calls)
-        reason = "the server is shutting down"
-        for at, call in enumerate(calls):
-            if drain and at:
-                self._arm(call, drain * at / len(calls), "UNAVAILABLE", reason)
+        calls = list(self._streams.values())
+        for call, after in zip(calls, one_by_one(len(calls), drain), strict=True):
+            if after:
+                self._arm(call, after, *STOPPING)
             else:
-                self._end(call, "UNAVAILABLE", reason)
-        end = self.loop.time() + drain + grace
-        while self._calls and self.loop.time() < end:
-            await asyncio.sleep(min(0.05, grace))
+                self._end(call, *STOPPING)
+        await self._wait(lambda: not self._streams, drain + grace)
         self._flush()
         for peer in list(self.peers):
             peer.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        end = self.loop.time() + grace
-        while self.peers and self.loop.time() < end:
-            await asyncio.sleep(min(0.05, grace))
+        await self._wait(lambda: not self.peers, grace)
         for peer in list(self.peers):
             peer.abort()
 
+    async def _wait(self, over: Callable[[], bool], seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not over():
+                    self._gone.clear()
+                    await self._gone.wait()
+
+    def gone(self) -> None:
+        """A stream or a connection has ended."""
+        self._gone.set()
+
     def send(self, stream: int, frame: bytes) -> None:
         """Queue a frame; for a stream that has ended, nothing happens."""
-        call = self._calls.get(stream)
+        call = self._streams.get(stream)
         if call is None:
             return
         call.untaken += len(frame)
-        if call.untaken > self.queue_bytes:
-            reason = f"more than {self.queue_bytes} bytes wait for the node to read them"
-            self._end(call, "RESOURCE_EXHAUSTED", reason)
+        if call.untaken > self._limit:
+            self._end(call, "RESOURCE_EXHAUSTED", self._too_much())
             return
         peer = call.peer
         peer.connection.send(call.stream, frame)
         if call.traffic is not None:
             call.traffic.sent += 1
             call.traffic.sent_bytes += len(frame)
-        if not peer.sent:
-            peer.backlog, peer.moved = -1, self.loop.time()
-        peer.sent[call] = None
+        if call not in peer.sent:
+            call.left, call.since = -1, self.loop.time()
+            peer.sent[call] = None
         peer.touch()
 
     def close(self, stream: int, status: str, reason: str) -> None:
         """End a stream with a gRPC status, by name."""
-        call = self._calls.get(stream)
+        call = self._streams.get(stream)
         if call is not None:
             self._end(call, status, reason)
 
@@ -216,7 +182,7 @@ class H2Server:
         other = None if method in self._methods else self._others.find(method, headers)
         if other is not None:
             stream.owner, call.rpc = call, Rpc(call, other, headers)
-            self._start(self._run(call, call.rpc), f"call-{call.id}")
+            call.rpc.task = self._start(self._run(call, call.rpc), f"call-{call.id}")
             return
         if method not in self._methods:
             unknown = f"Method not found: {method}"
@@ -232,12 +198,14 @@ class H2Server:
             context = CallContext(peer, headers)
             if context.certificates or self._tokens is None:
                 # Nothing is waited for, so there is nothing to come before it.
-                self._proven(call, at_once(prove(context, self._cluster, None, self._clock)))
+                proof = at_once(prove(context, self._cluster, None, self._clock))
+                self._take(call, proof.node, proof)
                 return
         except ProtocolError as error:
             self._refuse(call, error)
             return
         call.pending = []
+        peer.connection.hold(stream)
         self._start(self._prove(call, context), f"prove-{call.id}")
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -247,7 +215,12 @@ class H2Server:
         return task
 
     async def _run(self, call: Call, rpc: Rpc) -> None:
-        status, text = await rpc.run()
+        try:
+            status, text = await rpc.run()
+        except Exception as error:
+            what = {"message": f"{call.method}: broken", "exception": error}
+            self.loop.call_exception_handler(what)
+            status, text = "UNKNOWN", f"{type(error).__name__}: {error}"
         self._end(call, status, text)
 
     async def _prove(self, call: Call, context: CallContext) -> None:
@@ -259,33 +232,28 @@ class H2Server:
             return
         if call.stream.owner is call:
             pending, call.pending = call.pending or [], None
-            self._proven(call, proof)
+            self._take(call, proof.node, proof)
             for message in pending:
                 self.message(call, message)
-
-    def _proven(self, call: Call, proof: Proof) -> None:
-        self._take(call, proof.node, proof)
+            call.peer.connection.release(call.stream)
+            call.peer.touch()
 
     def _take(self, call: Call, node: str, proof: Proof | None) -> None:
         call.node = node
-        traffic = self.traffic.setdefault(
-            node if call.method in self._named else call.method, Traffic()
-        )
-        traffic.streams += 1
-        traffic.opened += 1
-        call.traffic = traffic
-        self._calls[call.id] = call
-        self._limit_age(call, proof)
+        call.traffic = self._traffic_of(call.method, node)
+        self._streams[call.id] = call
+        life = self._life(proof)
+        if life is not None:
+            self._arm(call, *life)
         self._methods[call.method](call.id, node)
 
     def message(self, call: Call, message: bytes) -> None:
         if call.rpc is not None:
-            call.rpc.message(message)
+            if not call.rpc.message(message):
+                self._end(call, "RESOURCE_EXHAUSTED", "too many requests wait for their answers")
             return
         if call.pending is not None:
-            call.pending.append(message)
-            if sum(map(len, call.pending)) > MAX_FRAME:
-                self._refuse(call, ProtocolError("RESOURCE_EXHAUSTED", "too much before the proof"))
+            call.pending.append(message)  # its stream is held: no more than its window
             return
         try:
             if call.node is None:
@@ -311,9 +279,7 @@ class H2Server:
     def _refuse(self, call: Call, error: ProtocolError) -> None:
         if call.stream.owner is not call:
             return
-        self.refused[error.status] = self.refused.get(error.status, 0) + 1
-        if self._tell_refused is not None:
-            self._tell_refused(call.peer.address, error.status, error.reason)
+        self._note_refused(call.peer.address, error)
         self._end(call, error.status, error.reason)
 
     def _end(self, call: Call, status: str, reason: str) -> None:
@@ -331,26 +297,12 @@ class H2Server:
             call.rpc.over()
         if call.timer is not None:
             call.timer.cancel()
-        if self._calls.pop(call.id, None) is not None:
+        if self._streams.pop(call.id, None) is not None:
             assert call.traffic is not None
             call.traffic.streams -= 1
             self._hub.stream_closed(call.id)
-
-    def _may_open(self) -> None:
-        if self._stopping:
-            raise ProtocolError("UNAVAILABLE", "the server is shutting down")
-        if self._max_streams and len(self._calls) >= self._max_streams:
-            raise ProtocolError("RESOURCE_EXHAUSTED", f"{self._max_streams} streams are open")
-
-    def _limit_age(self, call: Call, proof: Proof | None) -> None:
-        left = float("inf") if proof is None else proof.expires - self._clock()
-        status, reason = "UNAUTHENTICATED", f"the {proof.by if proof else ''} has expired"
-        age = self._max_age * random.uniform(0.9, 1.1) if self._max_age else left
-        if age < left:
-            left, status = age, "UNAVAILABLE"
-            reason = "the stream has the age at which streams are ended; connect again"
-        if left < float("inf"):
-            self._arm(call, left, status, reason)
+        call.peer.used = self.loop.time()
+        self.gone()
 
     def _arm(self, call: Call, after: float, status: str, reason: str) -> None:
         if call.timer is not None:
@@ -399,13 +351,13 @@ class H2Server:
                 peer.touch()
 
     def _stalled(self, peer: Peer, now: float) -> None:
-        backlog = peer.waiting()
-        if backlog < peer.backlog or peer.backlog < 0:
-            peer.backlog, peer.moved = backlog, now
-        elif now - peer.moved >= self._stall:
-            reason = f"the node took nothing for {self._stall:g} s"
-            for call in list(peer.sent):
-                self._end(call, "RESOURCE_EXHAUSTED", reason)
-            if not peer.connection.writable:
-                peer.flush()
-                peer.abort()  # what it was told can't reach it
+        """End the calls of which nothing was taken for too long; others of the connection go on."""
+        for call in list(peer.sent):
+            left = call.stream.queued or peer.buffered()
+            if left < call.left or call.left < 0:
+                call.left, call.since = left, now
+            elif now - call.since >= self._stall:
+                self._end(call, "RESOURCE_EXHAUSTED", self._took_nothing())
+        if not peer.sent and not peer.connection.writable:
+            peer.flush()
+            peer.abort()  # what it was told can't reach it

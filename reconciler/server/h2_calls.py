@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
 
@@ -53,8 +53,12 @@ class _Ended(Exception):
     """The service has ended the call."""
 
 
+_WAITING: Final = 1 << 20
+"""Bytes of requests that a client may be ahead of the service."""
+
+
 class Rpc:
-    """One call of such a service."""
+    """One call of such a service. task: that runs it; set by who starts it"""
 
     def __init__(self, call: Call, handler: Any, headers: tuple[Header, ...]) -> None:
         self._call = call
@@ -63,12 +67,16 @@ class Rpc:
         self._requests: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._taken = asyncio.Event()
         self._status: tuple[str, str] = ("OK", "")
-        self._task: asyncio.Task[Any] | None = None
+        self._waiting = 0  # bytes of requests that the service has not taken
+        self.task: asyncio.Task[None] | None = None
 
     # The connection's side
 
-    def message(self, message: bytes) -> None:
+    def message(self, message: bytes) -> bool:
+        """False: too much waits for the service already."""
+        self._waiting += len(message)
         self._requests.put_nowait(message)
+        return self._waiting <= _WAITING or self._waiting == len(message)
 
     def ended(self) -> None:
         self._requests.put_nowait(None)
@@ -78,12 +86,11 @@ class Rpc:
 
     def over(self) -> None:
         """The stream has ended; whoever ended it, the service is not to go on."""
-        if self._task is not None and self._task is not asyncio.current_task():
-            self._task.cancel()
+        if self.task is not None and self.task is not asyncio.current_task():
+            self.task.cancel()
 
     async def run(self) -> tuple[str, str]:
-        """gRPC status by name, and text."""
-        self._task = asyncio.current_task()
+        """gRPC status by name, and text; raises what the service does."""
         handler = self._handler
         try:
             given = self._iterate() if handler.request_streaming else await self._one()
@@ -105,10 +112,6 @@ class Rpc:
                     await self.write(result)
         except _Ended:
             pass
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            return "UNKNOWN", f"{type(error).__name__}: {error}"
         return self._status
 
     async def _one(self) -> Any:
@@ -122,6 +125,7 @@ class Rpc:
             yield self._read(message)
 
     def _read(self, message: bytes) -> Any:
+        self._waiting -= len(message)
         make = self._handler.request_deserializer
         return message if make is None else make(message)
 

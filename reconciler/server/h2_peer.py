@@ -11,9 +11,9 @@ from reconciler.http2 import Connection, Stream
 from reconciler.http2.headers import Header
 
 if TYPE_CHECKING:
-    from reconciler.server.grpc import Traffic
     from reconciler.server.h2 import H2Server
     from reconciler.server.h2_calls import Rpc
+    from reconciler.server.streams import Traffic
 
 _JOIN: Final = 4096  # bytes up to which a copy is cheaper than a list of buffers
 _CONTROL_BYTES: Final = 4 << 20  # answers to PING and the like that a peer may leave unread
@@ -23,13 +23,15 @@ class Call:
     """One stream of ours. node: None until it is proven or claimed."""
 
     __slots__ = (
-        "id", "method", "node", "peer", "pending", "rpc", "stream", "timer", "traffic", "untaken",
+        "id", "left", "method", "node", "peer", "pending", "rpc", "since", "stream", "timer",
+        "traffic", "untaken",
     )  # fmt: skip
 
     def __init__(self, id: int, peer: Peer, stream: Stream, method: str) -> None:
         self.id, self.peer, self.stream, self.method = id, peer, stream, method
         self.node: str | None = None
         self.untaken = 0  # bytes sent since everything was taken
+        self.left, self.since = -1, 0.0  # bytes that waited at the last look, and since when
         self.traffic: Traffic | None = None  # once it is taken
         self.pending: list[bytes] | None = None  # what came before that
         self.timer: asyncio.TimerHandle | None = None
@@ -46,8 +48,8 @@ class Peer(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_busy", "_encrypted", "_queued", "_server", "_transport", "backlog", "connection", "moved",
-        "number", "sent", "used",
+        "_busy", "_encrypted", "_queued", "_server", "_transport", "connection", "number", "sent",
+        "used",
     )  # fmt: skip
 
     def __init__(self, server: H2Server) -> None:
@@ -57,7 +59,6 @@ class Peer(asyncio.Protocol):
         self.connection = Connection(self, server.wires, server.budget, server.limits)
         self.number = next(_peers)
         self.sent: dict[Call, None] = {}
-        self.backlog, self.moved = -1, 0.0
         self.used = server.loop.time()
 
     @property
@@ -112,6 +113,7 @@ class Peer(asyncio.Protocol):
         self.connection.lost()
         self.connection.out.clear()
         self._transport = None
+        self._server.gone()
 
     def touch(self) -> None:
         """There may be something to send."""
@@ -143,7 +145,7 @@ class Peer(asyncio.Protocol):
                 return
             if not self._told():
                 break
-        if transport.get_write_buffer_size() > _CONTROL_BYTES + self._server.queue_bytes:
+        if not self.sent and self.buffered() > _CONTROL_BYTES:
             self.abort()
 
     def _told(self) -> bool:
@@ -162,10 +164,9 @@ class Peer(asyncio.Protocol):
                 self._busy = False
         return bool(self.connection.out)
 
-    def waiting(self) -> int:
-        """Bytes that the peer has not taken."""
-        buffered = 0 if self._transport is None else self._transport.get_write_buffer_size()
-        return buffered + sum(call.stream.queued for call in self.sent)
+    def buffered(self) -> int:
+        """Bytes that the socket has not taken."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def close(self) -> None:
         if self._transport is not None:
@@ -189,7 +190,6 @@ class Peer(asyncio.Protocol):
             self._server.ended(stream.owner)
 
     def reset(self, stream: Stream) -> None:
-        self.used = self._server.loop.time()
         if stream.owner is not None:
             self._server.over(stream.owner)
 

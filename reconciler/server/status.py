@@ -31,7 +31,7 @@ from reconciler.core.snapshots import (
 from reconciler.errors import ConfigError
 from reconciler.local import Handler, json, public
 from reconciler.metrics import CONTENT_TYPE, Family, Page, Values
-from reconciler.server.grpc import Traffic
+from reconciler.server.streams import Traffic
 
 METRICS = (
     Family("identities", "gauge", "Identity numbers in use; those on their way out are too."),

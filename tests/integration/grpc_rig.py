@@ -17,19 +17,15 @@ from reconciler.agent.grpc import XdsClient
 from reconciler.config import Address
 from reconciler.errors import ProtocolError
 from reconciler.server import certs
-from reconciler.server.grpc import XdsServer
-from reconciler.server.h2 import H2Server
+from reconciler.server.transport import TRANSPORTS
 
-SERVERS: dict[str, Any] = {"grpc": XdsServer, "h2": H2Server}
-"""The two ways to serve; what holds for one holds for the other."""
-
-_used: list[Any] = [XdsServer]
+_used: list[Any] = [TRANSPORTS["grpc"]]
 
 
-@pytest.fixture(params=SERVERS, autouse=True)
+@pytest.fixture(params=TRANSPORTS, autouse=True)
 def transport(request: pytest.FixtureRequest) -> Iterator[None]:
     """To be imported by each module whose tests run over both."""
-    _used.append(SERVERS[request.param])
+    _used.append(TRANSPORTS[request.param])
     yield
     _used.pop()
 

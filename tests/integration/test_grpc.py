@@ -14,13 +14,13 @@ from reconciler import tls
 from reconciler.agent import grpc as client_side
 from reconciler.config import Address
 from reconciler.server import certs
-from reconciler.server import grpc as server_side
-from reconciler.server.grpc import METHOD
+from reconciler.server import streams as server_streams
+from reconciler.server.streams import METHOD
 from tests.integration.grpc_rig import NOW, client_of, keys_of, request, serving, transport
 
 __all__ = ["transport"]  # a fixture of every test here
 
-SERVER_OPTIONS = server_side.OPTIONS
+SERVER_OPTIONS = server_streams.OPTIONS
 CLIENT_OPTIONS = client_side.OPTIONS
 
 

@@ -19,7 +19,7 @@ from reconciler.agent.grpc import XdsClient
 from reconciler.config import Address
 from reconciler.errors import ConfigError, ProtocolError
 from reconciler.server import certs
-from reconciler.server.grpc import METHOD
+from reconciler.server.streams import METHOD
 from reconciler.tls import KeyPair, Proof
 from tests.integration.grpc_rig import (
     NOW,

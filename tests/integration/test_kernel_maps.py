@@ -255,20 +255,25 @@ def test_grace_waits_for_programs(pin_dir: Path, opened: Open) -> None:
     assert lib.rk_synchronize() == 0, "the way without membarrier"
 
 
-def test_adoption(opened: Open) -> None:
-    """A second process finds the cut, its entries and its conntrack as the first left them."""
+def lived(opened: Open) -> tuple[Datapath, bytes, dict[MapId, dict[bytes, bytes]]]:
+    """A process that has let a packet through: the packet, and what its maps hold then."""
     first = opened()
     policies = (policy_entry(POD_A.egress, 0, OUT),)
     first.apply([*world((POD_A, POD_B), policies), Flip(1, 9, b"r" * 32)])
     frame = ip(POD_A.ipv4, POD_B.ipv4, TCP, tcp(1, 80))
     first.run(frame, ifindex=POD_A.ifindex, direction=OUT)
-    kept = (MapId.ADDRESSES, MapId.ENDPOINTS, MapId.GROUPS, MapId.POLICIES, MapId.CONNTRACK)
-    before = {id: first.dump(id) for id in kept}
+    before = {id: first.dump(id) for id in ENTRIES}
     assert all(before.values())
+    return first, frame, before
+
+
+def test_adoption(opened: Open) -> None:
+    """A second process finds the cut, its entries and its conntrack as the first left them."""
+    first, frame, before = lived(opened)
     first.close()
     second = opened()
     assert second.adopted  # type: ignore[attr-defined]
-    assert {id: second.dump(id) for id in kept} == before
+    assert {id: second.dump(id) for id in before} == before
     assert second.cut().revisions == (0, 9)
     assert second.metrics() == {(Reason.ALLOWED, OUT): (1, len(frame))}
     assert len(second.drain()) == 1
@@ -295,14 +300,7 @@ def with_sizes(**sizes: int) -> dict[MapId, MapSpec]:
 def test_pins_of_another_size_are_copied_into_maps_of_the_new_one(
     pin_dir: Path, opened: Open
 ) -> None:
-    first = opened()
-    policies = (policy_entry(POD_A.egress, 0, OUT),)
-    first.apply([*world((POD_A, POD_B), policies), Flip(1, 9, b"r" * 32)])
-    frame = ip(POD_A.ipv4, POD_B.ipv4, TCP, tcp(1, 80))
-    first.run(frame, ifindex=POD_A.ifindex, direction=OUT)
-    kept = (MapId.ADDRESSES, MapId.ENDPOINTS, MapId.GROUPS, MapId.POLICIES, MapId.CONNTRACK)
-    before = {id: first.dump(id) for id in kept}
-    assert all(before.values())
+    first, frame, before = lived(opened)
     descriptors = len(os.listdir("/proc/self/fd"))
     first.close()
     sizes = {
@@ -312,7 +310,7 @@ def test_pins_of_another_size_are_copied_into_maps_of_the_new_one(
     larger = with_sizes(**sizes)
     second = opened(specs=larger)
     assert second.adopted  # type: ignore[attr-defined]
-    assert {id: second.dump(id) for id in kept} == before
+    assert {id: second.dump(id) for id in before} == before
     assert second.cut().revisions == (0, 9)
     assert second.run(frame, ifindex=POD_A.ifindex, direction=OUT) is Reason.ALLOWED
     assert len(os.listdir("/proc/self/fd")) == descriptors, "the old maps are let go"
@@ -361,15 +359,16 @@ def test_connections_that_come_while_maps_are_copied_are_kept(pin_dir: Path, ope
     opened().close()
     path = pin_dir / MapId.CONNTRACK
     old = maps.CacheMap(spec, maps.open_pin(path))
-    old.put((flow(1, 1), flow(2, 1)))
+    old.put((flow(1, 1), flow(2, 1), flow(4, 1)))
     larger = msgspec.structs.replace(spec, max_entries=2 * spec.max_entries)
     resized = resize.Resized(larger, maps.open_pin(path), path, batch=True)
     new = maps.CacheMap(larger, resized.fd)
     try:
-        old.put((flow(2, 2), flow(3, 2)))
+        old.put((flow(2, 2), flow(3, 2), flow(4, 2)))
         new.put((flow(2, 9),))  # a packet that a new program saw
         resized.take_over()
-        assert new.dump() == dict((flow(1, 1), flow(2, 9), flow(3, 2)))
+        assert new.dump() == dict((flow(1, 1), flow(2, 9), flow(3, 2), flow(4, 2)))
+        assert resized._copied == {}, "a whole table, for as long as the agent lives"
         pinned = maps.CacheMap(larger, maps.open_pin(path))
         assert pinned.dump() == new.dump()
         pinned.close()

@@ -24,10 +24,11 @@ from reconciler.core.xds.codec import MAX_NAMES
 from reconciler.probe.client import Ended, Stream
 from reconciler.probe.frames import Node, Request, Response, encode
 from reconciler.probe.services import AGGREGATED, OWN, TYPE_PREFIX, Service, Variant
+from reconciler.server.transport import TRANSPORTS
 from reconciler.testing.conformance.language import Piece
 from reconciler.testing.conformance.resources import content, written
 from tests.conftest import PROFILE
-from tests.integration.xds_own_server import TRANSPORTS, Good, OwnServer, good_on, own_server
+from tests.integration.xds_own_server import Good, OwnServer, good_on, own_server
 
 SECONDS = 20.0
 CDS, EDS = OWN["CDS"].type_url, OWN["EDS"].type_url
@@ -252,7 +253,7 @@ def untaken(own: OwnServer) -> int:
     server: Any = own.server
     if own.transport == "grpc":
         return sum(stream.queued for stream in server._streams.values())
-    return sum(call.untaken for call in server._calls.values())
+    return sum(call.untaken for call in server._streams.values())
 
 
 async def test_who_reads_slowly_gets_the_newest_state_and_no_other(good: Good) -> None:
@@ -316,7 +317,7 @@ async def test_streams_that_come_and_go_leave_nothing(good: Good) -> None:
         while len(list(own.driver.clients())) > 1 or untaken(own):
             await good.update()
     server: Any = own.server
-    assert len(server._streams if own.transport == "grpc" else server._calls) == 1
+    assert len(server._streams) == 1
 
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

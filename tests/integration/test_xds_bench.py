@@ -5,7 +5,6 @@ Builds the Go programs, so the longer profile only.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGKILL
@@ -17,9 +16,7 @@ from bench.xds import LAYOUTS
 from bench.xds_rig import IDENTITIES, OURS, POLICIES, THEIRS, Kind, Layout, Load, Server
 from reconciler.errors import UnavailableError
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("HYPOTHESIS_PROFILE") != "long", reason="builds Go programs: longer profile"
-)
+pytestmark = pytest.mark.slow
 
 STREAMS = 20
 Rig = tuple[Server, Load]

@@ -20,12 +20,13 @@ from reconciler.errors import ReconcilerError
 from reconciler.probe.client import Client
 from reconciler.probe.frames import Node
 from reconciler.probe.services import Variant
+from reconciler.server.transport import TRANSPORTS
 from reconciler.testing.conformance import language, report
 from reconciler.testing.conformance.adapters import Adapter, DirectoryAdapter, NotSupported
 from reconciler.testing.conformance.language import Scenario
 from reconciler.testing.conformance.runner import Outcome, Result, Target, run, run_all
 from tests.conftest import PROFILE
-from tests.integration.xds_own_server import TRANSPORTS, own_server
+from tests.integration.xds_own_server import own_server
 from tests.integration.xds_processes import Replica
 from tests.xds_small_server import FAULTS, SmallServer, small_server, xds_cli
 

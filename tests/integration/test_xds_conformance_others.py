@@ -13,10 +13,9 @@ from bench import xds_build
 from bench.xds_conformance import PAGE, THEIRS, theirs
 from reconciler.testing.conformance import language
 from reconciler.testing.conformance.runner import Outcome, run_all
-from tests.conftest import PROFILE
 
 
-@pytest.mark.skipif(PROFILE != "long", reason="builds Go programs: longer profile")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", THEIRS)
 async def test_what_fails_elsewhere_is_on_the_page(name: str, tmp_path: Path) -> None:
     rows = [line.split(" | ") for line in PAGE.read_text().splitlines() if line.startswith("| ")]

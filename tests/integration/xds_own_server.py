@@ -20,12 +20,9 @@ from reconciler.server.discovery.documents import parse
 from reconciler.server.discovery.driver import Driver
 from reconciler.server.discovery.files import Directory, State
 from reconciler.server.discovery.match import EVERY
-from reconciler.server.grpc import XdsServer
-from reconciler.server.h2 import H2Server
+from reconciler.server.transport import TRANSPORTS
 from reconciler.testing.conformance.language import Piece
 from reconciler.testing.conformance.resources import content, written
-
-TRANSPORTS: Final[dict[str, type[XdsServer] | type[H2Server]]] = {"grpc": XdsServer, "h2": H2Server}
 
 SECONDS: Final = 20.0
 

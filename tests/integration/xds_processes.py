@@ -76,7 +76,7 @@ class Replica:
         return body
 
     def count(self, what: str, *, delta: bool) -> int:
-        """A field of `server.grpc.Traffic`, of ADS in this variant."""
+        """A field of `server.streams.Traffic`, of ADS in this variant."""
         traffic = json.loads(self.get("/v1/status"))["traffic"]
         method = "DeltaAggregatedResources" if delta else "StreamAggregatedResources"
         of = traffic.get(f"/envoy.service.discovery.v3.AggregatedDiscoveryService/{method}", {})

@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 
-from reconciler.commands.demo_cluster import BPFFS, PREFIX
-from tests.conftest import PROFILE
-from tests.demo_report import held
+from tests.demo_report import held, left
 
 COMMAND = [
     sys.executable, "-m", "reconciler.cli", "demo", "--kubernetes", "--pods", "250", "--nodes", "5",
 ]  # fmt: skip
-pytestmark = pytest.mark.skipif(
-    PROFILE != "long", reason="half a minute each; what it shows is tested in smaller pieces"
-)
+pytestmark = pytest.mark.slow  # half a minute each; what it shows is tested in smaller pieces
 
 SECONDS = 240
 """On a machine that does other things too; it takes half a minute on an idle one."""
-
-
-def _left(pid: int) -> list[str]:
-    """Files, pins, and processes that know of a file of the demo's or of its cluster's."""
-    places = (Path(tempfile.gettempdir()), BPFFS)
-    names = (f"{PREFIX}{pid}", f"reconciler-cluster-{pid}-")
-    found = [str(path) for name in names for place in places for path in place.glob(f"{name}*")]
-    for entry in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            line = Path("/proc", entry, "cmdline").read_bytes().decode()
-        except OSError:
-            continue  # it has ended meanwhile
-        if any(name in line for name in names):
-            found.append(line)
-    return found
 
 
 @pytest.mark.timeout(SECONDS + 30)
@@ -53,7 +31,7 @@ def test_everything_holds() -> None:
     found = held(out, errors)
     assert process.returncode == 0
     assert len(found["parts"]) == 3
-    assert _left(process.pid) == []
+    assert left(process.pid) == []
 
 
 @pytest.mark.parametrize(
@@ -78,4 +56,4 @@ def test_nothing_is_left_of_one_that_is_ended(number: signal.Signals, when: str)
 
         clean_up_after_others()  # as the next demo does when it starts, and the next cluster
         sweep()
-    assert _left(process.pid) == []
+    assert left(process.pid) == []

@@ -18,7 +18,7 @@ from reconciler.datapath import pins
 from reconciler.server.kubernetes.client import ApiClient
 from reconciler.testing.topology import NodeSpec, PodSpec, Spec, Topology
 from reconciler.testing.traffic import Traffic, Way
-from tests.integration.conftest import ROOT, own_pins
+from tests.integration.conftest import own_pins
 from tests.kubernetes.api import Api
 from tests.kubernetes.identities import journal
 from tests.kubernetes.plane import WAIT, Plane
@@ -98,7 +98,6 @@ class Cluster:
 async def pin_dir() -> AsyncIterator[Path]:
     need_root()
     with own_pins("failover") as path:
-        pins.ensure_bpffs(ROOT)
         path.mkdir()
         yield path
         for each in path.iterdir():

@@ -17,7 +17,7 @@ from reconciler.server.discovery.documents import Found
 from reconciler.server.discovery.driver import Driver, summary
 from reconciler.server.discovery.files import Directory, State
 from reconciler.server.discovery.match import condition_of
-from reconciler.server.grpc import METHOD
+from reconciler.server.streams import METHOD
 
 
 class Log:

@@ -18,7 +18,7 @@ from reconciler.errors import Rejected
 from reconciler.server.discovery.driver import Driver, Opened
 from reconciler.server.discovery.parts import Parts
 from reconciler.server.driver import Driver as AgentsDriver
-from reconciler.server.grpc import METHOD, Hub
+from reconciler.server.streams import METHOD, Hub
 
 _TYPE_FIELD: Final = 2
 """type_url in DeltaDiscoveryRequest (envoy/service/discovery/v3/discovery.proto)."""

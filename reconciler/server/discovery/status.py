@@ -16,7 +16,7 @@ from reconciler.errors import Rejected
 from reconciler.local import Handler, json, public
 from reconciler.metrics import CONTENT_TYPE, Family, Page, Values
 from reconciler.server.discovery.driver import Driver, summary
-from reconciler.server.grpc import Traffic
+from reconciler.server.streams import Traffic
 
 METRICS = (
     Family("xds_resources", "gauge", "Resources that are served, in all directories.", ("type",)),

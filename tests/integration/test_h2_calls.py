@@ -1,0 +1,247 @@
+"""What only our own HTTP/2 can be asked: calls on one connection, and requests that nobody takes.
+
+The client is the h2 library on a socket, which reads and gives windows when a test says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import struct
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+import h2.config
+import h2.connection
+import h2.errors
+import h2.events
+
+from reconciler.config import Address
+from reconciler.server import certs
+from reconciler.server.h2 import H2Server
+from reconciler.server.streams import METHOD
+from reconciler.tls import KeyPair, Proof
+from tests.integration.grpc_rig import NOW, Hub, keys_of, request
+
+ANY_PORT = Address("127.0.0.1", 0)
+SLOW = "/test.Service/Slow"
+
+
+class Client:
+    """read: of which streams what comes is taken, so that its window opens again."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self.http = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+        self.http.initiate_connection()
+        self.read: Callable[[int], bool] = lambda stream: True
+        self.got: dict[int, int] = defaultdict(int)
+        self.status: dict[int, str] = {}
+        self.pongs = 0
+
+    @classmethod
+    async def to(cls, server: H2Server, keys: KeyPair | None) -> Self:
+        context = None
+        if keys is not None:
+            context = ssl.create_default_context(cadata=keys.ca.decode())
+            context.set_alpn_protocols(["h2"])
+        return cls(*await asyncio.open_connection("127.0.0.1", server.port, ssl=context))
+
+    def open(self, method: str, *more: tuple[str, str]) -> int:
+        stream = self.http.get_next_available_stream_id()
+        self.http.send_headers(
+            stream,
+            [(":method", "POST"), (":scheme", "http"), (":path", method), (":authority", "a"),
+             ("content-type", "application/grpc"), ("te", "trailers"), *more],
+        )  # fmt: skip
+        return stream
+
+    def say(self, stream: int, message: bytes) -> None:
+        """The window lets all of it through."""
+        data = struct.pack(">BL", 0, len(message)) + message
+        assert self.say_bytes(stream, data) == len(data)
+
+    def say_bytes(self, stream: int, data: bytes) -> int:
+        """As many as the window lets through; how many that is."""
+        size = min(len(data), self.http.local_flow_control_window(stream))
+        most = self.http.max_outbound_frame_size
+        for at in range(0, size, most):
+            self.http.send_data(stream, data[at : min(at + most, size)])
+        return size
+
+    async def send(self) -> None:
+        self._writer.write(self.http.data_to_send())
+        await self._writer.drain()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():
+                await self.send()
+                data = await self._reader.read(1 << 16)
+                assert data, "the server closed the connection"
+                for event in self.http.receive_data(data):
+                    self._on(event)
+        await self.send()
+
+    def _on(self, event: Any) -> None:
+        match event:
+            case h2.events.DataReceived():
+                self.got[event.stream_id] += len(event.data)
+                if not event.flow_controlled_length:
+                    return
+                self.http.increment_flow_control_window(event.flow_controlled_length)
+                if self.read(event.stream_id):
+                    self.http.increment_flow_control_window(
+                        event.flow_controlled_length, event.stream_id
+                    )
+            case h2.events.PingAckReceived():
+                self.pongs += 1
+            case h2.events.TrailersReceived() | h2.events.ResponseReceived():
+                headers = {bytes(name): bytes(value) for name, value in event.headers}
+                if b"grpc-status" in headers:
+                    self.status[event.stream_id] = headers[b"grpc-status"].decode()
+
+    async def close(self) -> None:
+        self._writer.close()
+        await asyncio.gather(self._writer.wait_closed(), return_exceptions=True)
+
+
+@asynccontextmanager
+async def served(
+    keys: KeyPair | None = None, **options: Any
+) -> AsyncIterator[tuple[Hub, H2Server, Client]]:
+    hub = Hub()
+    server = H2Server(hub, ANY_PORT, keys, **options)
+    await server.start()
+    client = await Client.to(server, keys)
+    try:
+        yield hub, server, client
+    finally:
+        await client.close()
+        await server.stop(1.0)
+
+
+async def test_a_stream_that_is_not_read_ends_alone() -> None:
+    async with served(stall_seconds=0.4) as (hub, server, client):
+        client.read = lambda stream: stream != stuck
+        stuck, good = client.open(METHOD), client.open(METHOD)
+        client.say(stuck, request("node-1"))
+        client.say(good, request("node-2"))
+        await client.until(lambda: len(hub.nodes) == 2)
+        numbers = {node: number for number, node in hub.nodes.items()}
+        server.send(numbers["node-1"], bytes(1 << 20))
+        sent = 0
+
+        def ended() -> bool:
+            """Until then the other one is sent more whenever it has taken everything."""
+            nonlocal sent
+            if client.got[good] == sent * 5 + sent * 40_000:
+                server.send(numbers["node-2"], bytes(40_000))
+                sent += 1
+            return stuck in client.status
+
+        await client.until(ended)
+        assert client.status == {stuck: "8"}
+        assert hub.closed == [numbers["node-1"]]
+        server.send(numbers["node-2"], bytes(40_000))
+        sent += 1
+        await client.until(lambda: client.got[good] == sent * 40_005)
+
+
+class Slow:
+    """A service that takes no request until it may."""
+
+    def __init__(self) -> None:
+        self.may = asyncio.Event()
+        self.taken: list[int] = []
+
+    async def call(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        await self.may.wait()
+        async for each in requests:
+            self.taken.append(len(each))
+            yield b"ok"
+
+    def add(self, server: Any) -> None:
+        handler: Any = grpc.stream_stream_rpc_method_handler(self.call)
+        server.add_registered_method_handlers("test.Service", {"Slow": handler})
+
+
+async def test_requests_that_a_service_does_not_take_are_bounded() -> None:
+    slow = Slow()
+    async with served(add=slow.add) as (_, _, client):
+        stream = client.open(SLOW)
+        said = 0
+        while stream not in client.status and said < 2 << 20:
+            client.say(stream, bytes(30_000))
+            said += 30_000
+            await client.until(
+                lambda: (
+                    stream in client.status
+                    or client.http.local_flow_control_window(stream) > 30_005
+                )
+            )
+        assert client.status[stream] == "8"
+
+
+async def test_a_service_takes_what_waits_when_it_can() -> None:
+    slow = Slow()
+    async with served(add=slow.add) as (_, _, client):
+        stream = client.open(SLOW)
+        for _ in range(20):
+            client.say(stream, bytes(2_000))
+        slow.may.set()
+        for sent in range(20, 80):
+            await client.until(lambda sent=sent: client.got[stream] == sent * 7)  # type: ignore[misc]
+            client.say(stream, bytes(30_000))
+        await client.until(lambda: client.got[stream] == 80 * 7)
+        assert slow.taken == [2_000] * 20 + [30_000] * 60, "more than may wait at a time"
+
+
+async def test_a_call_that_is_given_up_at_once_leaves_nothing() -> None:
+    slow = Slow()
+    async with served(add=slow.add) as (_, server, client):
+        given_up = [client.open(SLOW) for _ in range(5)]
+        for stream in given_up:
+            client.http.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
+        last = client.open(SLOW)
+        client.say(last, b"x")
+        slow.may.set()
+        await client.until(lambda: client.got[last] > 0)
+        assert len(server._tasks) == 1
+
+
+class Tokens:
+    """Takes its time."""
+
+    def __init__(self) -> None:
+        self.may = asyncio.Event()
+
+    async def prove(self, token: str) -> Proof:
+        await self.may.wait()
+        return Proof(token, "token", 4e9)
+
+
+async def test_who_has_not_proven_anything_yet_is_taken_one_window_of(authority: Path) -> None:
+    tokens = Tokens()
+    keys = keys_of(authority, certs.issue_server(authority, names=("127.0.0.1",), now=NOW))
+    async with served(keys, tokens=tokens) as (hub, _, client):
+        stream = client.open(METHOD, ("authorization", "Bearer node-1"))
+        message = request("node-1", "t" * 200_000)
+        data = struct.pack(">BL", 0, len(message)) + message
+        assert client.say_bytes(stream, data) == 65_535
+        client.http.ping(b"12345678")
+        await client.until(lambda: client.pongs == 1)
+        assert client.http.local_flow_control_window(stream) <= 1  # SETTINGS gave 1
+        assert hub.nodes == {}
+        tokens.may.set()
+        said = 65_535
+        while said < len(data):
+            await client.until(lambda: client.http.local_flow_control_window(stream) > 0)
+            said += client.say_bytes(stream, data[said:])
+        await client.send()
+        await hub.wait(lambda: [len(frame) for _, frame in hub.frames] == [len(message)])
+        assert list(hub.nodes.values()) == ["node-1"]
