@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from reconciler.core.objects import NetworkPolicy, ObjectMeta, Upsert
 from reconciler.errors import Rejected
@@ -218,16 +219,22 @@ async def test_who_does_not_lead_writes_nothing(rig: Rig, api: Api) -> None:
 
 
 async def test_what_the_api_server_refuses_holds_nothing_up(rig: Rig, api: Api) -> None:
-    """A namespace that is being deleted takes no new object."""
+    """What breaks the schema, and what comes into a namespace that is being deleted."""
     ending, shop = await api.namespace("a-ending"), await api.namespace("shop")
     rig.knows(await api.policy(ending, "open", OPEN))
+    odd = rig.knows(await api.policy(shop, "odd", OPEN))
+    rig.so[odd] = Found("Failed", -1, 0, "Odd", "x")
     name = rig.knows(await api.policy(shop, "open", OPEN))
     await api.delete(f"/api/v1/namespaces/{ending}")
-    assert await rig.step() == 1
+    with capture_logs() as logs:
+        assert await rig.step() == 1
     assert (await rig.read(name))["status"]["phase"] == "Realized"
-    assert rig.statuses.results["refused"] == 1
+    results = rig.statuses.results
+    assert (results["refused"], results["gone"]) == (1, 1)
+    # That it ends is nothing that anybody has to look at.
+    assert [each["object"] for each in logs] == [f"NetworkPolicy {odd}"]
     assert await rig.step(1) == 0
-    assert rig.statuses.results["refused"] == 1, "asked again at once"
+    assert (results["refused"], results["gone"]) == (1, 1), "asked again at once"
 
 
 async def test_no_more_than_the_rate(rig: Rig, api: Api) -> None:

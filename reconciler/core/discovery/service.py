@@ -71,8 +71,10 @@ answer given) is sent it. After that it must have been sent something else, or s
 have passed, before it is again: two ends that answer each other would never stop."""
 
 
-HOLD_SECONDS: Final = 2.0
-"""Envoy answers within milliseconds, whatever it thinks of a response."""
+HOLD_SECONDS: Final = 15.0
+"""Envoy answers within milliseconds, whatever it thinks of a response, unless its machine or ours
+stands still; so long it waits itself for the endpoints of a new cluster (`initial_fetch_timeout`),
+whose traffic would have nowhere to go."""
 
 
 class Service:

@@ -50,12 +50,27 @@ class ApiError(ReconcilerError):
     """The API server refused. reason: as in Status ("NotFound", "Conflict", "Expired", ...).
 
     retry_after: seconds that the server asks to wait, 0 when it doesn't
+    ending: nothing new is taken because the namespace is being deleted
     """
 
-    def __init__(self, status: int, reason: str, message: str, retry_after: float = 0.0) -> None:
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        retry_after: float = 0.0,
+        *,
+        ending: bool = False,
+    ) -> None:
         super().__init__(f"the API server answers {status} {reason}: {message}")
         self.status, self.reason, self.message = status, reason, message
         self.retry_after = retry_after
+        self.ending = ending
+
+    @property
+    def gone(self) -> bool:
+        """What it was asked about is gone, or goes with its namespace."""
+        return self.status == 404 or self.ending
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -63,8 +78,17 @@ class Response(msgspec.Struct, frozen=True):
     body: bytes
 
 
+class _Cause(msgspec.Struct):
+    reason: str = ""
+
+
 class _Details(msgspec.Struct, rename="camel"):
     retry_after_seconds: float = 0.0
+    causes: tuple[_Cause, ...] = ()
+
+    @property
+    def ending(self) -> bool:
+        return any(cause.reason == "NamespaceTerminating" for cause in self.causes)
 
 
 class Status(msgspec.Struct, rename="camel"):
@@ -76,8 +100,9 @@ class Status(msgspec.Struct, rename="camel"):
     details: _Details | None = None
 
     def error(self) -> ApiError:
-        wait = self.details.retry_after_seconds if self.details else 0.0
-        return ApiError(self.code, self.reason, self.message, wait)
+        details = self.details or _Details()
+        wait = details.retry_after_seconds
+        return ApiError(self.code, self.reason, self.message, wait, ending=details.ending)
 
 
 class ApiClient:
@@ -307,12 +332,13 @@ def _error(response: aiohttp.ClientResponse, body: bytes) -> ApiError:
         said = msgspec.json.decode(body, type=Status)
     except (msgspec.DecodeError, UnicodeDecodeError):  # a proxy's page, or none
         said = Status(message=body[:200].decode("utf-8", "replace").strip())
-    wait = said.details.retry_after_seconds if said.details else 0.0
+    details = said.details or _Details()
+    wait = details.retry_after_seconds
     header = response.headers.get("Retry-After", "")
     if header.isdecimal():
         wait = max(wait, float(header))
     reason = said.reason or (response.reason or "").replace(" ", "")
-    return ApiError(response.status, reason, said.message, wait)
+    return ApiError(response.status, reason, said.message, wait, ending=details.ending)
 
 
 def _socket(address: Any) -> socket.socket:

@@ -113,7 +113,7 @@ class _Object(msgspec.Struct):
 
 class Recorder:
     """instance: of this replica, as its pod's name. `results` counts "created", "updated",
-    "refused" (by the API server, or the object is gone), "failed" (not asked in time) and
+    "refused" (by the API server, or what it is about is gone), "failed" (not asked in time) and
     "dropped" (too many)."""
 
     def __init__(
@@ -208,7 +208,8 @@ class Recorder:
                 if series.name and error.status == 404:  # it has expired
                     series.name, series.written = "", 0
                     return
-                self._log.warning("event refused", object=_text(key[0]), reason=str(error))
+                if not error.gone:
+                    self._log.warning("event refused", object=_text(key[0]), reason=str(error))
                 self._forget(key, "refused")
                 return
             asked = error.retry_after if isinstance(error, ApiError) else 0.0

@@ -159,7 +159,8 @@ class Policies:
 class Statuses:
     """look: gives what is so now, of any policy. leading: who doesn't writes nothing.
 
-    `results` counts "written", "refused", "failed" and "gone" (the policy is)
+    `results` counts "written", "refused", "failed" and "gone" (the policy is, or goes with its
+    namespace)
     """
 
     def __init__(
@@ -312,9 +313,9 @@ class Statuses:
         except ApiError as error:
             if error.status >= 500 or error.status == 429:
                 raise
-            self.results["gone" if error.status == 404 else "refused"] += 1
+            self.results["gone" if error.gone else "refused"] += 1
             self._not_before[name] = self._monotonic() + LONGEST_PAUSE_SECONDS
-            if error.status != 404:
+            if not error.gone:
                 self._log.warning(
                     "policy status refused", object=f"NetworkPolicy {name}", reason=str(error)
                 )
