@@ -71,13 +71,17 @@ async def serve(
 ) -> AsyncIterator[int]:
     """Answer on these paths while in the context; gives the port (0: a Unix socket).
 
-    routes: path, of GET, or method and path ("PUT /resources"); max_body: bytes of a request
+    routes: path, of GET and HEAD, or method and path ("PUT /resources")
+    max_body: bytes of a request
     UnavailableError when the address is in use; a socket that nobody listens on is replaced.
     """
     app = web.Application(middlewares=[_errors], client_max_size=max_body)
     for route, handler in routes.items():
         method, _, path = route.rpartition(" ")
-        app.router.add_route(method or "GET", path, handler)
+        if method:
+            app.router.add_route(method, path, handler)
+        else:
+            app.router.add_get(path, handler)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     try:
