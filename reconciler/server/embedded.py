@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +56,14 @@ class _Source:
             self._driver.changed((), at_once=True)
             loaded.set()
             return
-        async for batch in watch(self._manifests, self._stop):
-            for problem in batch.problems:
-                if problem not in self.problems:
-                    self._log.warning("problem", **msgspec.structs.asdict(problem))
-            self.problems = batch.problems
-            self._driver.changed(batch.changes, at_once=not loaded.is_set())
-            loaded.set()
+        async with aclosing(watch(self._manifests, self._stop)) as batches:
+            async for batch in batches:
+                for problem in batch.problems:
+                    if problem not in self.problems:
+                        self._log.warning("problem", **msgspec.structs.asdict(problem))
+                self.problems = batch.problems
+                self._driver.changed(batch.changes, at_once=not loaded.is_set())
+                loaded.set()
 
 
 def _journal_path(config: ServerConfig) -> Path:

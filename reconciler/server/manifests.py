@@ -19,7 +19,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -37,14 +38,7 @@ from reconciler.core.objects import (
     key_of,
 )
 from reconciler.errors import ConfigError, Rejected
-from reconciler.server.watching import (
-    below,
-    list_files,
-    settled,
-    signature_of,
-    wait_or,
-    wake_on_change,
-)
+from reconciler.server.watching import below, list_files, looks, settled, signature_of
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -281,27 +275,16 @@ async def watch(
     *,
     force_polling: bool = False,
     rescan_seconds: float = 5.0,
-) -> AsyncIterator[Batch]:
+) -> AsyncGenerator[Batch, None]:
     """Everything in the directory as the first batch, then what changes, until `stop` is set.
 
-    force_polling: don't use inotify (network file systems); also where inotify has no room left.
-    rescan_seconds: how often to look without an event. ConfigError: there is no such directory.
+    rescan_seconds, force_polling: of `watching.looks`. ConfigError: there is no such directory.
     """
     root = Path(directory)
     if not root.is_dir():
         raise ConfigError(f"manifests: {root} is not a directory")
-    files = Directory(root)
-    # A change between the first look and the moment when inotify listens waits for the next look.
-    wake = asyncio.Event()
-    watcher = None if force_polling else asyncio.create_task(wake_on_change(root, wake, stop))
-    try:
-        while not stop.is_set():
-            batch = await asyncio.to_thread(files.scan)
-            if batch is not None:
-                yield batch
-            await wait_or(wake, stop, rescan_seconds)
-            wake.clear()
-    finally:
-        if watcher is not None:
-            watcher.cancel()
-            await asyncio.gather(watcher, return_exceptions=True)
+    scan = Directory(root).scan
+    found = looks(root, scan, stop, rescan_seconds=rescan_seconds, force_polling=force_polling)
+    async with aclosing(found):
+        async for batch in found:
+            yield batch

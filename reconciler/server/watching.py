@@ -1,4 +1,4 @@
-"""Files under a directory that is watched: which there are, whether one changed, when to look.
+"""Files under a directory that is watched: which there are, whether one changed, looks at them.
 
 Every `*.yaml`, `*.yml` and `*.json` counts; names that begin with a dot don't (so that of a mounted
 ConfigMap only the links are read, not what they lead to).
@@ -11,17 +11,20 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from watchfiles import awatch
+
+_Found = TypeVar("_Found")
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 
 QUIET_MS: Final = 100
 """A burst of writes is over when nothing happened for this long."""
+
 
 _BURST_MS: Final = 1_000
 """A burst is read after this long even when it isn't over."""
@@ -81,20 +84,54 @@ def settled(signature: tuple[int, ...]) -> tuple[int, ...]:
     return signature if time.time_ns() - signature[-1] > _SETTLED_NS else ()
 
 
-async def wake_on_change(
-    root: Path, wake: asyncio.Event, stop: asyncio.Event, *, quiet_ms: int = QUIET_MS
-) -> None:
-    """Sets `wake` after each burst of changes. Ends where inotify can't serve: looking goes on."""
+async def looks(
+    root: Path,
+    scan: Callable[[], _Found | None],
+    stop: asyncio.Event,
+    *,
+    rescan_seconds: float,
+    quiet_ms: int = QUIET_MS,
+    force_polling: bool = False,
+) -> AsyncGenerator[_Found, None]:
+    """What `scan`, in a thread, says now and after each change under `root`, until `stop` is set.
+
+    scan: None: nothing is new. What it raises ends the looks: the caller's files say what is wrong
+    with them by values, so it is a fault of the program.
+    rescan_seconds: how often to look without an event
+    force_polling: don't use inotify (network file systems); also where inotify has no room left
+    """
+    # A change between the first look and the moment when inotify listens waits for the next look.
+    wake = asyncio.Event()
+    watcher = None if force_polling else asyncio.create_task(_wake_on_change(root, wake, quiet_ms))
     try:
-        async for _ in awatch(
-            root, watch_filter=None, debounce=_BURST_MS, step=quiet_ms, stop_event=stop
-        ):
+        while not stop.is_set():
+            found = await asyncio.to_thread(scan)
+            if found is not None:
+                yield found
+            await _wait_or(wake, stop, rescan_seconds)
+            wake.clear()
+            if watcher is not None and watcher.done():
+                watcher.result()
+    finally:
+        if watcher is not None:
+            watcher.cancel()
+            await asyncio.wait([watcher])
+
+
+async def _wake_on_change(root: Path, wake: asyncio.Event, quiet_ms: int) -> None:
+    """Sets `wake` after each burst of changes. Ends where inotify can't serve: looking goes on.
+
+    It is ended by being cancelled only: watchfiles sets the event that it is given to stop by when
+    it is cancelled, so that must be nobody else's.
+    """
+    try:
+        async for _ in awatch(root, watch_filter=None, debounce=_BURST_MS, step=quiet_ms):
             wake.set()
-    except OSError:
+    except (OSError, RuntimeError):  # the latter: watchfiles' own, of inotify
         return
 
 
-async def wait_or(wake: asyncio.Event, stop: asyncio.Event, seconds: float) -> None:
+async def _wait_or(wake: asyncio.Event, stop: asyncio.Event, seconds: float) -> None:
     """Until either event is set or the time is over."""
     waits = [asyncio.create_task(event.wait()) for event in (wake, stop)]
     try:

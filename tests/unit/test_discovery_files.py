@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import textwrap
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from envoy.config.cluster.v3 import cluster_pb2
+from hypothesis import given
+from hypothesis import strategies as st
 
+from reconciler.core.discovery.types import Node
 from reconciler.core.objects.yamlload import load_documents
 from reconciler.errors import ConfigError
 from reconciler.server.discovery.documents import parse
-from reconciler.server.discovery.files import Outcome, Resources, State, load, watch
-from reconciler.server.discovery.match import parse_match
+from reconciler.server.discovery.files import Outcome, Resources, State, watch
+from reconciler.server.discovery.match import Condition, Conditions, Overlaps, Value, parse_match
 from reconciler.server.discovery.rules import violations
+from reconciler.server.watching import Listing
 
 CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 ENDPOINTS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 WRAPPER = "type.googleapis.com/envoy.service.discovery.v3.Resource"
-
-
-class Node(msgspec.Struct, frozen=True):
-    id: str = ""
-    cluster: str = ""
-    metadata: Mapping[str, Any] = {}
 
 
 def cluster(name: str, timeout: str = "1s") -> str:
@@ -42,6 +39,14 @@ def write(root: Path, **files: str) -> None:
         path = root / (name.replace("__", "/") + ".yaml")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+
+
+def load(root: Path) -> State:
+    """Of files that are right."""
+    outcome = scanned(Resources(root))
+    assert outcome.problems == ()
+    assert outcome.state is not None
+    return outcome.state
 
 
 def names(state: State, node: Node) -> list[str]:
@@ -254,6 +259,11 @@ def test_a_name_may_come_twice_where_no_node_gets_both(
         ({"match__m__match": ""}, "match/m/match.yaml: one document is expected"),
         ({"match__m__match": "id: [1]"}, "match/m/match.yaml: id: a text is expected"),
         ({"match__m__match": "metadata: {a: {}}"}, "match/m/match.yaml: metadata.a: names nothing"),
+        (
+            {"match__m__match": "metadata: {a: on}"},
+            "match/m/match.yaml: metadata.a: on is a boolea",
+        ),
+        ({"match__m__match": "metadata: {a: .nan}"}, "match/m/match.yaml: metadata.a: .nan: is no"),
     ],
 )
 def test_a_directory_that_is_no_nodes_is_named(
@@ -269,6 +279,72 @@ def test_true_is_not_one(tmp_path: Path) -> None:
     state = load(tmp_path)
     assert names(state, Node(metadata={"a": True})) == ["a"]
     assert names(state, Node(metadata={"a": 1.0})) == []
+
+
+def test_numbers_of_metadata_are_doubles(tmp_path: Path) -> None:
+    write(tmp_path, match__m__match="metadata: {a: [0.5, 1e3, -2]}", match__m__x=cluster("a"))
+    state = load(tmp_path)
+    for value, here in ((0.5, True), (1000.0, True), (-2.0, True), (0.25, False), ("0.5", False)):
+        assert names(state, Node(metadata={"a": value})) == (["a"] if here else [])
+
+
+def test_a_name_of_many_nodes_and_one_node_of_many_are_found_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 50
+    for number in range(count):
+        write(tmp_path, **{f"nodes__n{number}__own": cluster("own")})
+    write(tmp_path, match__m__match="id: [n3, n5]", match__m__x=cluster("more"))
+    compared: list[Condition] = []
+    for name in ("holds", "excludes"):
+        method = getattr(Condition, name)
+
+        def counted(self: Condition, other: Any, method: Any = method) -> bool:
+            compared.append(self)
+            return bool(method(self, other))
+
+        monkeypatch.setattr(Condition, name, counted)
+    state = load(tmp_path)
+    assert compared == []  # none of them can hold where another does
+    assert state.of(Node("n3")) == ("match/m", "nodes/n3")
+    assert len(compared) == 2
+    monkeypatch.undo()
+    write(tmp_path, nodes__n5__more=cluster("more"))
+    (problem,) = scanned(Resources(tmp_path)).problems
+    assert str(problem).startswith("nodes/n5/more.yaml#1: Cluster more: is in match/m/x.yaml#1 too")
+
+
+THINGS = (("id",), ("cluster",), ("metadata", "a"), ("metadata", "b", "c"))
+VALUES: tuple[Value, ...] = ("x", "y", 1, 1.0, True, 2.5)
+conditions = st.builds(
+    Condition,
+    st.dictionaries(
+        st.sampled_from(THINGS),
+        st.lists(st.sampled_from(VALUES), min_size=1, max_size=3).map(tuple),
+    ),
+)
+
+
+@given(st.lists(conditions, max_size=12))
+def test_the_first_overlap_is_that_of_comparing_with_all(given_: list[Condition]) -> None:
+    overlaps = Overlaps()
+    for number, condition in enumerate(given_):
+        earlier = (at for at in range(number) if not given_[at].excludes(condition))
+        assert overlaps.add(condition) == next(earlier, None)
+
+
+@given(
+    st.lists(conditions, max_size=12),
+    st.sampled_from(("x", "y")),
+    st.sampled_from((*VALUES, ["x"], None)),
+    st.sampled_from((*VALUES, {"c": 1.0}, {"c": "y"})),
+)
+def test_conditions_that_hold_are_those_of_asking_each(
+    given_: list[Condition], text: str, first: Any, second: Any
+) -> None:
+    node = Node(text, "x", {"a": first, "b": second})
+    expected = [at for at, condition in enumerate(given_) if condition.holds(node)]
+    assert Conditions(given_).of(node) == expected
 
 
 # ---------------------------------------------------------------------------------- changes
@@ -305,14 +381,51 @@ def test_a_directory_that_is_gone_removes_nothing(tmp_path: Path) -> None:
     assert scanned(resources).state is None
 
 
-def test_loading_says_all_problems_at_once(tmp_path: Path) -> None:
+async def test_all_problems_are_said_at_once(tmp_path: Path) -> None:
     write(tmp_path, a=cluster("a", "5x"), b="[")
-    with pytest.raises(ConfigError) as caught:
-        load(tmp_path)
-    assert "  a.yaml#1: Cluster a: connect_timeout: " in str(caught.value)
-    assert "  b.yaml: line " in str(caught.value)
+    first, second = map(str, scanned(Resources(tmp_path)).problems)
+    assert first.startswith("a.yaml#1: Cluster a: connect_timeout: ")
+    assert second.startswith("b.yaml: line ")
     with pytest.raises(ConfigError, match="is not a directory"):
-        load(tmp_path / "none")
+        await anext(watch(tmp_path / "none", asyncio.Event()))
+
+
+DEEP = ("[", "]"), ('{"a": ', "}")
+DEPTHS = (260, 600, 950, 20_000)
+"""Beyond the reader of values, beyond Python's stack, beyond both parsers."""
+
+
+@pytest.mark.parametrize("file", ["a.yaml", "a.json"])
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize(("opened", "closed"), DEEP)
+def test_what_is_nested_too_deeply_is_a_problem_of_its_file(
+    file: str, depth: int, opened: str, closed: str
+) -> None:
+    deep = opened * depth + "1" + closed * depth
+    text = f'{{"@type": "{CLUSTER}", "name": "a", "metadata": {{"filter_metadata": {deep}}}}}'
+    (problem,) = refused(text, file)
+    assert problem.startswith((f"{file}: ", f"{file}#1: "))
+    assert "nest" in problem
+
+
+def test_as_deep_as_a_message_may_be_is_read() -> None:
+    deep = '{"a": ' * 40 + "1" + "}" * 40
+    text = (
+        f'{{"@type": "{CLUSTER}", "name": "a", "metadata": {{"filter_metadata": {{"x": {deep}}}}}}}'
+    )
+    assert refused(text) == []
+
+
+def test_an_anchor_within_itself_is_a_problem_of_its_file() -> None:
+    assert refused("&a [*a]") == ["a.yaml#1: [0]: nested too deeply"]
+
+
+def test_a_match_that_is_nested_too_deeply_is_a_problem(tmp_path: Path) -> None:
+    deep = "{a: " * 600 + "1" + "}" * 600
+    write(tmp_path, match__m__match=f"metadata: {deep}", match__m__x=cluster("a"))
+    assert [str(each) for each in scanned(Resources(tmp_path)).problems] == [
+        "match/m/match.yaml: nested too deeply"
+    ]
 
 
 async def test_a_watch_tells_of_changes(tmp_path: Path) -> None:
@@ -328,6 +441,24 @@ async def test_a_watch_tells_of_changes(tmp_path: Path) -> None:
             else:
                 stop.set()
     assert seen == [["a"], ["a", "b"]]
+
+
+async def test_a_watch_that_fails_says_so_and_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in a task beside others that `stop` would end without a word."""
+    stop = asyncio.Event()
+
+    def fail(_: Path) -> Listing:
+        raise ZeroDivisionError
+
+    async with asyncio.timeout(20), contextlib.aclosing(watch(tmp_path, stop)) as outcomes:
+        assert (await anext(outcomes)).problems == ()
+        monkeypatch.setattr("reconciler.server.discovery.files.list_files", fail)
+        write(tmp_path, a=cluster("a"))
+        with pytest.raises(ZeroDivisionError):
+            await anext(outcomes)
+    assert not stop.is_set()
 
 
 def test_what_the_documentation_shows_is_read() -> None:

@@ -10,6 +10,7 @@ from envoy.config.core.v3 import address_pb2, base_pb2, health_check_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_components_pb2 as route
+from envoy.extensions.geoip_providers.maxmind.v3 import maxmind_pb2
 from google.protobuf import json_format
 
 from reconciler.server.discovery.rules import violations
@@ -77,6 +78,17 @@ from reconciler.server.discovery.rules import violations
             listener_pb2.Listener,
             {"name": "a", "filter_chains": [{"filters": [{"name": ""}]}]},
             {"filter_chains[0].filters[0].name": "must have at least 1 characters"},
+        ),
+        (
+            # In RE2 $ is the end; in Python it is also before a last line break.
+            maxmind_pb2.MaxMindConfig,
+            {
+                "common_provider_config": {"geo_field_keys": {"city": "x"}},
+                "city_db_path": "a.mmdb",
+                "isp_db_path": "a.mmdb\n",
+                "asn_db_path": "a.dat",
+            },
+            {"isp_db_path": "must match ^$|^.*", "asn_db_path": "must match ^$|^.*"},
         ),
     ],
 )  # fmt: skip

@@ -344,7 +344,7 @@ async def test_watch_gives_everything_then_what_changes_until_it_is_stopped(
     stop = asyncio.Event()
     write(tmp_path / "a.yaml", pod("a"))
     batches = watch(tmp_path, stop, force_polling=polling, rescan_seconds=0.01 if polling else 3600)
-    async with contextlib.aclosing(batches):  # type: ignore[type-var]
+    async with contextlib.aclosing(batches):
         assert shown(await _next(batches)) == ["+Pod default/a"]
         if not polling:
             await _until_watched(tmp_path, batches)
@@ -386,7 +386,7 @@ async def test_watch_goes_on_by_looking_where_inotify_has_no_room(
     monkeypatch.setattr("reconciler.server.watching.awatch", refuse)
     stop = asyncio.Event()
     batches = watch(tmp_path, stop, rescan_seconds=0.01)
-    async with contextlib.aclosing(batches):  # type: ignore[type-var]
+    async with contextlib.aclosing(batches):
         assert await _next(batches) == Batch()
         write(tmp_path / "a.yaml", policy("p"))
         (change,) = (await _next(batches)).changes

@@ -27,10 +27,11 @@ from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf import duration_pb2, json_format
 from google.protobuf.message import Message
 
-from reconciler.core.objects.yamlload import Plain, YamlError, load_documents
+from reconciler.core.objects.yamlload import YamlError, load_documents
 from reconciler.errors import Rejected
 from reconciler.probe.messages import message_class
 from reconciler.server.discovery.rules import violations
+from reconciler.server.discovery.values import Bad, join, plain
 
 PREFIX: Final = "type.googleapis.com/"
 WRAPPER: Final = PREFIX + discovery_pb2.Resource.DESCRIPTOR.full_name
@@ -67,14 +68,6 @@ class Parsed(msgspec.Struct, frozen=True):
     known: dict[bytes, Found] = {}
 
 
-class _Bad(Exception):
-    """path, reason, and what of the resource can be named."""
-
-    def __init__(self, path: str, reason: str, title: str = "") -> None:
-        super().__init__(reason)
-        self.path, self.reason, self.title = path, reason, title
-
-
 def parse(data: bytes, file: str, known: Mapping[bytes, Found] | None = None) -> Parsed:
     """Every resource of a file. What is bad in one hides nothing of the others.
 
@@ -88,15 +81,15 @@ def parse(data: bytes, file: str, known: Mapping[bytes, Found] | None = None) ->
             source = f"{file}#{number}"
             for path, written in _resources(document):
                 try:
-                    value = _plain(written, "")
+                    value = plain(written)
                     key = _key(value)
                     before = (known or {}).get(key)
                     if before is None:
                         each = _resource(value, source)
                     else:
                         each = msgspec.structs.replace(before, source=source)
-                except _Bad as bad:
-                    where = _join(path, bad.path)
+                except Bad as bad:
+                    where = join(path, bad.path)
                     problems.append(Rejected(source, bad.title, where, bad.reason))
                 else:
                     keys[key] = each
@@ -110,7 +103,7 @@ def _key(value: Any) -> bytes:
     try:
         return hashlib.blake2b(msgspec.json.encode(value), digest_size=16).digest()
     except (OverflowError, RecursionError) as error:
-        raise _Bad("", f"can't be a resource: {error}") from None
+        raise Bad("", f"can't be a resource: {error}") from None
 
 
 def _documents(data: bytes, file: str) -> Iterator[Any]:
@@ -144,16 +137,16 @@ def _resources(document: Any) -> Iterator[tuple[str, Any]]:
 
 def _resource(value: Any, source: str) -> Found:
     if not isinstance(value, dict):
-        raise _Bad("", "a resource is a mapping with @type")
+        raise Bad("", "a resource is a mapping with @type")
     if value.get("@type") != WRAPPER:
         return _named(value, source, None, None, "")
     for key in value.keys() - _WRAPPED:
-        raise _Bad(str(key), "only name, ttl and resource are read of a wrapper")
+        raise Bad(str(key), "only name, ttl and resource are read of a wrapper")
     name, inner = value.get("name"), value.get("resource")
     if name is not None and not isinstance(name, str):
-        raise _Bad("name", "a text is expected")
+        raise Bad("name", "a text is expected")
     if not isinstance(inner, dict):
-        raise _Bad("resource", "a resource is expected, as a mapping with @type")
+        raise Bad("resource", "a resource is expected, as a mapping with @type")
     return _named(inner, source, name, _ttl(value.get("ttl")), "resource")
 
 
@@ -165,30 +158,30 @@ def _named(
     try:
         message = _message(type_url, value)
         name = _name(message, given)
-    except _Bad as bad:
-        raise _Bad(_join(at, bad.path), bad.reason, title) from None
+    except Bad as bad:
+        raise Bad(join(at, bad.path), bad.reason, title) from None
     for path, reason in violations(message):
-        raise _Bad(_join(at, path), reason, title)
+        raise Bad(join(at, path), reason, title)
     body = message.SerializeToString(deterministic=True)
     return Found(str(type_url), name, _version(body, ttl), body, ttl, source)
 
 
 def _message(type_url: object, value: dict[str, Any]) -> Message:
     if not isinstance(type_url, str) or not type_url.startswith(PREFIX):
-        raise _Bad("@type", f"is missing, or no type URL ({PREFIX}...)")
+        raise Bad("@type", f"is missing, or no type URL ({PREFIX}...)")
     cls = message_class(type_url)
     if cls is None:
-        raise _Bad("@type", f"{type_url.removeprefix(PREFIX)}: there is no such type")
+        raise Bad("@type", f"{type_url.removeprefix(PREFIX)}: there is no such type")
     for path, inner in _types(value, ""):
         if message_class(inner) is None:
-            raise _Bad(path, f"{inner.rpartition('/')[2]}: there is no such type")
+            raise Bad(path, f"{inner.rpartition('/')[2]}: there is no such type")
     fields = {key: each for key, each in value.items() if key != "@type"}
     try:
         return json_format.ParseDict(fields, cls(), max_recursion_depth=100)
     except json_format.ParseError as error:
         raise _bad(str(error), cls.DESCRIPTOR.name) from None
     except (TypeError, ValueError, AttributeError) as error:  # what json_format lets through
-        raise _Bad("", f"is no {cls.DESCRIPTOR.name}: {error}") from None
+        raise Bad("", f"is no {cls.DESCRIPTOR.name}: {error}") from None
 
 
 _CHAIN: Final = re.compile(r"Failed to parse (\S+) field: (.*)\Z", re.DOTALL)
@@ -196,7 +189,7 @@ _AT: Final = re.compile(r' at "?[A-Za-z_]\w*((?:\.|\[)[^"\s]*?)?"?\.*\Z')
 _HELP: Final = re.compile(r"\s*Available Fields\(except extensions\):.*\Z", re.DOTALL)
 
 
-def _bad(text: str, type: str) -> _Bad:
+def _bad(text: str, type: str) -> Bad:
     """json_format's error as field and reason: it has the field twice, once as a chain of errors
     and, of most, once more at the end."""
     fields = []
@@ -208,7 +201,7 @@ def _bad(text: str, type: str) -> _Bad:
     path = ".".join(fields)
     if at is not None:
         text, path = text[: at.start()], (at[1] or "").lstrip(".") or path
-    return _Bad(path, f"{text.rstrip('.')} ({type})" if not path else text.rstrip("."))
+    return Bad(path, f"{text.rstrip('.')} ({type})" if not path else text.rstrip("."))
 
 
 def _name(message: Any, given: str | None) -> str:
@@ -216,15 +209,15 @@ def _name(message: Any, given: str | None) -> str:
     if field is None:
         if not given:
             reason = "has no name: write it in an envoy.service.discovery.v3.Resource with one"
-            raise _Bad("", f"{message.DESCRIPTOR.name} {reason}")
+            raise Bad("", f"{message.DESCRIPTOR.name} {reason}")
         return given
     own = str(getattr(message, field))
     if not own:
-        raise _Bad(field, "is required: it is the resource's name")
+        raise Bad(field, "is required: it is the resource's name")
     if own == "*":
-        raise _Bad(field, "'*' means all resources of a type, and can't name one")
+        raise Bad(field, "'*' means all resources of a type, and can't name one")
     if given not in (None, own):
-        raise _Bad(field, f"is {own!r}, and the wrapper's name is {given!r}")
+        raise Bad(field, f"is {own!r}, and the wrapper's name is {given!r}")
     return own
 
 
@@ -235,10 +228,10 @@ def _ttl(value: object) -> float | None:
     try:
         found.FromJsonString(value)  # type: ignore[arg-type]  # what is no text is an error
     except (ValueError, AttributeError, TypeError):
-        raise _Bad("ttl", f'{value!r} is no duration, such as "30s"') from None
+        raise Bad("ttl", f'{value!r} is no duration, such as "30s"') from None
     seconds = found.seconds + found.nanos / 1e9
     if seconds <= 0:
-        raise _Bad("ttl", "must be more than 0s")
+        raise Bad("ttl", "must be more than 0s")
     return seconds
 
 
@@ -248,41 +241,19 @@ def _version(body: bytes, ttl: float | None) -> str:
     return urlsafe_b64encode(hashlib.sha256(salt + body).digest()[:12]).decode()
 
 
-# ------------------------------------------------------------------------------- plain values
-
-
-def _plain(value: Any, path: str) -> Any:
-    """Numbers that YAML writes as numbers; what it reads as something else is refused."""
-    if isinstance(value, Plain):
-        if value.meaning != "a number":
-            raise _Bad(path, value.advice)
-        try:
-            return float(value.text)
-        except ValueError:  # .inf, 1_000.5
-            raise _Bad(path, f"{value.text}: is no number in JSON") from None
-    if isinstance(value, dict):
-        return {str(key): _plain(each, _join(path, str(key))) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_plain(each, f"{path}[{at}]") for at, each in enumerate(value)]
-    return value
+# ------------------------------------------------------------------------------- names of things
 
 
 def _types(value: Any, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         type_url = value.get("@type")
         if isinstance(type_url, str):
-            yield _join(path, "@type"), type_url
+            yield join(path, "@type"), type_url
         for key, each in value.items():
-            yield from _types(each, _join(path, key))
+            yield from _types(each, join(path, key))
     elif isinstance(value, list):
         for at, each in enumerate(value):
             yield from _types(each, f"{path}[{at}]")
-
-
-def _join(path: str, name: str) -> str:
-    if not path or not name:
-        return path or name
-    return f"{path}{name}" if name.startswith("[") else f"{path}.{name}"
 
 
 def _short(type_url: str) -> str:

@@ -14,23 +14,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from contextlib import aclosing
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 import msgspec
 
+from reconciler.core.discovery.types import Node
 from reconciler.core.objects.yamlload import YamlError, load_documents
 from reconciler.errors import ConfigError, Rejected
 from reconciler.server.discovery.documents import Found, Parsed, parse
 from reconciler.server.discovery.match import (
     MATCH_FILE,
     Condition,
-    Matched,
+    Conditions,
+    Overlaps,
     condition_of,
     directory_of,
     parse_match,
 )
-from reconciler.server.watching import list_files, settled, signature_of, wait_or, wake_on_change
+from reconciler.server.watching import list_files, looks, settled, signature_of
 
 _QUIET_MS: Final = 20
 """A burst of changes is over when nothing happened for so long: what is replaced as a whole is in
@@ -48,28 +52,34 @@ class Directory(msgspec.Struct, frozen=True):
     found: tuple[Found, ...]
 
 
-class State(msgspec.Struct, frozen=True):
+class State(msgspec.Struct, frozen=True, dict=True):
     """directories: sorted by name; each has a resource."""
 
     directories: tuple[Directory, ...] = ()
 
-    def of(self, node: Matched) -> tuple[str, ...]:
+    def of(self, node: Node) -> tuple[str, ...]:
         """Names of the directories that are for a node."""
-        return tuple(each.name for each in self.directories if each.condition.holds(node))
+        return tuple(self.directories[at].name for at in self._conditions.of(node))
 
     def resources(self, names: Iterable[str]) -> Mapping[str, Mapping[str, Found]]:
-        """type URL → name → resource of these directories."""
-        wanted = frozenset(names)
+        """type URL → name → resource of these directories; of one that is not there nothing."""
         view: dict[str, dict[str, Found]] = {}
-        for directory in self.directories:
-            if directory.name in wanted:
-                for each in directory.found:
-                    view.setdefault(each.type_url, {})[each.name] = each
+        for name in names:
+            for each in self._by_name.get(name, ()):
+                view.setdefault(each.type_url, {})[each.name] = each
         return view
 
     @property
     def count(self) -> int:
         return sum(len(each.found) for each in self.directories)
+
+    @cached_property
+    def _conditions(self) -> Conditions:
+        return Conditions(each.condition for each in self.directories)
+
+    @cached_property
+    def _by_name(self) -> dict[str, tuple[Found, ...]]:
+        return {each.name: each.found for each in self.directories}
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -187,28 +197,18 @@ def _match(data: bytes, name: str) -> tuple[Parsed, Condition | None]:
 
 def _duplicates(directories: tuple[Directory, ...]) -> Iterator[Rejected]:
     """Names that a node could get twice."""
-    holders: dict[tuple[str, str], list[tuple[Directory, Found]]] = {}
+    holders: dict[tuple[str, str], tuple[Overlaps, list[Found]]] = {}
     for directory in directories:
         for each in directory.found:
-            held = holders.setdefault((each.type_url, each.name), [])
-            for other, first in held:
-                if other is directory or not other.condition.excludes(directory.condition):
-                    reason = f"is in {first.source} too, and a node could get both"
-                    yield Rejected(each.source, each.title, "", reason)
-                    break
-            held.append((directory, each))
+            overlaps, found = holders.setdefault((each.type_url, each.name), (Overlaps(), []))
+            first = overlaps.add(directory.condition)
+            if first is not None:
+                reason = f"is in {found[first].source} too, and a node could get both"
+                yield Rejected(each.source, each.title, "", reason)
+            found.append(each)
 
 
 # --------------------------------------------------------------------------------- watching
-
-
-def load(directory: str | Path) -> State:
-    """What is there now; ConfigError with every problem, a line each."""
-    outcome = Resources(_root(directory)).scan()
-    assert outcome is not None
-    if outcome.state is None:
-        raise ConfigError(f"{directory}:\n" + "\n".join(f"  {each}" for each in outcome.problems))
-    return outcome.state
 
 
 async def watch(
@@ -218,24 +218,11 @@ async def watch(
     rescan_seconds: float = _RESCAN_SECONDS,
 ) -> AsyncGenerator[Outcome, None]:
     """How it is now, then each change of it, until `stop`. ConfigError: no such directory."""
-    root = _root(directory)
-    resources = Resources(root)
-    wake = asyncio.Event()
-    watcher = asyncio.create_task(wake_on_change(root, wake, stop, quiet_ms=_QUIET_MS))
-    try:
-        while not stop.is_set():
-            outcome = await asyncio.to_thread(resources.scan)
-            if outcome is not None:
-                yield outcome
-            await wait_or(wake, stop, rescan_seconds)
-            wake.clear()
-    finally:
-        watcher.cancel()
-        await asyncio.gather(watcher, return_exceptions=True)
-
-
-def _root(directory: str | Path) -> Path:
     root = Path(directory)
     if not root.is_dir():
         raise ConfigError(f"resources: {root} is not a directory")
-    return root
+    scan = Resources(root).scan
+    found = looks(root, scan, stop, rescan_seconds=rescan_seconds, quiet_ms=_QUIET_MS)
+    async with aclosing(found):
+        async for outcome in found:
+            yield outcome

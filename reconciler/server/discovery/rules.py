@@ -6,7 +6,7 @@ descriptors, so that such a resource is refused before any client sees it, with 
 Messages inside an `Any` of a type that is known are looked at too.
 
 Not looked at: rules about the present time (none of Envoy's has any). A text's `pattern` is RE2;
-one that Python's `re` can't read is left out.
+the little of it that Python can't say (`core.labels.re2`) is left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from validate import validate_pb2
 
+from reconciler.core.labels.re2 import compile_re2
 from reconciler.probe.messages import unpack
+from reconciler.server.discovery.values import join
 
 Descriptor = Any  # two classes, of which one is in C; the stubs have the other
 FieldDescriptor = Any
@@ -89,11 +91,7 @@ def _look(message: Message, depth: int, found: list[Problem]) -> None:
             _look(one, depth - 1, found)
             if len(found) > begin:
                 name = field.name if key is None else f"{field.name}[{key}]"
-                found[begin:] = [(_join(name, path), reason) for path, reason in found[begin:]]
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if name else path
+                found[begin:] = [(join(name, path), reason) for path, reason in found[begin:]]
 
 
 # ------------------------------------------------------------------------------ rules of a type
@@ -354,18 +352,21 @@ def _text(rules: Any) -> Iterator[Check]:
         no = rules.not_contains
         yield _must(lambda value: no not in value, f"must not have {no!r} in it")
     if rules.pattern:
-        try:
-            pattern = re.compile(rules.pattern)
-        except re.error:
-            pattern = None
-        if pattern is not None:
-            found = pattern
+        found = _compiled_re2(rules.pattern)
+        if found is not None:
             yield _must(lambda value: bool(found.search(value)), f"must match {rules.pattern}")
     form = rules.WhichOneof("well_known")
     if form == "well_known_regex":
         yield _HEADERS[rules.well_known_regex, rules.strict]
     elif form in _FORMS and getattr(rules, form):
         yield _must(_FORMS[form], f"must be {_WORDS[form]}")
+
+
+def _compiled_re2(pattern: str) -> re.Pattern[str] | None:
+    try:
+        return compile_re2(pattern)
+    except ValueError:
+        return None
 
 
 def _header(pattern: str, what: str) -> Check:

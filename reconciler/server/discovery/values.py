@@ -1,0 +1,65 @@
+"""What YAML and JSON have in common: a document as JSON's values, and the place of what is none.
+
+A number that YAML alone writes so (`0x10`, `1_000`) and a boolean such as `on` are refused, with
+the way to write what was meant (see `core.objects.yamlload`). What is nested deeper than any
+message may be is refused here, before anything walks through it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from reconciler.core.objects.yamlload import Plain
+
+MAX_DEPTH: Final = 250
+"""Values inside values. A message has at most 100 levels (`json_format`), and each of them may be
+an entry of a list or a map, which is a level of its own; a wrapper comes on top."""
+
+
+class Bad(ValueError):
+    """path: "endpoints[0].priority", "" for the whole; title: what can be named of the resource."""
+
+    def __init__(self, path: str, reason: str, title: str = "") -> None:
+        super().__init__(f"{path}: {reason}" if path else reason)
+        self.path, self.reason, self.title = path, reason, title
+
+
+def plain(value: Any, path: str = "", depth: int = MAX_DEPTH) -> Any:
+    """The value with texts as keys and with numbers as JSON has them; Bad: it has something else.
+
+    One frame a level: the stack takes MAX_DEPTH of them wherever this is called.
+    """
+    if isinstance(value, Plain):
+        return _number(value, path)
+    if not isinstance(value, dict | list):
+        return value
+    if depth == 0:
+        raise Bad("", "nested too deeply")
+    if isinstance(value, dict):
+        fields: dict[str, Any] = {}
+        for key, each in value.items():
+            fields[str(key)] = plain(each, join(path, str(key)), depth - 1)
+        return fields
+    items: list[Any] = []
+    for at, each in enumerate(value):
+        items.append(plain(each, f"{path}[{at}]", depth - 1))
+    return items
+
+
+def _number(value: Plain, path: str) -> float:
+    if value.meaning != "a number":
+        raise Bad(path, value.advice)
+    try:
+        found = float(value.text)
+    except ValueError:  # .inf, 1_000.5
+        found = math.inf
+    if not math.isfinite(found):
+        raise Bad(path, f"{value.text}: is no number in JSON")
+    return found
+
+
+def join(path: str, name: str) -> str:
+    if not path or not name:
+        return path or name
+    return f"{path}{name}" if name.startswith("[") else f"{path}.{name}"

@@ -1,0 +1,84 @@
+"""A look at the files that fails, as no file can make it, ends the process with that error."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler.config import DiscoveryConfig, ServerConfig
+from reconciler.server import app as server
+from reconciler.server.discovery import app as discovery
+from tests.integration.xds_processes import cluster, put
+
+Start = Callable[[Callable[[int], None]], Coroutine[Any, Any, None]]
+
+
+def serve_files(home: Path, files: Path) -> Start:
+    config = DiscoveryConfig(
+        resources=str(files), listen="127.0.0.1:0", insecure=True, status="", drain=0.0
+    )
+    return lambda ready: discovery.run(config, ready=ready)
+
+
+def serve_manifests(home: Path, files: Path) -> Start:
+    config = ServerConfig(
+        manifests=str(files),
+        state_dir=str(home),
+        listen="127.0.0.1:0",
+        insecure=True,
+        status=f"unix:{home}/s.sock",
+    )
+    return lambda ready: server.run(config, ready=ready)
+
+
+def serve_files_beside(home: Path, files: Path) -> Start:
+    config = ServerConfig(
+        xds_resources=str(files),
+        state_dir=str(home),
+        listen="127.0.0.1:0",
+        insecure=True,
+        status=f"unix:{home}/s.sock",
+    )
+    return lambda ready: server.run(config, ready=ready)
+
+
+@pytest.mark.parametrize(
+    ("serve", "listing"),
+    [
+        (serve_files, "reconciler.server.discovery.files.list_files"),
+        (serve_files_beside, "reconciler.server.discovery.files.list_files"),
+        (serve_manifests, "reconciler.server.manifests.list_files"),
+    ],
+)
+async def test_a_look_that_fails_is_the_end_and_its_reason(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    serve: Callable[[Path, Path], Start],
+    listing: str,
+) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(serve(tmp_path, files)(ready.set_result))
+    try:
+        async with asyncio.timeout(20):
+            ends: set[asyncio.Future[Any]] = {ready, task}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+
+            def fail(_: Path) -> None:
+                raise ZeroDivisionError
+
+            monkeypatch.setattr(listing, fail)
+            put(files, "a", cluster("a"))
+            with pytest.raises(BaseExceptionGroup) as caught:
+                await asyncio.shield(task)
+            assert caught.group_contains(ZeroDivisionError)
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, BaseExceptionGroup):
+            await task
