@@ -86,6 +86,8 @@ def parse(data: bytes, file: str, known: Mapping[bytes, Found] | None = None) ->
                     before = (known or {}).get(key)
                     if before is None:
                         each = _resource(value, source)
+                    elif before.source == source:
+                        each = before
                     else:
                         each = msgspec.structs.replace(before, source=source)
                 except Bad as bad:

@@ -1,0 +1,142 @@
+"""Resources that are handed over by HTTP: what is read again, and what is said at a stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import structlog
+
+from reconciler.address import Address
+from reconciler.server.discovery import push
+from reconciler.server.discovery.files import Outcome
+from reconciler.server.discovery.rules import violations
+
+CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+
+
+def cluster(name: str, seconds: int = 1) -> dict[str, Any]:
+    return {"@type": CLUSTER, "name": name, "connectTimeout": f"{seconds}s"}
+
+
+class Server:
+    """stop: of the application; taken: names that each state had, a consumer permitting."""
+
+    def __init__(self, client: aiohttp.ClientSession, outcomes: AsyncGenerator[Outcome]) -> None:
+        self.client, self.outcomes = client, outcomes
+        self.taken: list[list[str]] = []
+
+    async def ask(self, method: str, *resources: dict[str, Any]) -> tuple[int, Any]:
+        url, body = "http://localhost/resources", {"resources": resources}
+        async with self.client.request(method, url, json=body) as answer:
+            return answer.status, await answer.json() if answer.status != 204 else None
+
+    async def follow(self) -> None:
+        async for outcome in self.outcomes:
+            if outcome.state is not None:
+                found = outcome.state.resources(("",)).get(CLUSTER, {})
+                self.taken.append(sorted(found))
+
+
+@pytest.fixture
+def stop() -> asyncio.Event:
+    return asyncio.Event()
+
+
+@pytest.fixture
+async def server(tmp_path: Path, stop: asyncio.Event) -> AsyncIterator[Server]:
+    async with AsyncExitStack() as stack:
+        address = Address(path=f"{tmp_path}/push.sock")
+        outcomes = await push.listen(address, stop, stack, structlog.get_logger())
+        stack.push_async_callback(outcomes.aclose)
+        connector = aiohttp.UnixConnector(address.path)
+        client = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+        yield Server(client, outcomes)
+
+
+@asynccontextmanager
+async def following(server: Server) -> AsyncIterator[None]:
+    task = asyncio.create_task(server.follow())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_only_what_is_new_is_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def count(message: Any) -> Any:
+        read.append(message.name)
+        return violations(message)
+
+    monkeypatch.setattr("reconciler.server.discovery.documents.violations", count)
+    async with following(server), asyncio.timeout(20):
+        for method, given, new in (
+            ("PUT", (cluster("a"), cluster("b")), ["a", "b"]),
+            ("PUT", (cluster("b"), cluster("a")), []),
+            ("PATCH", (cluster("c"), cluster("b", 2)), ["c", "b"]),
+            ("PATCH", (cluster("a"), cluster("b", 2), cluster("c")), []),
+            ("PUT", (cluster("c"), cluster("b")), ["b"]),  # as it was before the last
+        ):
+            read.clear()
+            assert await server.ask(method, *given) == (204, None)
+            assert read == new
+    assert server.taken == [["a", "b"], ["a", "b"], ["a", "b", "c"], ["a", "b", "c"], ["b", "c"]]
+
+
+STOPPING = (503, {"error": "the server is shutting down"})
+
+
+async def test_what_comes_after_a_stop_is_answered(server: Server, stop: asyncio.Event) -> None:
+    async with following(server), asyncio.timeout(20):
+        assert await server.ask("PUT", cluster("a")) == (204, None)
+        stop.set()
+        assert await server.ask("PUT", cluster("b")) == STOPPING
+    assert server.taken == [["a"]]
+
+
+async def test_what_waits_at_a_stop_is_answered(
+    server: Server, stop: asyncio.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, give = asyncio.Event(), push._Pushes._give
+
+    async def tell(self: push._Pushes, outcome: Outcome) -> None:
+        given.set()
+        await give(self, outcome)
+
+    monkeypatch.setattr(push._Pushes, "_give", tell)
+    async with asyncio.timeout(20):
+        waiting = asyncio.create_task(server.ask("PUT", cluster("a")))
+        await given.wait()
+        stop.set()
+        rest = [outcome async for outcome in server.outcomes]
+        assert [each.state and each.state.count for each in rest] == [0]  # to begin with
+        assert await waiting == STOPPING
+
+
+async def test_what_is_in_force_at_a_stop_is_so_answered(
+    server: Server, stop: asyncio.Event
+) -> None:
+    async with asyncio.timeout(20):
+        began = asyncio.create_task(server.ask("PUT", cluster("a")))
+        assert (await anext(server.outcomes)).state is not None
+        behind = asyncio.create_task(server.ask("PUT", cluster("b")))
+        stop.set()
+        assert [outcome async for outcome in server.outcomes] == []
+        assert (await began, await behind) == ((204, None), STOPPING)
+
+
+async def test_who_is_not_followed_any_more_is_answered(server: Server) -> None:
+    async with asyncio.timeout(20):
+        waiting = asyncio.create_task(server.ask("PUT", cluster("a")))
+        assert (await anext(server.outcomes)).state is not None
+        await server.outcomes.aclose()
+        assert await waiting == STOPPING
