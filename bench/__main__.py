@@ -7,6 +7,7 @@ import importlib
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -62,6 +63,8 @@ def main() -> int:
             transports=tuple(options.transport),
             profile=options.profile or "",
             say=lambda text: status.update(text),
+            page=options.page,
+            seconds=None if options.minutes is None else 60 * options.minutes,
         )
         for name in chosen:
             began = time.monotonic()
@@ -80,7 +83,7 @@ def main() -> int:
     else:
         _print(described, rows)
     for path in context.written:
-        progress.print(f"profile: {path}")
+        progress.print(f"written: {path}")
     return int(failed)
 
 
@@ -100,7 +103,16 @@ def _options() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--transport", nargs="+", choices=("grpc", "http2"), default=["grpc", "http2"],
-        help="what carries the streams of the group streams (default: grpc http2)",
+        help="what carries the streams, for the groups streams and xds (default: grpc http2)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE",
+        help="write the group xds as a page there (default: docs/xds-benchmarks.md if it is run "
+        "whole, else none)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--minutes", type=float, metavar="N",
+        help="the group xds begins with no other server after that; what is missing is said",
     )  # fmt: skip
     parser.add_argument(
         "--profile", choices=tuple(PROFILES), metavar="NAME",

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from bench import cluster, peers, server
+from bench import cluster, machine, peers, server
 from bench.processes import Child, Setup
 from bench.rows import Context
 from reconciler import tls
@@ -59,7 +56,7 @@ def running(
     """parts: the nodes of each process; pods: of each node, for whole agents.
     transport: the server's."""
     with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(_scratch())
+        directory = str(stack.enter_context(machine.scratch()))
         address = f"127.0.0.1:{free_port()}"
         context.say(f"starting {1 + len(parts)} processes")
         own = {server.SERVER: keys[server.SERVER]}
@@ -82,8 +79,7 @@ def certificates(context: Context, nodes: Sequence[str]) -> dict[str, KeyPair]:
     """Of the server and of each node, by one new authority."""
     now = datetime.datetime.now(datetime.UTC)
     found: dict[str, KeyPair] = {}
-    with _scratch() as text:
-        directory = Path(text)
+    with machine.scratch() as directory:
         authority = certs.init(directory, cluster="bench", now=now)
         ca = str(authority.certificate)
 
@@ -123,17 +119,6 @@ def relabel(fleet: Fleet, built: cluster.Cluster, generation: int) -> dict[str, 
     after = fleet.used()[1:]
     done["peers"] = [late["cpu"] - early["cpu"] for early, late in zip(before, after, strict=True)]
     return done
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[str]:
-    memory = Path("/dev/shm")
-    where = str(memory) if memory.is_dir() else None
-    path = tempfile.mkdtemp(prefix="reconciler-bench-", dir=where)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def free_port() -> int:

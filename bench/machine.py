@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
 import resource
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -53,3 +57,15 @@ def raise_descriptor_limit() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
+
+
+@contextlib.contextmanager
+def scratch(*, disk: bool = False) -> Iterator[Path]:
+    """A folder that is removed again; in memory where there is such a place, unless on a `disk`."""
+    shared = Path("/dev/shm")
+    where = shared if not disk and shared.is_dir() else None
+    path = Path(tempfile.mkdtemp(prefix="reconciler-bench-", dir=where))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

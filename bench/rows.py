@@ -12,6 +12,7 @@ import io
 import pstats
 import re
 import statistics
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
@@ -82,7 +83,11 @@ def shown(value: float, unit: Unit) -> str:
 
 
 class Context:
-    """What a group of benchmarks is told. say: shows progress, one line, replaced by the next."""
+    """What a group of benchmarks is told.
+
+    say: shows progress, one line, replaced by the next; page: where a comparison is to be written;
+    seconds: after which no more is begun by what can end early (`over`)
+    """
 
     def __init__(
         self,
@@ -92,13 +97,20 @@ class Context:
         transports: tuple[str, ...],
         profile: str,
         say: Callable[[str], None],
+        page: Path | None = None,
+        seconds: float | None = None,
     ) -> None:
         self.quick = quick
         self.streams = streams
         self.transports = transports
         self.profile = profile
         self.say = say
+        self.page = page
         self.written: list[Path] = []
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def over(self) -> bool:
+        return self._end is not None and time.monotonic() > self._end
 
     def runs(self, usual: int) -> int:
         return 1 if self.quick else usual
@@ -122,6 +134,10 @@ class Context:
         OUT.mkdir(exist_ok=True)
         path = OUT / f"{name}.txt"
         path.write_text(text)
+        self.wrote(path)
+
+    def wrote(self, path: Path) -> None:
+        """Say at the end that it is there."""
         if path not in self.written:
             self.written.append(path)
 

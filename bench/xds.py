@@ -5,24 +5,25 @@ other; the client shares their cores. go-control-plane serves from its linear ca
 all nodes) and from its snapshot cache (a snapshot for each node). The goals are factors of the
 better one of these two, in each number for itself.
 
-A full run writes docs/xds-benchmarks.md.
+In a round each server is started anew and put under all loads; rounds of one number of streams
+follow each other, so that what the machine does meanwhile meets all servers. What was measured is
+kept in bench/out/ after each server. A whole run (every number of streams, both transports) writes
+docs/xds-benchmarks.md, and any run the page that `--page` names; one that is cut off has written
+what it came to, and the page says what is missing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from bench import machine, xds_build, xds_report, xds_rig
-from bench.rows import Context, Row, measured
-from bench.xds_report import TITLES, median, summary, wall
+from bench import machine, xds_build, xds_case, xds_report, xds_rig
+from bench.rows import OUT, Context, Row, measured
+from bench.xds_case import TITLES, Case, Comparison, wall
+from bench.xds_report import summary
 from bench.xds_rig import OURS, THEIRS, Kind, Layout, Load, Report, Server
 from reconciler.errors import ReconcilerError
 
@@ -37,8 +38,12 @@ WALL, CPU, MEMORY = 0.6, 0.5, 0.2
 """Goals: what ours may take of that which the better cache takes."""
 
 BURST: Final = 50
-_MANY: Final = 1_000
-"""With more streams than this, a run is repeated less: it takes minutes."""
+_FEW: Final = 1_000
+_ROUNDS: Final = 3
+"""Up to so few streams; with more of them there is one round: it takes minutes."""
+_ONE, _MANY = 3, 2
+"""How often the two short loads are repeated in a round; the others are measured once in each."""
+
 LOADS: Final = {
     "sync": f"initial sync of {xds_rig.IDENTITIES} × 400 B",
     "one": "one resource of 1 KB changes",
@@ -46,147 +51,148 @@ LOADS: Final = {
     "burst": f"one resource of 1 KB changes {BURST} times at once",
     "storm": "all reconnect with equal versions",
 }
-
-Measured = dict[str, list[Report]]
-"""By load, each run of it. A burst is not in it where a snapshot for each of many nodes would be
-set 50 times: it takes a time that nobody waits for."""
-
-
-class Case(msgspec.Struct, frozen=True):
-    """found: by server; one that failed is in `why` instead, with the reason."""
-
-    layout: Layout
-    streams: int
-    found: dict[Kind, Measured]
-    why: dict[Kind, str]
-
-    def has(self, kind: Kind, load: str) -> bool:
-        return load in self.found.get(kind, {})
+"""In the order in which they are measured."""
 
 
 def run(context: Context) -> list[Row]:
     with contextlib.redirect_stdout(sys.stderr):  # the build says how far it is
         programs = xds_build.programs()
-    kinds = (*(kind for kind in OURS if kind in context.transports), *THEIRS)
     counts = context.streams or (QUICK if context.quick else COUNTS)
-    described = {**machine.describe(), **xds_build.versions()}
-    cases, rows = [], []
-    for layout in LAYOUTS:
-        for streams in counts:
-            if why := xds_rig.refused(streams):
-                rows.append(Row(group=GROUP, what=f"{streams:,} streams, {layout.title}", why=why))
-                continue
-            case = _case(context, programs, kinds, layout, streams)
-            cases.append(case)
-            rows += _rows(case)
-            if not context.quick:  # what is measured is not lost when the rest fails
-                xds_report.write(described, LOADS, cases, (WALL, CPU, MEMORY))
-    return rows
+    made = Comparison(
+        machine={**machine.describe(), **xds_build.versions()},
+        loads=dict(LOADS),
+        goals=(WALL, CPU, MEMORY),
+        planned=[(layout, streams) for streams in counts for layout in LAYOUTS],
+        kinds=[*(kind for kind in OURS if kind in context.transports), *THEIRS],
+        rounds={each: context.runs(_ROUNDS if each <= _FEW else 1) for each in counts},
+        cases=[],
+    )
+    whole = made.kinds == [*OURS, *THEIRS] and counts == COUNTS and not context.quick
+    page = context.page or (xds_report.PAGE if whole else None)
+    results = OUT / ("xds.json" if page else "xds-part.json")
+    for layout, streams in made.planned:
+        _case(context, programs, made, layout, streams, results)
+        if page is not None:
+            page.write_text(xds_report.text(made))
+    context.wrote(results)
+    if page is not None:
+        context.wrote(page)
+    rows = [row for case in made.cases for row in _rows(case)]
+    return rows + [Row(group=GROUP, what=each, why="time was over") for each in made.missing()]
 
 
 def _case(
-    context: Context, programs: Path, kinds: Sequence[Kind], layout: Layout, streams: int
-) -> Case:
-    found: dict[Kind, Measured] = {}
-    why: dict[Kind, str] = {}
-    for kind in kinds:
-        title = f"{TITLES[kind]}, {streams:,} streams, {layout.title}"
-        try:
-            with scratch() as directory:
-                found[kind] = _measure(context, programs, directory, kind, layout, streams, title)
-        except (RuntimeError, OSError, ReconcilerError) as error:
-            why[kind] = " ".join(str(error).split())  # one line, for a table
-    return Case(layout, streams, found, why)
+    context: Context, programs: Path, made: Comparison, layout: Layout, streams: int, results: Path
+) -> None:
+    """Adds it to what was made."""
+    if context.over():
+        return
+    case = Case(layout, streams, {}, {})
+    made.cases.append(case)
+    if why := xds_rig.refused(streams):
+        case.why.update({kind: dict.fromkeys(LOADS, why) for kind in made.kinds})
+        return
+    for at in range(made.rounds[streams]):
+        for kind in made.kinds:
+            if context.over():
+                return
+            _round(context, programs, case, kind, f"round {at + 1}")
+            xds_case.save(made, results)
 
 
-def _measure(
-    context: Context,
-    programs: Path,
-    directory: Path,
-    kind: Kind,
-    layout: Layout,
-    streams: int,
-    title: str,
-) -> Measured:
-    keys = xds_rig.make_keys(directory) if layout.tls else None
-    runs: Measured = {}
+def _round(context: Context, programs: Path, case: Case, kind: Kind, title: str) -> None:
+    """One server under all loads. It ends with the load that can't be measured, or that streams
+    waited for until the time was over: the same would be so of the next one."""
+    left = list(LOADS)
+    title = f"{TITLES[kind]}, {case.streams:,} streams, {case.layout.title}, {title}"
+    try:
+        with contextlib.ExitStack() as stack:
+            directory = stack.enter_context(machine.scratch(disk=True))
+            context.say(f"{title}: start")
+            loads = _loads(stack, programs, directory, kind, case)
+            while left:
+                name = left[0]
+                if kind == "snapshot" and name == "burst" and case.streams > _FEW:
+                    # A snapshot for each of many nodes would be set 50 times.
+                    case.why.setdefault(kind, {})[name] = "not measured: takes too long"
+                    left.pop(0)
+                    continue
+                once, times = loads[name]
+                for at in range(context.runs(times)):
+                    context.say(f"{title}: {LOADS[name]} ({at + 1})")
+                    report = once()
+                    case.found.setdefault(kind, {}).setdefault(name, []).append(report)
+                    if report.missing:
+                        raise _OverError(f"{report.missing:,} streams were not served in time")
+                left.pop(0)
+    except _OverError as error:
+        why = f"not measured: {error} before ({LOADS[left[0]]})"
+        case.why.setdefault(kind, {}).update(dict.fromkeys(left[1:], why))
+    except (RuntimeError, OSError, ReconcilerError) as error:
+        why = f"failed: {' '.join(str(error).split())}"  # one line, for a table
+        case.why.setdefault(kind, {}).update(dict.fromkeys(left, why))
+
+
+class _OverError(Exception):
+    """Streams waited until the time was over."""
+
+
+def _loads(
+    stack: contextlib.ExitStack, programs: Path, directory: Path, kind: Kind, case: Case
+) -> dict[str, tuple[Callable[[], Report], int]]:
+    """What measures each load once, and how often it is repeated in a round."""
+    home = directory / "server"
+    home.mkdir()
+    keys = xds_rig.make_keys(directory) if case.layout.tls else None
+    server = stack.enter_context(Server(kind, home, programs, keys))
+    log, seconds = directory / "load.log", xds_rig.patience(case.streams)
+    load = stack.enter_context(Load(server, programs, case.layout, keys, log, seconds=seconds))
     generation = 1
-    with (
-        Server(kind, directory / "server", programs, keys) as server,
-        Load(server, programs, layout, keys, directory / "load.log") as load,
-    ):
 
-        def note(name: str, times: tuple[int, int], once: Callable[[], Report]) -> None:
-            runs[name] = []
-            for at in range(context.runs(times[streams > _MANY])):
-                context.say(f"{title}: {LOADS[name]} ({at + 1})")
-                runs[name].append(once())
+    def one() -> Report:
+        nonlocal generation
+        generation += 1
+        return load.change([server.change(xds_rig.one(generation))], generation, 1)
 
-        def opened() -> Report:
-            load.close()
-            return load.open(streams)
+    def many() -> Report:
+        nonlocal generation
+        generation += 1
+        both = [*xds_rig.identities(generation), *xds_rig.policies(generation)]
+        return load.change([server.change(both)], generation, len(both))
 
-        def one() -> Report:
-            nonlocal generation
-            generation += 1
-            return load.change([server.change(xds_rig.one(generation))], generation, 1)
+    def burst() -> Report:
+        nonlocal generation
+        first, generation = generation + 1, generation + BURST
+        actions = [server.change(xds_rig.one(each)) for each in range(first, generation + 1)]
+        return load.change(actions, generation, 1)
 
-        def many() -> Report:
-            nonlocal generation
-            generation += 1
-            both = [*xds_rig.identities(generation), *xds_rig.policies(generation)]
-            return load.change([server.change(both)], generation, len(both))
-
-        def burst() -> Report:
-            nonlocal generation
-            first, generation = generation + 1, generation + BURST
-            actions = [server.change(xds_rig.one(each)) for each in range(first, generation + 1)]
-            return load.change(actions, generation, 1)
-
-        note("sync", (3, 1), opened)
-        note("one", (5, 3), one)
-        note("many", (5, 3), many)
-        if kind != "snapshot" or streams <= _MANY:
-            note("burst", (3, 1), burst)
-        note("storm", (3, 1), load.reconnect)
-    return runs
+    return {
+        "sync": (lambda: load.open(case.streams), 1),
+        "one": (one, _ONE),
+        "many": (many, _MANY),
+        "burst": (burst, 1),
+        "storm": (load.reconnect, 1),
+    }
 
 
 def _rows(case: Case) -> Iterator[Row]:
     for name, title in LOADS.items():
-        theirs = {kind: case.found[kind][name] for kind in THEIRS if case.has(kind, name)}
-        best = min((median(runs, wall) for runs in theirs.values()), default=None)
+        best = case.best(name, wall)
         for kind in OURS:
             what = f"{case.streams:,} streams, {case.layout.title}: {title}, {TITLES[kind]}"
-            if kind in case.why:
-                yield Row(group=GROUP, what=what, why=case.why[kind])
-            if not case.has(kind, name):
+            runs = case.runs(kind, name)
+            if not runs:
+                if why := case.why.get(kind, {}).get(name):
+                    yield Row(group=GROUP, what=what, why=why)
                 continue
-            ours = case.found[kind][name]
             beside = [
-                summary(ours),
-                *(f"{TITLES[each]}: {summary(runs)}" for each, runs in theirs.items()),
-                *(
-                    f"{TITLES[each]} failed: {case.why[each]}"
-                    for each in THEIRS
-                    if each in case.why
-                ),
+                summary(case, kind, name),
+                *(f"{TITLES[each]}: {summary(case, each, name)}" for each in THEIRS),
             ]
             yield measured(
                 GROUP,
                 what,
-                [wall(one) for one in ours],
+                [wall(one) for one in runs],
                 limit=None if best is None else WALL * best,
                 beside="; ".join(beside),
             )
-
-
-@contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """With a folder `server` in it. On a disk: what is renamed there is what a server watches."""
-    path = Path(tempfile.mkdtemp(prefix="reconciler-xds-"))
-    try:
-        (path / "server").mkdir()
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)

@@ -28,13 +28,28 @@ def programs() -> Path:
     failed."""
     root = binaries.cache()
     root.mkdir(parents=True, exist_ok=True)
-    target = root / f"xds-bench-{_digest()}"
+    target = _target(root)
     if target.is_dir():
+        os.utime(target)  # `prune` goes by the last use
         return target
     with alone(root / "xds-bench.lock"):
         if not target.is_dir():
             _build(Go(find_go(root)), target)
+            prune(root, target)
     return target
+
+
+def prune(root: Path, keep: Path) -> None:
+    """Removes the builds of other sources, but for the two used last: by other checkouts, maybe."""
+    others = [path for path in root.glob("xds-bench-*") if path.is_dir() and path != keep]
+    for path in sorted(others, key=lambda path: path.stat().st_mtime)[:-2]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def built() -> Path | None:
+    """The folder with both, if it is there."""
+    target = _target(binaries.cache())
+    return target if target.is_dir() else None
 
 
 def _build(go: Go, target: Path) -> None:
@@ -49,6 +64,10 @@ def _build(go: Go, target: Path) -> None:
     go.run(*arguments, *packages, at=SOURCES, tries=TRIES, env={"GOFLAGS": flags})
     os.replace(part, target)
     say(f"go-control-plane server and load client: {target}")
+
+
+def _target(root: Path) -> Path:
+    return root / f"xds-bench-{_digest()}"
 
 
 def _digest() -> str:

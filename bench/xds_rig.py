@@ -48,6 +48,8 @@ _BYTES: Final = f"{_PREFIX}google.protobuf.BytesValue"
 _MARKER: Final = b"XDSLOAD1"  # as in bench/xds/load/wire.go
 _START_SECONDS: Final = 60.0
 _SPARE: Final = 200  # descriptors of a process beside its streams
+PENDING: Final = 1_000
+"""Streams that are opened and not in sync yet, at most."""
 
 IDENTITIES: Final = 250
 POLICIES: Final = 5
@@ -237,7 +239,8 @@ def _serve(kind: Kind, push: str, address: str, status: Path, keys: Keys | None)
 class Load:
     """The load client, at one server. Use as a context manager.
 
-    log: what it says beside its answers; types: type URLs that each stream subscribes to
+    log: what it says beside its answers; seconds: that a step may take, streams that are not in
+    sync then are lost; types: type URLs that each stream subscribes to
     """
 
     def __init__(
@@ -248,11 +251,13 @@ class Load:
         keys: Keys | None,
         log: Path,
         *,
+        seconds: float = 60.0,
         types: str = f"{SECRET},{EXTENSION}",
     ) -> None:
         command = [
             str(programs / "load"), "-target", server.address, "-types", types,
             "-connections", str(layout.connections), "-pid", str(server.process.pid),
+            "-pending", str(PENDING), "-timeout", f"{seconds}s",
         ]  # fmt: skip
         if keys is not None:
             command += ["-ca", str(keys.ca), "-ca-key", str(keys.ca_key)]
@@ -290,10 +295,6 @@ class Load:
     def close(self) -> None:
         self._ask("close")
 
-    def act(self, actions: Sequence[Mapping[str, str]]) -> None:
-        """Make a change that nobody waits for."""
-        self.publish(actions, 0)
-
     def _report(self, do: str, **what: Any) -> Report:
         return msgspec.convert(self._ask(do, **what), Report)
 
@@ -330,6 +331,11 @@ class Load:
         self._popen.stdout.close()
         with contextlib.suppress(BrokenPipeError):
             self._popen.stdin.close()
+
+
+def patience(streams: int) -> float:
+    """Seconds that a step may take: several times what the slowest one takes per stream."""
+    return 60 + 0.012 * streams
 
 
 def refused(streams: int) -> str:

@@ -30,11 +30,9 @@ ROOT = Path("/sys/fs/bpf/reconciler-test")
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Tests of transports run on the loop that servers run on."""
-    module = item.getparent(pytest.Module)
-    if module is not None and hasattr(module.obj, "transport"):
-        return {"uvloop": uvloop.new_event_loop}
-    return {"asyncio": asyncio.new_event_loop}
+    """Coroutines here have a server in this process, so they run on the loop that `reconciler
+    server` and `xds serve` run it on (commands/run.py)."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The load client tells the truth: counts that are known beforehand, and streams that are lost.
 
-Builds the Go programs, so the longer profile only.
+It is built of Go sources, which takes a while, so nearly all of this is for the longer profile. One
+test is for any run where the programs are built already (`python -m bench.xds_build`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from bench.xds import LAYOUTS
 from bench.xds_rig import IDENTITIES, OURS, POLICIES, THEIRS, Kind, Layout, Load, Server
 from reconciler.errors import UnavailableError
 
-pytestmark = pytest.mark.slow
+longer = pytest.mark.slow
+unless_built = [] if xds_build.built() else [longer]
 
 STREAMS = 20
 Rig = tuple[Server, Load]
@@ -47,8 +49,24 @@ def rig(
         yield server, load
 
 
+@longer
 def test_each_stream_is_counted_once(rig: Rig) -> None:
-    server, load = rig
+    _count(*rig)
+
+
+@pytest.mark.parametrize("kind", [pytest.param("http2", marks=unless_built)])
+def test_each_stream_is_counted_once_by_what_is_built(kind: Kind, tmp_path: Path) -> None:
+    keys = xds_rig.make_keys(tmp_path)
+    programs = xds_build.programs()
+    (tmp_path / "server").mkdir()
+    with (
+        Server(kind, tmp_path / "server", programs, keys) as server,
+        Load(server, programs, LAYOUTS[0], keys, tmp_path / "load.log") as load,
+    ):
+        _count(server, load)
+
+
+def _count(server: Server, load: Load) -> None:
     opened = load.open(STREAMS)
     assert (opened.in_sync, opened.failed, opened.missing) == (STREAMS, 0, 0)
     assert (opened.resources, opened.repeated) == (STREAMS * IDENTITIES, 0)
@@ -70,6 +88,7 @@ def test_each_stream_is_counted_once(rig: Rig) -> None:
     assert STREAMS <= burst.resources <= 10 * STREAMS
 
 
+@longer
 def test_a_reconnect_with_equal_versions_brings_nothing_but_answers(rig: Rig) -> None:
     server, load = rig
     load.open(STREAMS)
@@ -80,6 +99,7 @@ def test_a_reconnect_with_equal_versions_brings_nothing_but_answers(rig: Rig) ->
     assert (after.in_sync, after.resources) == (STREAMS, STREAMS)
 
 
+@longer
 def test_streams_are_behind_what_they_have_not_got(rig: Rig) -> None:
     server, load = rig
     load.open(STREAMS)
@@ -93,6 +113,7 @@ def test_streams_are_behind_what_they_have_not_got(rig: Rig) -> None:
     assert load.lag().behind_any == 0
 
 
+@longer
 def test_a_server_that_ends_is_no_success(rig: Rig) -> None:
     server, load = rig
     load.open(STREAMS)
@@ -101,6 +122,7 @@ def test_a_server_that_ends_is_no_success(rig: Rig) -> None:
         load.change([], 2, 1)
 
 
+@longer
 def test_streams_that_end_are_counted_with_their_status(
     programs: Path, tmp_path: Path, layout: Layout
 ) -> None:

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"time"
 )
 
 // action is one change of the server's state.
@@ -13,23 +14,18 @@ type action struct {
 	Method string `json:"method"`
 	URL    string `json:"url"`
 	Body   string `json:"body"`
-	Rename string `json:"rename"`
-	To     string `json:"to"`
 }
 
-// prepare reads what is sent, so that a change is no more than the request or the rename.
-func prepare(actions []action) (func() error, error) {
+// prepare reads what is sent, so that a change is no more than the request. It may take `most`.
+func prepare(actions []action, most time.Duration) (func() error, error) {
+	client := &http.Client{Timeout: most}
 	var steps []func() error
 	for _, a := range actions {
-		if a.Rename != "" {
-			steps = append(steps, func() error { return os.Rename(a.Rename, a.To) })
-			continue
-		}
 		body, err := os.ReadFile(a.Body)
 		if err != nil {
 			return nil, err
 		}
-		steps = append(steps, func() error { return request(a.Method, a.URL, body) })
+		steps = append(steps, func() error { return request(client, a.Method, a.URL, body) })
 	}
 	return func() error {
 		for _, step := range steps {
@@ -41,12 +37,12 @@ func prepare(actions []action) (func() error, error) {
 	}, nil
 }
 
-func request(method, url string, body []byte) error {
+func request(client *http.Client, method, url string, body []byte) error {
 	made, err := http.NewRequest(method, url, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
-	answer, err := http.DefaultClient.Do(made)
+	answer, err := client.Do(made)
 	if err != nil {
 		return err
 	}

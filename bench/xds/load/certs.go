@@ -20,7 +20,7 @@ import (
 // keys gives each connection its credentials. There is no cache of TLS sessions, as agents that were
 // restarted have none: each connection is a whole handshake.
 type keys struct {
-	base   *tls.Config // nil: no TLS
+	base   *tls.Config // nil: no TLS, nor a signer
 	signer *tls.Certificate
 	made   map[string]tls.Certificate
 }
@@ -38,26 +38,14 @@ func newKeys(o options) (*keys, error) {
 	if !k.base.RootCAs.AppendCertsFromPEM(authority) {
 		return nil, fmt.Errorf("%s: no certificate in it", o.ca)
 	}
-	switch {
-	case o.caKey != "":
-		signer, err := tls.LoadX509KeyPair(o.ca, o.caKey)
-		if err != nil {
-			return nil, err
-		}
-		k.signer = &signer
-	case o.cert != "":
-		pair, err := tls.LoadX509KeyPair(o.cert, o.key)
-		if err != nil {
-			return nil, err
-		}
-		k.base.Certificates = []tls.Certificate{pair}
-	}
-	return k, nil
+	signer, err := tls.LoadX509KeyPair(o.ca, o.caKey)
+	k.signer = &signer
+	return k, err
 }
 
 // prepare makes the certificates of these nodes, so that it takes no time later.
 func (k *keys) prepare(nodes []string) error {
-	if k.signer == nil {
+	if k.base == nil {
 		return nil
 	}
 	for _, node := range nodes {
@@ -99,13 +87,11 @@ func (k *keys) of(node string) (credentials.TransportCredentials, error) {
 	if k.base == nil {
 		return insecure.NewCredentials(), nil
 	}
-	config := k.base.Clone()
-	if k.signer != nil {
-		own, there := k.made[node]
-		if !there {
-			return nil, errors.New("no certificate was made for " + node)
-		}
-		config.Certificates = []tls.Certificate{own}
+	own, there := k.made[node]
+	if !there {
+		return nil, errors.New("no certificate was made for " + node)
 	}
+	config := k.base.Clone()
+	config.Certificates = []tls.Certificate{own}
 	return credentials.NewTLS(config), nil
 }

@@ -13,7 +13,7 @@ import (
 
 type options struct {
 	target, prefix            string
-	cert, key, ca, caKey      string
+	ca, caKey                 string
 	connections, pending, pid int
 	timeout                   time.Duration
 	types                     []string

@@ -14,10 +14,9 @@
 //	{"do": "lag"}
 //	    how far streams are behind what was published, since this was asked last
 //	{"do": "close"}
-//	{"do": "usage"}
 //
-// An action is {"method": "PUT", "url": ..., "body": FILE} or {"rename": FILE, "to": FILE}: the client
-// makes the change itself, so that there is one clock, and it starts before the server knows of it.
+// An action is {"method": "PUT", "url": ..., "body": FILE}: the client makes the change itself, so that
+// there is one clock, and it starts before the server knows of it.
 //
 // A stream is in sync when it has `resources` different resources of that generation (any, if it is
 // 0) and was told that `removed` are gone. Which resource it is, and of which generation, stands in
@@ -57,8 +56,6 @@ type want struct {
 func main() {
 	var o options
 	flag.StringVar(&o.target, "target", "", "host:port of the server")
-	flag.StringVar(&o.cert, "cert", "", "PEM file: the certificate of all streams")
-	flag.StringVar(&o.key, "key", "", "PEM file: its key")
 	flag.StringVar(&o.ca, "ca", "", "PEM file: who signs the server's certificate; without it there is no TLS")
 	flag.StringVar(&o.caKey, "ca-key", "", "PEM file: its key, to sign a certificate for each connection")
 	flag.StringVar(&o.prefix, "node-prefix", "node-", "node ids are this and the stream's number")
@@ -110,13 +107,13 @@ func (f *fleet) do(c command) (any, error) {
 		count, held := len(f.streams), f.versions.held()
 		return f.measured(c.Want, count, f.close, func() error { return f.open(count, held) })
 	case "change":
-		prepared, err := prepare(c.Actions)
+		prepared, err := prepare(c.Actions, f.options.timeout)
 		if err != nil {
 			return nil, err
 		}
 		return f.measured(c.Want, int(f.live.Load()), func() {}, prepared)
 	case "publish":
-		prepared, err := prepare(c.Actions)
+		prepared, err := prepare(c.Actions, f.options.timeout)
 		if err != nil {
 			return nil, err
 		}
@@ -128,8 +125,6 @@ func (f *fleet) do(c command) (any, error) {
 		f.close()
 		_, err := rested(f.options.pid)
 		return map[string]any{}, err
-	case "usage":
-		return usageOf(f.options.pid)
 	}
 	return nil, fmt.Errorf("no such command: %q", c.Do)
 }

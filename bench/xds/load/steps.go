@@ -69,7 +69,7 @@ type report struct {
 	P99      float64        `json:"p99_ms"`
 	Last     float64        `json:"last_ms"`       // until the last stream was in sync
 	FromIt   float64        `json:"from_first_ms"` // the same from `first_ms` on
-	Change   float64        `json:"change_ms"`     // until the request or the renames had returned
+	Change   float64        `json:"change_ms"`     // until the last request had been answered
 	Messages int64          `json:"messages"`      // responses, those included that came after all were in sync
 	Each     float64        `json:"messages_per_stream"`
 	Received int64          `json:"resources"` // in these responses

@@ -40,7 +40,6 @@ func main() {
 	kind := flag.String("cache", "linear", "linear or snapshot")
 	listen := flag.String("listen", "127.0.0.1:0", "where xDS is served")
 	adapter := flag.String("adapter", "127.0.0.1:0", "where HTTP requests that set the state are taken")
-	ads := flag.Bool("ads", false, "snapshot cache: hold back a SotW answer until every resource is named")
 	cert := flag.String("cert", "", "PEM file: the server's certificate; without it there is no TLS")
 	key := flag.String("key", "", "PEM file: its key")
 	ca := flag.String("ca", "", "PEM file: who signs clients' certificates; with it each client needs one")
@@ -48,13 +47,13 @@ func main() {
 	if flag.NArg() > 0 {
 		log.Fatalf("not an option: %s", flag.Arg(0))
 	}
-	if err := run(*kind, *listen, *adapter, *ads, *cert, *key, *ca); err != nil {
+	if err := run(*kind, *listen, *adapter, *cert, *key, *ca); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(kind, listen, adapter string, ads bool, cert, key, ca string) error {
-	fresh, err := chosen(kind, ads)
+func run(kind, listen, adapter, cert, key, ca string) error {
+	fresh, err := chosen(kind)
 	if err != nil {
 		return err
 	}
@@ -74,7 +73,7 @@ func run(kind, listen, adapter string, ads bool, cert, key, ca string) error {
 	if err != nil {
 		return err
 	}
-	ports := map[string]any{"listen": t.address, "adapter": control.Addr().String(), "pid": os.Getpid()}
+	ports := map[string]string{"listen": t.address, "adapter": control.Addr().String()}
 	if err := json.NewEncoder(os.Stdout).Encode(ports); err != nil {
 		return err
 	}

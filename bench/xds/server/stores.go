@@ -24,14 +24,14 @@ type store interface {
 	callbacks() xds.Callbacks
 }
 
-func chosen(kind string, ads bool) (func() store, error) {
+func chosen(kind string) (func() store, error) {
 	switch kind {
 	case "linear":
 		return func() store { return &linear{caches: map[string]*cache.LinearCache{}} }, nil
 	case "snapshot":
 		return func() store {
 			return &snapshots{
-				SnapshotCache: cache.NewSnapshotCache(ads, cache.IDHash{}, nil),
+				SnapshotCache: cache.NewSnapshotCache(false, cache.IDHash{}, nil),
 				nodes:         map[string]struct{}{},
 			}
 		}, nil
