@@ -440,7 +440,10 @@ async def test_whatever_is_sent_others_go_on(transport: str) -> None:
                 frames = [bytes_of(step, variant) for step in steps]
                 method: Any = channel.stream_stream(service.method(variant))
                 code, reason = status_of(method(iter(frames), timeout=SECONDS))
-                assert code in ("OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"), reason
+                if code == "UNIMPLEMENTED":  # a changed byte has made a field of a name
+                    assert "resource locators are not served" in reason
+                else:
+                    assert code in ("OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"), reason
                 assert code == "OK" or reason
 
             await asyncio.to_thread(law)
