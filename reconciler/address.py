@@ -6,6 +6,8 @@ import ipaddress
 
 import msgspec
 
+from reconciler.errors import ConfigError
+
 
 class Address(msgspec.Struct, frozen=True):
     """`unix:PATH` or a host with a port. local: no other machine can reach it."""
@@ -47,6 +49,14 @@ def parse_address(text: str) -> Address:
     if not port.isdecimal() or not 0 <= int(port) <= 65535:
         raise ValueError(f"{text}: {port!r} is not a port")
     return Address(host=host.strip("[]"), port=int(port))
+
+
+def address_of(text: str, option: str = "") -> Address:
+    """`parse_address` of what a user wrote; ConfigError names the option, if there is one."""
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}" if option else str(error)) from None
 
 
 def parse_addresses(text: str) -> tuple[Address, ...]:

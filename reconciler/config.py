@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from reconciler.address import Address as Address
+from reconciler.address import address_of as address_of
 from reconciler.address import parse_address as parse_address
 from reconciler.options import CONFIG_ENV as CONFIG_ENV
 from reconciler.options import Configuration as Configuration

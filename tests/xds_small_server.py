@@ -21,9 +21,10 @@ from google.protobuf import any_pb2
 from typer.testing import CliRunner
 
 from reconciler.cli import build
-from reconciler.probe.messages import from_plain, name_of, unwrap
+from reconciler.probe.messages import name_of, unwrap
 from reconciler.probe.services import AGGREGATED, FULL_STATE, OWN
 from reconciler.testing.conformance.adapters import NotSupported
+from tests.packing import pack
 
 METHODS: Final = {
     f"/{service.name}/{method}": (method.startswith("Delta"), service.type_url)
@@ -131,7 +132,7 @@ class SmallServer:
     async def put(self, resources: Sequence[Mapping[str, Any]]) -> None:
         state: dict[str, dict[str, Kept]] = {}
         for each in resources:
-            any_, ttl = from_plain(dict(each)), None
+            any_, ttl = pack(dict(each)), None
             wrapper = unwrap(any_)
             if wrapper is not None:
                 if not self._ttl:

@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from reconciler.commands.output import Column, Format, emit, emit_value, revision, with_json
-from reconciler.config import AgentConfig, ServerConfig, parse_address
+from reconciler.config import AgentConfig, ServerConfig, address_of
 from reconciler.errors import ConfigError, UnavailableError
 
 SERVER_HELP: Final = "Status address of the server: unix:PATH or a loopback host:port."
@@ -109,11 +109,7 @@ def query(address: str, path: str, params: Mapping[str, str] | None = None) -> A
 async def aquery(address: str, path: str, params: Mapping[str, str] | None = None) -> Any:
     from reconciler.local import Client
 
-    try:
-        where = parse_address(address)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    return msgspec.json.decode(await Client(where).get(path, params))
+    return msgspec.json.decode(await Client(address_of(address)).get(path, params))
 
 
 def _get(
@@ -209,9 +205,10 @@ def _monitor(
 async def _watch(agent: str, server: str, drops: bool, output: Format) -> None:
     from reconciler.local import Client
 
+    client = Client(address_of(agent, "--agent"))
     names = await _names(server)
     params = {"drops": "1"} if drops else {}
-    async for line in Client(parse_address(agent)).lines("/v1/events", params):
+    async for line in client.lines("/v1/events", params):
         event = msgspec.json.decode(line)
         for end in ("source", "destination"):
             event[end + "_pod"] = event.get(end + "_pod") or names.get(event[end], "")

@@ -13,7 +13,7 @@ import msgspec
 import typer
 
 from reconciler.commands.output import FAILED, Format, emit, emit_value, with_json
-from reconciler.config import parse_address
+from reconciler.config import address_of
 from reconciler.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -133,10 +133,7 @@ async def _on_server(
     from reconciler.testing.live import Live
     from reconciler.testing.scenario import play
 
-    try:
-        asked = [Client(parse_address(address)) for address in (server, *agents)]
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    asked = [Client(address_of(address)) for address in (server, *agents)]
     nodes = [item for _, item in load([manifests]).objects if isinstance(item, Node)]
     if agents:  # whose verdicts can be asked for
         names = [msgspec.json.decode(await each.get("/v1/status"))["node"] for each in asked[1:]]

@@ -70,6 +70,7 @@ def with_json(function: Callable[..., Any]) -> Callable[..., Any]:
     ]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {each.name: each.annotation for each in parameters}
+    command.__doc__ = function.__doc__  # the help text, where none is given
     return command
 
 

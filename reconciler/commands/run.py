@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
-import structlog
 import typer
 
 from reconciler.config import (
@@ -102,6 +101,8 @@ async def _agent(config: AgentConfig) -> None:
 
 
 def _log_to_stderr(*, json: bool) -> None:
+    import structlog  # a third of the time that a command takes to start, of which most never log
+
     if json:
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines, of handshakes, are no JSON
         form: Any = structlog.processors.JSONRenderer()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 import typer
 
 from reconciler.commands.output import Column, Format, emit, with_json
+from reconciler.config import address_of
 from reconciler.errors import ConfigError, UnavailableError
 
 _SECONDS: Final = 30.0
@@ -41,19 +43,19 @@ def clients(
     """Print what each client was sent, and what it made of it."""
     found = _ask(server, node)
     rows = [row for config in found.config for row in _rows(config)]
-    emit([row for row in rows if row["reason"] or not refused], _COLUMNS, output)
+    emit([row for row in rows if not refused or _is_refused(row)], _COLUMNS, output)
+
+
+def _is_refused(row: Mapping[str, Any]) -> bool:
+    """As the server or the client has it; a NACK need not give a reason."""
+    return bool(row["status"] == "ERROR" or row["client"] == "NACKED")
 
 
 def _ask(server: str, node: str) -> Any:
     import grpc
     from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 
-    from reconciler.config import parse_address
-
-    try:
-        target = parse_address(server).target
-    except ValueError as error:
-        raise ConfigError(f"--server: {error}") from None
+    target = address_of(server, "--server").target
     request = csds_pb2.ClientStatusRequest(exclude_resource_contents=True)
     if node:
         request.node_matchers.add().node_id.exact = node
@@ -74,12 +76,14 @@ def _rows(config: Any) -> list[dict[str, Any]]:
     from envoy.admin.v3 import config_dump_shared_pb2
     from envoy.service.status.v3 import csds_pb2
 
+    from reconciler.probe.services import message_name
+
     return [
         {
             "node": config.node.id,
             "cluster": config.node.cluster,
             "stream": config.client_scope,
-            "type": each.type_url.rpartition(".")[2],
+            "type": message_name(each.type_url),
             "name": each.name,
             "status": csds_pb2.ConfigStatus.Name(each.config_status),
             "client": config_dump_shared_pb2.ClientResourceStatus.Name(each.client_status),

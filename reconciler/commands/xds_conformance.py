@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from reconciler.commands.output import FAILED, Format, emit_value, table, with_json
-from reconciler.config import parse_address
+from reconciler.config import address_of
 from reconciler.errors import ConfigError, UnavailableError
 
 if TYPE_CHECKING:
@@ -131,10 +131,7 @@ async def _run(
     from reconciler.testing.conformance.adapters import DirectoryAdapter, HttpAdapter
     from reconciler.testing.conformance.runner import Target, run_all
 
-    try:
-        address = parse_address(target)
-    except ValueError as error:
-        raise ConfigError(f"--target: {error}") from None
+    address = address_of(target, "--target")
 
     def client() -> Client:
         return Client(address)

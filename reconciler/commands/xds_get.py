@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 from reconciler.commands.output import FAILED, Format, emit, emit_value, with_json
-from reconciler.config import parse_address
+from reconciler.config import address_of
 from reconciler.errors import ConfigError, UnavailableError
 
 if TYPE_CHECKING:
@@ -187,10 +187,7 @@ def _client(ask: Ask) -> Client:
     from reconciler.probe.client import Client
     from reconciler.tls import KeyPair, load, load_token
 
-    try:
-        server = parse_address(ask.server)
-    except ValueError as error:
-        raise ConfigError(f"--server: {error}") from None
+    server = address_of(ask.server, "--server")
     if bool(ask.tls_cert) != bool(ask.tls_key):
         raise ConfigError("--tls-cert and --tls-key go together")
     keys: KeyPair | None = None

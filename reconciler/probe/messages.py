@@ -11,7 +11,6 @@ import base64
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Final
 
@@ -20,11 +19,23 @@ from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf import any_pb2, descriptor_pool, json_format, message_factory
 from google.protobuf.message import DecodeError, Message
 
+from reconciler.probe.services import TYPE_PREFIX
+
 _PACKAGES: Final = {"reconciler.v1": "reconciler.wire"}
 """Proto package → Python package, where they differ."""
 
-_NAME_FIELDS: Final = ("name", "cluster_name")
+_ROOTS: Final = frozenset(
+    {"cel", "envoy", "google", "opencensus", "opentelemetry", "udpa", "validate", "xds"}
+    | {name.partition(".")[0] for name in _PACKAGES}
+)
+"""What type names begin with of which there are packages to import (those of xds-protos, and ours).
+A type name comes from peers and files, and to import is to run: no other one is looked for."""
+
+NAME_FIELDS: Final = ("name", "cluster_name")
 """Where a resource has its name; ClusterLoadAssignment alone has the other one."""
+
+WRAPPER: Final = TYPE_PREFIX + discovery_pb2.Resource.DESCRIPTOR.full_name
+"""Type URL of what a resource with a time to live is in."""
 
 
 class Unnamed(msgspec.Struct, frozen=True):
@@ -67,10 +78,10 @@ def name_of(any_: any_pb2.Any) -> str | Unnamed:
     message = unpack(any_)
     if message is None:
         return Unnamed(f"{any_.type_url}: not known here, or not a message of it")
-    for field in _NAME_FIELDS:
+    for field in NAME_FIELDS:
         if field in message.DESCRIPTOR.fields_by_name:
             return str(getattr(message, field))
-    return Unnamed(f"{any_.type_url}: has no field {' or '.join(_NAME_FIELDS)}")
+    return Unnamed(f"{any_.type_url}: has no field {' or '.join(NAME_FIELDS)}")
 
 
 def plain(any_: any_pb2.Any) -> dict[str, Any]:
@@ -87,18 +98,6 @@ def plain(any_: any_pb2.Any) -> dict[str, Any]:
     return {"@type": any_.type_url, "value": base64.b64encode(any_.value).decode()}
 
 
-def from_plain(value: dict[str, Any]) -> any_pb2.Any:
-    """The reverse of `plain` for known types; ValueError says what is wrong."""
-    for type_url in _types_in(value):
-        message_class(type_url)
-    found = any_pb2.Any()
-    try:
-        json_format.ParseDict(value, found)
-    except (json_format.ParseError, TypeError) as error:
-        raise ValueError(str(error)) from None
-    return found
-
-
 def unwrap(any_: any_pb2.Any) -> discovery_pb2.Resource | None:
     """What a SotW response has in a wrapper, as for a TTL; None: it is not wrapped."""
     wrapper = discovery_pb2.Resource()
@@ -110,6 +109,8 @@ def unwrap(any_: any_pb2.Any) -> discovery_pb2.Resource | None:
 
 def _import_package(name: str) -> None:
     """Import every protobuf module of a proto package, or of what it is nested in."""
+    if name.partition(".")[0] not in _ROOTS:
+        return
     while name:
         path = _PACKAGES.get(name, name)
         try:
@@ -142,14 +143,3 @@ def _load_nested(message: Message) -> None:
                     _load_nested(inner)
             else:
                 _load_nested(each)
-
-
-def _types_in(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        if isinstance(value.get("@type"), str):
-            yield value["@type"]
-        for each in value.values():
-            yield from _types_in(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _types_in(each)

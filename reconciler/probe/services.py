@@ -4,19 +4,15 @@ Each Variant"), and the short names that people use for types.
 
 from __future__ import annotations
 
-import enum
 from typing import Final
 
 import msgspec
 
+from reconciler.core.discovery.types import CDS, ECDS, EDS, LDS, RDS, RTDS, SDS, SRDS, VHDS
+from reconciler.core.discovery.types import Variant as Variant
 from reconciler.errors import ConfigError
 
 TYPE_PREFIX: Final = "type.googleapis.com/"
-
-
-class Variant(enum.StrEnum):
-    SOTW = "sotw"
-    DELTA = "delta"
 
 
 class Service(msgspec.Struct, frozen=True):
@@ -44,54 +40,25 @@ AGGREGATED: Final = Service(
 )
 
 
-def _own(name: str, methods: str, type: str, *, sotw: bool = True) -> Service:
+def _own(name: str, methods: str, type_url: str, *, sotw: bool = True) -> Service:
     stream = f"Stream{methods}" if sotw else ""
-    return Service(_SERVICE + name, stream, f"Delta{methods}", TYPE_PREFIX + type)
+    return Service(_SERVICE + name, stream, f"Delta{methods}", type_url)
 
 
 OWN: Final[dict[str, Service]] = {
-    "LDS": _own(
-        "listener.v3.ListenerDiscoveryService", "Listeners", "envoy.config.listener.v3.Listener"
-    ),
-    "RDS": _own(
-        "route.v3.RouteDiscoveryService", "Routes", "envoy.config.route.v3.RouteConfiguration"
-    ),
-    "SRDS": _own(
-        "route.v3.ScopedRoutesDiscoveryService",
-        "ScopedRoutes",
-        "envoy.config.route.v3.ScopedRouteConfiguration",
-    ),
-    "VHDS": _own(
-        "route.v3.VirtualHostDiscoveryService",
-        "VirtualHosts",
-        "envoy.config.route.v3.VirtualHost",
-        sotw=False,
-    ),
-    "CDS": _own(
-        "cluster.v3.ClusterDiscoveryService", "Clusters", "envoy.config.cluster.v3.Cluster"
-    ),
-    "EDS": _own(
-        "endpoint.v3.EndpointDiscoveryService",
-        "Endpoints",
-        "envoy.config.endpoint.v3.ClusterLoadAssignment",
-    ),
-    "SDS": _own(
-        "secret.v3.SecretDiscoveryService",
-        "Secrets",
-        "envoy.extensions.transport_sockets.tls.v3.Secret",
-    ),
-    "RTDS": _own(
-        "runtime.v3.RuntimeDiscoveryService", "Runtime", "envoy.service.runtime.v3.Runtime"
-    ),
-    "ECDS": _own(
-        "extension.v3.ExtensionConfigDiscoveryService",
-        "ExtensionConfigs",
-        "envoy.config.core.v3.TypedExtensionConfig",
-    ),
+    "LDS": _own("listener.v3.ListenerDiscoveryService", "Listeners", LDS),
+    "RDS": _own("route.v3.RouteDiscoveryService", "Routes", RDS),
+    "SRDS": _own("route.v3.ScopedRoutesDiscoveryService", "ScopedRoutes", SRDS),
+    "VHDS": _own("route.v3.VirtualHostDiscoveryService", "VirtualHosts", VHDS, sotw=False),
+    "CDS": _own("cluster.v3.ClusterDiscoveryService", "Clusters", CDS),
+    "EDS": _own("endpoint.v3.EndpointDiscoveryService", "Endpoints", EDS),
+    "SDS": _own("secret.v3.SecretDiscoveryService", "Secrets", SDS),
+    "RTDS": _own("runtime.v3.RuntimeDiscoveryService", "Runtime", RTDS),
+    "ECDS": _own("extension.v3.ExtensionConfigDiscoveryService", "ExtensionConfigs", ECDS),
 }
 """Short name → the service of one type."""
 
-FULL_STATE: Final = frozenset({OWN["LDS"].type_url, OWN["CDS"].type_url})
+FULL_STATE: Final = frozenset({LDS, CDS})
 """Types of which a SotW response is the whole state: what is not in it is removed."""
 
 _BY_TYPE: Final = {service.type_url: service for service in OWN.values()}
@@ -118,8 +85,13 @@ def type_url_of(name: str) -> str:
 
 
 def short_name(type_url: str) -> str:
-    """CDS for Cluster's type URL; the last part of it for a type without a service."""
+    """CDS for Cluster's type URL; the message's name for a type without a service."""
     for name, service in OWN.items():
         if service.type_url == type_url:
             return name
-    return type_url.rpartition("/")[2].rpartition(".")[2] or type_url
+    return message_name(type_url) or type_url
+
+
+def message_name(type_url: str) -> str:
+    """Cluster for Cluster's type URL: its name without the package."""
+    return type_url.rpartition("/")[2].rpartition(".")[2]

@@ -16,9 +16,9 @@ from reconciler.config import Address
 from reconciler.core.discovery.types import CDS, EDS, LDS, RDS
 from reconciler.probe import frames, services
 from reconciler.probe.frames import Node, Request, Response
-from reconciler.probe.messages import message_class
+from reconciler.probe.messages import WRAPPER, message_class
 from reconciler.probe.services import Variant
-from reconciler.server.discovery.documents import WRAPPER, parse
+from reconciler.server.discovery.documents import parse
 from reconciler.server.discovery.driver import Driver
 from reconciler.server.discovery.files import Directory, State
 from reconciler.server.discovery.match import EVERY

@@ -14,8 +14,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.probe.messages import message_class
-from reconciler.server.discovery.documents import WRAPPER, parse
+from reconciler.probe.messages import WRAPPER, message_class
+from reconciler.server.discovery.documents import parse
 from tests.integration.xds_processes import cluster, endpoints, listener, routes
 
 GOOD: list[dict[str, Any]] = [

@@ -63,6 +63,23 @@ def test_a_wrong_value_is_one_line() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (("get", "nodes", "--server", "x"), "x"),
+        (("monitor", "--agent", "x"), "--agent: x"),
+        (("xds", "get", "--server", "x"), "--server: x"),
+        (("xds", "clients", "--server", "x"), "--server: x"),
+        (("xds", "conformance", "--target", "x"), "--target: x"),
+    ],
+)
+def test_what_is_no_address_is_one_line(line: tuple[str, ...], said: str) -> None:
+    done = run(*line)
+    assert (done.returncode, done.stdout) == (2, "")
+    reason = "expected host:port, [v6]:port or unix:PATH"
+    assert done.stderr == f"reconciler: {said}: {reason}\n"
+
+
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     done = run("get", "nodes", "--server", f"unix:{tmp_path}/none.sock")
     assert done.returncode == 3
@@ -142,6 +159,19 @@ def test_certificates_are_issued_and_never_overwritten(tmp_path: Path) -> None:
     assert run("certs", "issue", *where, "--node", "n1").returncode == 2
     assert run("certs", "issue", *where, "--san", "127.0.0.1").returncode == 0
     assert run("certs", "issue", *where).returncode == 2
+
+
+def test_the_command_tree_imports_nothing_heavy() -> None:
+    """What commands run is imported when they do."""
+    program = (
+        "import sys\n"
+        "from reconciler.cli import build\n"
+        "build()\n"
+        "heavy = {'structlog', 'grpc', 'aiohttp', 'envoy', 'google', 'yaml'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_cni_plugin_imports_nothing_heavy() -> None:

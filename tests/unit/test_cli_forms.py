@@ -27,6 +27,12 @@ def test_help_is_short_too() -> None:
     assert run("get", "-h").stdout == run("get", "--help").stdout != ""
 
 
+def test_help_says_what_a_command_does() -> None:
+    """Also where that is said by the function's own text only."""
+    said = " ".join(run("xds", "clients", "--help").stdout.split())
+    assert "Print what each client was sent, and what it made of it." in said
+
+
 def test_the_version_is_that_of_the_package() -> None:
     assert run("--version").stdout.strip() == version("reconciler")
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from reconciler.errors import ConfigError
-from reconciler.probe.messages import from_plain, unpack
+from reconciler.probe.messages import unpack
 from reconciler.probe.services import Variant
 from reconciler.testing.conformance.language import TYPES, Piece, load, parse, steps
 from reconciler.testing.conformance.resources import content, message, written
+from tests.packing import pack
 
 HEAD = '[[scenario]]\nname = "x"\nsection = "NACK"\nsays = "It is so."\n'
 
@@ -78,7 +79,7 @@ def test_every_scenario_ends_with_something_that_must_come() -> None:
 @pytest.mark.parametrize("type", TYPES)
 def test_a_resource_is_the_same_as_written_and_as_awaited(type: str) -> None:
     for piece in (Piece(type, "a"), Piece(type, "a", 3, 2048)):
-        packed = from_plain(written(piece))
+        packed = pack(written(piece))
         assert unpack(packed) == message(piece)
         assert content(type, packed) == str(piece.content)
     with_ttl = written(Piece(type, "a", ttl=0.5))

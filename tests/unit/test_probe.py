@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from reconciler.probe.services import (
     short_name,
     type_url_of,
 )
+from tests.packing import pack
 
 CLUSTER = OWN["CDS"].type_url
 ENDPOINTS = OWN["EDS"].type_url
@@ -90,7 +93,7 @@ def test_a_known_type_is_plain_with_what_is_inside_of_it() -> None:
             }
         },
     }
-    packed = messages.from_plain(value)
+    packed = pack(value)
     assert messages.name_of(packed) == "a"
     assert messages.plain(packed) == value
 
@@ -100,7 +103,7 @@ def test_our_own_types_are_known() -> None:
     found = messages.message_class(PEER_SET)
     assert found is not None
     field = found.DESCRIPTOR.fields[0].name
-    assert messages.plain(messages.from_plain({"@type": PEER_SET}))["@type"] == value["@type"]
+    assert messages.plain(pack({"@type": PEER_SET}))["@type"] == value["@type"]
     assert field
 
 
@@ -110,8 +113,18 @@ def test_an_unknown_type_is_base64() -> None:
     assert isinstance(messages.name_of(strange), messages.Unnamed)
     broken = any_pb2.Any(type_url=CLUSTER, value=b"\xff")
     assert messages.plain(broken) == {"@type": CLUSTER, "value": "/w=="}
-    with pytest.raises(ValueError, match="nosuchfield"):
-        messages.from_plain({"@type": CLUSTER, "nosuchfield": 1})
+
+
+def test_no_package_is_imported_for_being_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Type URLs come from peers, and to import a module is to run it."""
+    for name in ("payload", "payload/v1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit(name)")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert messages.message_class(TYPE_PREFIX + "payload.v1.Thing") is None
+    assert "payload" not in sys.modules
 
 
 def test_an_unknown_type_inside_of_a_known_one_is_base64_as_a_whole() -> None:

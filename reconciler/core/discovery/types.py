@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
@@ -30,7 +30,7 @@ TTL_FEATURE: Final = "xds.config.supports-resource-ttl"
 WRAPPED_FEATURE: Final = "xds.config.supports-resource-in-sotw"
 
 
-class Variant(Enum):
+class Variant(StrEnum):
     SOTW = "sotw"
     DELTA = "delta"
 

@@ -31,6 +31,7 @@ from reconciler.core.discovery.types import SDS, ClientState, ResourceState
 from reconciler.core.labels.re2 import compile_re2
 from reconciler.core.resources.types import Resource
 from reconciler.errors import ProtocolError
+from reconciler.probe.services import message_name
 
 SERVICE: Final = csds_pb2.DESCRIPTOR.services_by_name["ClientStatusDiscoveryService"].full_name
 
@@ -107,7 +108,7 @@ class Csds(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # type: ignore[
         config.node.client_features.extend(sorted(client.node.features))
         if client.node.metadata:
             json_format.ParseDict(dict(client.node.metadata), config.node.metadata)
-        of = "ADS" if client.service is None else client.service.rpartition(".")[2]
+        of = "ADS" if client.service is None else message_name(client.service)
         config.client_scope = f"stream {client.stream}: {client.variant.value} {of}"
         for state in client.types:
             for resource in state.resources:

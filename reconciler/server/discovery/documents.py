@@ -23,19 +23,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
-from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf import duration_pb2, json_format
 from google.protobuf.message import Message
 
 from reconciler.core.objects.yamlload import YamlError, load_documents
 from reconciler.errors import Rejected
-from reconciler.probe.messages import message_class
+from reconciler.probe.messages import NAME_FIELDS, WRAPPER, message_class
+from reconciler.probe.services import TYPE_PREFIX, message_name
 from reconciler.server.discovery.rules import violations
 from reconciler.server.discovery.values import Bad, join, plain
 
-PREFIX: Final = "type.googleapis.com/"
-WRAPPER: Final = PREFIX + discovery_pb2.Resource.DESCRIPTOR.full_name
-NAMES: Final = ("name", "cluster_name")
 _WRAPPED: Final = {"@type", "name", "ttl", "resource"}
 
 
@@ -57,7 +54,7 @@ class Found(msgspec.Struct, frozen=True):
     @property
     def title(self) -> str:
         """As problems name it: "Cluster shop"."""
-        return f"{_short(self.type_url)} {self.name}"
+        return f"{message_name(self.type_url)} {self.name}"
 
 
 class Parsed(msgspec.Struct, frozen=True):
@@ -169,11 +166,11 @@ def _named(
 
 
 def _message(type_url: object, value: dict[str, Any]) -> Message:
-    if not isinstance(type_url, str) or not type_url.startswith(PREFIX):
-        raise Bad("@type", f"is missing, or no type URL ({PREFIX}...)")
+    if not isinstance(type_url, str) or not type_url.startswith(TYPE_PREFIX):
+        raise Bad("@type", f"is missing, or no type URL ({TYPE_PREFIX}...)")
     cls = message_class(type_url)
     if cls is None:
-        raise Bad("@type", f"{type_url.removeprefix(PREFIX)}: there is no such type")
+        raise Bad("@type", f"{type_url.removeprefix(TYPE_PREFIX)}: there is no such type")
     for path, inner in _types(value, ""):
         if message_class(inner) is None:
             raise Bad(path, f"{inner.rpartition('/')[2]}: there is no such type")
@@ -207,7 +204,7 @@ def _bad(text: str, type: str) -> Bad:
 
 
 def _name(message: Any, given: str | None) -> str:
-    field = next((n for n in NAMES if n in message.DESCRIPTOR.fields_by_name), None)
+    field = next((n for n in NAME_FIELDS if n in message.DESCRIPTOR.fields_by_name), None)
     if field is None:
         if not given:
             reason = "has no name: write it in an envoy.service.discovery.v3.Resource with one"
@@ -258,12 +255,8 @@ def _types(value: Any, path: str) -> Iterator[tuple[str, str]]:
             yield from _types(each, f"{path}[{at}]")
 
 
-def _short(type_url: str) -> str:
-    return type_url.rpartition("/")[2].rpartition(".")[2]
-
-
 def _title(type_url: object, value: dict[str, Any], given: str | None) -> str:
     """What the resource calls itself, before anything of it is known to be right."""
-    named = [str(value[key]) for key in (*NAMES, "clusterName") if value.get(key)]
+    named = [str(value[key]) for key in (*NAME_FIELDS, "clusterName") if value.get(key)]
     name = named[0] if named else given or ""
-    return f"{_short(type_url)} {name}".strip() if isinstance(type_url, str) else name
+    return f"{message_name(type_url)} {name}".strip() if isinstance(type_url, str) else name

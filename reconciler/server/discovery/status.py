@@ -15,6 +15,7 @@ from aiohttp import web
 from reconciler.errors import Rejected
 from reconciler.local import Handler, json, public
 from reconciler.metrics import CONTENT_TYPE, Family, Page, Values
+from reconciler.probe.services import message_name
 from reconciler.server.discovery.driver import Driver, summary
 from reconciler.server.streams import Traffic
 
@@ -80,7 +81,9 @@ class Status:
     async def _values(self) -> Values:
         shown = summary(self._driver, ())
         return {
-            "xds_resources": {(_short(url),): count for url, count in shown.resources.items()},
+            "xds_resources": {
+                (message_name(url),): count for url, count in shown.resources.items()
+            },
             "xds_views": shown.views,
             "xds_reloads": {("good",): self._files.good, ("bad",): self._files.bad},
             "xds_problems": len(self._files.problems),
@@ -100,7 +103,3 @@ class Status:
             (method.rpartition("/")[2],): getattr(traffic, field)
             for method, traffic in self._traffic.items()
         }
-
-
-def _short(type_url: str) -> str:
-    return type_url.rpartition("/")[2].rpartition(".")[2]

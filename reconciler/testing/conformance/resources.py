@@ -12,11 +12,9 @@ from typing import Any, Final
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
 
-from reconciler.probe.messages import message_class, unpack
-from reconciler.probe.services import OWN, TYPE_PREFIX
+from reconciler.probe.messages import WRAPPER, message_class, unpack
+from reconciler.probe.services import OWN
 from reconciler.testing.conformance.language import Piece
-
-WRAPPER: Final = TYPE_PREFIX + "envoy.service.discovery.v3.Resource"
 
 
 def _cluster(name: str, text: str) -> dict[str, Any]:
