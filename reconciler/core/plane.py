@@ -88,13 +88,14 @@ Effect = Send | Close | WriteJournal | Alarm
 SERVED = frozenset((*CUT_TYPES, IDENTITY))
 
 
-class _Stream:
-    __slots__ = ("core", "identities", "node")
+class AgentStream:
+    __slots__ = ("core", "identities", "node", "opened_at")
 
-    def __init__(self, node: str, trace: Trace | None) -> None:
+    def __init__(self, node: str, now: float, trace: Trace | None) -> None:
         self.core = DeltaStream(SERVED, whole=CUT_TYPES, trace=trace)
         self.identities: Served | None = None  # once the stream has asked for any
         self.node = node
+        self.opened_at = now
 
 
 class ControlPlane:
@@ -127,7 +128,7 @@ class ControlPlane:
         self.deposed = ""  # why, once it is
         self._sizes = Sizes(self.intake.compiler.peer_sets)
         self._too_large: frozenset[str] = frozenset()  # rule sets that no node could hold
-        self._streams: dict[int, _Stream] = {}
+        self.streams: dict[int, AgentStream] = {}
         self._effects: list[Effect] = []
         self._alarms: dict[tuple[str, str], str] = {}
         self._retry_at: float | None = None
@@ -188,7 +189,7 @@ class ControlPlane:
         self._alarm("journal", "journal", reason)
         if deposed:
             self.deposed = reason
-            for stream in list(self._streams):
+            for stream in list(self.streams):
                 self._close(stream, "UNAVAILABLE", f"no longer the leader: {reason}", now)
         else:
             self._retry_at = now + 1.0
@@ -201,13 +202,13 @@ class ControlPlane:
         state = self.nodes.node(node, now)
         if state.stream is not None:
             self._close(state.stream, "ABORTED", "a newer stream of this node has opened", now)
-        self._streams[stream] = _Stream(node, about(self._trace, node=node, stream=stream))
+        self.streams[stream] = AgentStream(node, now, about(self._trace, node=node, stream=stream))
         state.stream = stream
         state.fire("connect", now)
         self.nodes.noted(state)
 
     def received(self, stream: int, frame: bytes, now: float) -> None:
-        held = self._streams.get(stream)
+        held = self.streams.get(stream)
         if held is None:
             return
         node = self.nodes.node(held.node, now)
@@ -220,7 +221,7 @@ class ControlPlane:
         self._flush(node, now)
 
     def stream_closed(self, stream: int, now: float) -> None:
-        held = self._streams.pop(stream, None)
+        held = self.streams.pop(stream, None)
         if held is None:
             return
         held.core.close()
@@ -262,10 +263,6 @@ class ControlPlane:
     def too_large(self) -> frozenset[str]:
         """Rule sets that no node could hold, which are served closed to all of them."""
         return self._too_large
-
-    @property
-    def streams(self) -> int:
-        return len(self._streams)
 
     @property
     def mark(self) -> int:
@@ -328,7 +325,7 @@ class ControlPlane:
                 node.fire("view_changed", now)
             self._flush(node, now)
         if published is not None and published.identities:
-            for stream, held in self._streams.items():
+            for stream, held in self.streams.items():
                 self._serve_identities(stream, held, None)
 
     def _number(self) -> None:
@@ -381,7 +378,9 @@ class ControlPlane:
         for (kind, name), text in standing.items():
             self._alarm(kind, name, text)
 
-    def _handle(self, stream: int, held: _Stream, node: Node, event: object, now: float) -> None:
+    def _handle(
+        self, stream: int, held: AgentStream, node: Node, event: object, now: float
+    ) -> None:
         match event:
             case Subscribed() | Resubscribed() | Acked() | Nacked() if event.type_url == IDENTITY:
                 if isinstance(event, Subscribed):
@@ -401,7 +400,7 @@ class ControlPlane:
                 )
                 node.rollout.nacked_response(type_url, nonce, reason, event.refusal, now)
 
-    def _serve_identities(self, stream: int, held: _Stream, event: StreamEvent | None) -> None:
+    def _serve_identities(self, stream: int, held: AgentStream, event: StreamEvent | None) -> None:
         """What is due after a request, or (None) after a change of what there is."""
         subscription = held.core.subscription(IDENTITY)
         if subscription is None or held.identities is None:
@@ -433,14 +432,14 @@ class ControlPlane:
             if isinstance(out, Restart):
                 self._close(node.stream, "ABORTED", out.reason, now)
             else:
-                self._send(node.stream, self._streams[node.stream], out)
+                self._send(node.stream, self.streams[node.stream], out)
         if node.stream is not None and node.rollout.in_sync and node.state != "in-sync":
             node.fire("committed_newest", now)
         self.nodes.noted(node)
         self._alarm("rollout", node.name, node.rollout.alarm)
         self._alarm("lag", node.name, node.alarm)
 
-    def _send(self, stream: int, held: _Stream, frame: Frame) -> None:
+    def _send(self, stream: int, held: AgentStream, frame: Frame) -> None:
         held.core.sent(frame)
         self._effects.append(Send(stream, frame.data))
 

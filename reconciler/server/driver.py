@@ -14,8 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from reconciler.core import plane as core
+from reconciler.core import seen
+from reconciler.core.discovery.types import ClientState
 from reconciler.core.identity import Journal, JournalBatch, JournalState
 from reconciler.core.objects import Change
+from reconciler.core.resources.types import Resource
 from reconciler.errors import JournalConflict, JournalError
 
 
@@ -108,6 +111,18 @@ class Driver:
         if self._plane.leading:
             self._plane.tick(self._clock())
             self._carry_out()
+
+    def clients(self) -> Iterable[ClientState]:
+        """See `core.seen`."""
+        return seen.clients(self._plane)
+
+    def content(self, view: str, type_url: str, name: str) -> Resource | None:
+        """A resource as a node has it, or is being brought it. view: the node's name"""
+        return seen.content(self._plane, view, type_url, name)
+
+    def unix(self, seconds: float) -> float:
+        """The core's time as Unix time."""
+        return time.time() - (self._clock() - seconds)
 
     async def written(self) -> None:
         """Until no journal write is under way."""

@@ -14,13 +14,14 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from envoy.admin.v3 import config_dump_shared_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 
 from reconciler import local
 from reconciler.config import ServerConfig, parse_address
 from reconciler.core.discovery.types import CDS, EDS
-from reconciler.core.resources.types import COMMIT, CUT_TYPES
+from reconciler.core.resources.types import COMMIT, CUT_TYPES, POLICY
 from reconciler.probe.frames import Node
 from reconciler.server.app import run
 from reconciler.server.discovery.beside import type_of
@@ -78,14 +79,28 @@ async def test_agents_and_others_are_served_on_one_port(tmp_path: Path, transpor
             response = await agent.get()
             await agent.ask(response.type_url, nonce=response.nonce)
             if response.type_url == COMMIT:
+                committed = response.items[0].version
                 break
         put(tmp_path / "resources", "b", cluster("b"))
         assert await envoy.names() == ["b"]
         assert await other.names() == ["a", "b"]
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             csds = csds_pb2_grpc.ClientStatusDiscoveryServiceStub(channel)
-            found = await csds.FetchClientStatus(csds_pb2.ClientStatusRequest())
-            assert {each.node.id for each in found.config} == {"envoy-1", "sidecar~10.0.0.1~any"}
+            acked = config_dump_shared_pb2.ClientResourceStatus.Value("ACKED")
+            async with asyncio.timeout(20):
+                while True:  # the agent's last answer comes on a connection of its own
+                    found = await csds.FetchClientStatus(csds_pb2.ClientStatusRequest())
+                    configs = {each.node.id: each for each in found.config}
+                    assert configs.keys() == {"node-1", "envoy-1", "sidecar~10.0.0.1~any"}
+                    held = configs["node-1"].generic_xds_configs
+                    (cut,) = (each for each in held if each.type_url == COMMIT)
+                    if cut.client_status == acked:
+                        break
+            assert cut.version_info == committed
+            assert {each.type_url for each in held} == set(CUT_TYPES)
+            assert {each.client_status for each in held} == {acked}
+            (policy, *_) = (each for each in held if each.type_url == POLICY)
+            assert policy.xds_config.value
         nodes = await status(tmp_path, "/v1/nodes")
         assert '"name":"node-1"' in nodes
         assert "envoy-1" not in nodes

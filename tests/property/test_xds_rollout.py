@@ -21,14 +21,14 @@ class Run:
         self.random = random
         self.line = Line()
         self.served: dict[bytes, set[int]] = {EMPTY: {0}}  # root → revisions that had it
-        view_of = self.line.rollout._view_of
+        view_of = self.line.rollout.view_of
 
         def noted(refused: frozenset[str]) -> NodeView:
             view = view_of(refused)
             self.served.setdefault(view.root, set()).add(view.revision)
             return view
 
-        self.line.rollout._view_of = noted
+        self.line.rollout.view_of = noted
         self.port = 100
 
     def step(self) -> None:

@@ -57,7 +57,7 @@ def shop() -> World:
 
 def ingress_of(plane: ControlPlane) -> str:
     node = plane.nodes.node("n1", 0.0)
-    view = node.rollout._view_of(frozenset())
+    view = node.rollout.view_of(frozenset())
     (policy,) = (each for each in view.resources() if each.type_url.endswith("Policy"))
     return pb.Policy.FromString(policy.body).ingress
 
@@ -128,7 +128,7 @@ def test_a_malformed_frame_ends_its_stream_only() -> None:
     plane.received(1, b"\xff\xff", 1.0)
     closed = [each for each in plane.effects() if isinstance(each, Close)]
     assert [(each.stream, each.status) for each in closed] == [(1, "INVALID_ARGUMENT")]
-    assert plane.streams == 1
+    assert len(plane.streams) == 1
 
 
 def test_the_api_server_has_an_identity_of_its_own_where_it_is_on_a_node() -> None:
@@ -138,7 +138,7 @@ def test_the_api_server_has_an_identity_of_its_own_where_it_is_on_a_node() -> No
     plane, _, _ = plane_with(world, capacity=512)
 
     def told() -> list[bytes]:
-        view = plane.nodes.node("n1", 0.0).rollout._view_of(frozenset())
+        view = plane.nodes.node("n1", 0.0).rollout.view_of(frozenset())
         messages = [
             pb.AddressGroup.FromString(each.body)
             for each in view.resources()

@@ -77,11 +77,8 @@ class Rollout:
         "_noted",
         "_now",
         "_out",
-        "_sent",
         "_stray",
         "_trace",
-        "_view_of",
-        "_waiting",
         "acked",
         "alarm",
         "bytes",
@@ -97,8 +94,11 @@ class Rollout:
         "reopen_at",
         "reported",
         "resources",
+        "sent",
         "state",
         "target",
+        "view_of",
+        "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -111,14 +111,14 @@ class Rollout:
         self._trace = trace
         self._noted = 0  # lines recorded
         self.state = MODEL.initial
-        self._view_of = view_of
+        self.view_of = view_of
         self._encoder = encoder
         self._grace = closed_grace
         self._initial: dict[str, dict[str, str]] = {}
         self._now = 0.0
         self._out: list[Out] = []
-        self._waiting: dict[str, set[str]] = {}  # type → nonces that are not answered
-        self._sent: dict[str, Part] = {}  # type → what the cut under way sends of it
+        self.waiting: dict[str, set[str]] = {}  # type → nonces that are not answered
+        self.sent: dict[str, Part] = {}  # type → what the cut under way sends of it
         self._stray: set[Key] = set()  # of cuts given up: the node may have it staged
         self.acked: Enforced | None = None
         self.target: NodeView | None = None
@@ -186,7 +186,7 @@ class Rollout:
 
     def acked_response(self, type_url: str, nonce: str, now: float) -> None:
         self._now = now
-        if not self._settle(type_url, nonce) or self._waiting:
+        if not self._settle(type_url, nonce) or self.waiting:
             return
         if type_url == COMMIT:
             MODEL.fire(self, "commit_acked")
@@ -265,7 +265,7 @@ class Rollout:
         self.floor = mark(self.acked.revision, self.acked.position)
 
     def begin_cut(self) -> None:
-        view = self._view_of(self.refused)
+        view = self.view_of(self.refused)
         base = self.acked
         if base is not None and base.view is not None:
             parts = view.parts_since(base.view)
@@ -277,11 +277,11 @@ class Rollout:
                 missing.setdefault(key, view.get(*key))
             parts = parts_of(missing)
         self.target = view
-        self._waiting = {}
-        self._sent = {}
+        self.waiting = {}
+        self.sent = {}
         self._stray = set()
         for part in parts:
-            self._sent[part.type_url] = part
+            self.sent[part.type_url] = part
             self._send(self._encoder.joined(part))
 
     def send_commit(self) -> None:
@@ -294,7 +294,7 @@ class Rollout:
         assert self.target is not None
         self._enforces(self.target)
         self.target = None
-        self._sent = {}
+        self.sent = {}
         self.committed_at = self._now
         if self.causes:
             self.deadline = self.reopen_at
@@ -302,12 +302,12 @@ class Rollout:
             self.nack = ""
 
     def abandon_cut(self) -> None:
-        for type_url in self._waiting:
-            if type_url in self._sent:
-                self._stray.update(self._sent[type_url].keys())
+        for type_url in self.waiting:
+            if type_url in self.sent:
+                self._stray.update(self.sent[type_url].keys())
         self.target = None
-        self._waiting = {}
-        self._sent = {}
+        self.waiting = {}
+        self.sent = {}
 
     def raise_alarm(self) -> None:
         self.alarm = self.nack
@@ -334,8 +334,8 @@ class Rollout:
         """`floor` stays: what was committed is the oldest that the node may enforce."""
         self.reported = False
         self._initial = {}
-        self._waiting = {}
-        self._sent = {}
+        self.waiting = {}
+        self.sent = {}
         self._stray = set()  # what was staged goes with the stream
         self.target = None
         self.refusal = None
@@ -381,7 +381,7 @@ class Rollout:
             self.causes = {
                 key: cause for key, cause in self.causes.items() if self._stands(key, cause[0])
             }
-        view = self._view_of(self.refused)
+        view = self.view_of(self.refused)
         settled = self.state == "current" or (self.state == "closed-fallback" and self.causes)
         if settled and self.acked is not None and self.acked.root == view.root:
             # Equal content: nothing to send, whatever the number of the revision.
@@ -405,7 +405,7 @@ class Rollout:
 
     def _begun(self) -> None:
         """After `begin_cut`: a cut that differs in nothing but its revision is acked at once."""
-        if self.state in ("staging", "closed-staging") and not self._waiting:
+        if self.state in ("staging", "closed-staging") and not self.waiting:
             MODEL.fire(self, "all_acked")
 
     def _note(self, action: str) -> None:
@@ -424,18 +424,18 @@ class Rollout:
     def _send(self, frames: tuple[Frame, ...]) -> None:
         for frame in frames:
             self._out.append(frame)
-            self._waiting.setdefault(frame.type_url, set()).add(frame.nonce)
+            self.waiting.setdefault(frame.type_url, set()).add(frame.nonce)
             self.resources += frame.resources
             self.bytes += len(frame.data)
 
     def _settle(self, type_url: str, nonce: str) -> bool:
         """False: an answer to a response of a cut that was given up, which means nothing now."""
-        open_nonces = self._waiting.get(type_url)
+        open_nonces = self.waiting.get(type_url)
         if open_nonces is None or nonce not in open_nonces:
             return False
         open_nonces.discard(nonce)
         if not open_nonces:
-            del self._waiting[type_url]
+            del self.waiting[type_url]
         return True
 
     def _forget_refusals(self) -> None:
@@ -443,7 +443,7 @@ class Rollout:
         self.refusal = self.reopen_at = self.deadline = None
 
     def _stands(self, key: Key, version: str) -> bool:
-        found = self._view_of(frozenset()).get(*key)
+        found = self.view_of(frozenset()).get(*key)
         return found is not None and found.version == version
 
     def _named(self) -> frozenset[str]:
@@ -451,7 +451,7 @@ class Rollout:
         if self.refusal is None:
             return frozenset()
         (type_url, name), _ = self.refusal
-        view = self._view_of(frozenset())
+        view = self.view_of(frozenset())
         names: set[str] = set()
         if type_url == RULE_SET:
             names = {name}

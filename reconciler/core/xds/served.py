@@ -39,7 +39,7 @@ class Due(msgspec.Struct, frozen=True):
 
 
 class Served:
-    __slots__ = ("_answers", "_known", "_said", "_trace")
+    __slots__ = ("_answers", "_known", "_said", "_trace", "refused")
 
     def __init__(
         self, initial: Mapping[str, str] | None = None, trace: Trace | None = None
@@ -50,6 +50,19 @@ class Served:
         # Of responses that are not answered: nonce → name → version, and how many there are of it.
         self._said: dict[str, dict[str, str]] = {}
         self._answers: Counter[str] = Counter()
+        self.refused: dict[
+            str, tuple[str, str]
+        ] = {}  # name → version and reason, until it is acked
+
+    @property
+    def known(self) -> Mapping[str, str]:
+        """Name → version that the client was sent last, or ABSENT."""
+        return self._known
+
+    @property
+    def unanswered(self) -> frozenset[str]:
+        """Names that a response was about which is not answered."""
+        return frozenset(name for said in self._said.values() for name in said)
 
     def answer(
         self, event: StreamEvent, subscription: Subscription, current: Mapping[str, Resource]
@@ -60,10 +73,13 @@ class Served:
                 due = (self.begin(subscription, current),)
             case Resubscribed(wanted=wanted):
                 due = (self.due(subscription, current, wanted),)
-            case Nacked(nonce=nonce):
-                return self._apart(self._settle(nonce), subscription, current)
+            case Nacked(nonce=nonce, reason=reason):
+                said = self._settle(nonce)
+                self.refused |= {name: (version, reason) for name, version in said.items()}
+                return self._apart(said, subscription, current)
             case Acked(nonce=nonce):
-                self._settle(nonce)
+                for name in self._settle(nonce):
+                    self.refused.pop(name, None)
                 return ()
             case _:
                 return ()
@@ -97,6 +113,7 @@ class Served:
         for name in sorted(names):
             if not subscription.wants(name):
                 self._known.pop(name, None)
+                self.refused.pop(name, None)
                 continue
             asked = name in wanted.names or name in wanted.answer
             known = self._known.get(name)

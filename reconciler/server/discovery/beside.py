@@ -40,7 +40,9 @@ class BesideAgents:
         log: Any,
     ) -> BesideAgents:
         """ConfigError with what is wrong with the files; a problem later is an alarm."""
-        parts = await Parts.start(config.xds_resources, stop, stack, log, open=config.insecure)
+        parts = await Parts.start(
+            config.xds_resources, stop, stack, log, open=config.insecure, beside=(agents,)
+        )
 
         def alarm(problem: Rejected) -> None:
             agents.alarm("xds-resources", problem.source, str(problem))

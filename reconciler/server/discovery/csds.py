@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc.aio
 from envoy.admin.v3 import config_dump_shared_pb2
@@ -49,22 +49,23 @@ _STATUSES: Final = {
 _AT_ONCE: Final = 500
 """Resources that are looked at before others have their turn: a few milliseconds."""
 
-Content = Callable[[str, str, str], Resource | None]
-"""(view, type URL, name) → what it is now."""
+
+class Source(Protocol):
+    """Where streams are kept: `clients` as `core.discovery.Service` has them; `content`: what a
+    view's resource is now (view, type URL, name); `unix`: the core's time → Unix time."""
+
+    def clients(self) -> Iterable[ClientState]: ...
+
+    def content(self, view: str, type_url: str, name: str) -> Resource | None: ...
+
+    def unix(self, seconds: float) -> float: ...
 
 
 class Csds(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # type: ignore[misc]
-    """clients: `core.discovery.Service.clients`; unix: the core's time → Unix time."""
+    """sources: whose clients are told of."""
 
-    def __init__(
-        self,
-        clients: Callable[[], Iterable[ClientState]],
-        content: Content,
-        unix: Callable[[float], float],
-    ) -> None:
-        self._clients = clients
-        self._content = content
-        self._unix = unix
+    def __init__(self, *sources: Source) -> None:
+        self._sources = sources
 
     def register(self, server: grpc.aio.Server) -> None:
         csds_pb2_grpc.add_ClientStatusDiscoveryServiceServicer_to_server(self, server)
@@ -92,16 +93,18 @@ class Csds(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # type: ignore[
             raise ProtocolError("INVALID_ARGUMENT", str(error)) from None
         response = csds_pb2.ClientStatusResponse()
         since = 0
-        for client in self._clients():
+        contents = not request.exclude_resource_contents
+        told = ((source, client) for source in self._sources for client in source.clients())
+        for source, client in told:
             since += 1 + sum(len(each.resources) for each in client.types)
             if not matchers or any(holds(client) for holds in matchers):
-                self._add(response, client, not request.exclude_resource_contents)
+                self._add(response, source, client, contents)
             if since > _AT_ONCE:
                 since = 0
                 await asyncio.sleep(0)
         return response
 
-    def _add(self, response: Any, client: ClientState, contents: bool) -> None:
+    def _add(self, response: Any, source: Source, client: ClientState, contents: bool) -> None:
         config = response.config.add()
         config.node.id = client.proven or client.node.id
         config.node.cluster = client.node.cluster
@@ -113,21 +116,23 @@ class Csds(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # type: ignore[
         for state in client.types:
             for resource in state.resources:
                 found = config.generic_xds_configs.add(type_url=state.type_url)
-                self._fill(found, resource)
+                _fill(found, resource, source.unix)
                 if contents and state.type_url != SDS:
-                    held = self._content(client.view, state.type_url, resource.name)
+                    held = source.content(client.view, state.type_url, resource.name)
                     _show(found, state.type_url, resource, held)
 
-    def _fill(self, found: Any, resource: ResourceState) -> None:
-        found.name = resource.name
-        found.version_info = resource.version
-        found.config_status, found.client_status = _STATUSES[resource.status]
-        if resource.updated_at:
-            _stamp(found.last_updated, self._unix(resource.updated_at))
-        if resource.status == "nacked":
-            found.error_state.details = resource.reason
-            found.error_state.version_info = resource.refused_version
-            _stamp(found.error_state.last_update_attempt, self._unix(resource.refused_at))
+
+def _fill(found: Any, resource: ResourceState, unix: Callable[[float], float]) -> None:
+    found.name = resource.name
+    found.version_info = resource.version
+    found.config_status, found.client_status = _STATUSES[resource.status]
+    if resource.updated_at:
+        _stamp(found.last_updated, unix(resource.updated_at))
+    if resource.status == "nacked":
+        found.error_state.details = resource.reason
+        found.error_state.version_info = resource.refused_version
+        if resource.refused_at:
+            _stamp(found.error_state.last_update_attempt, unix(resource.refused_at))
 
 
 def _show(found: Any, type_url: str, resource: ResourceState, held: Resource | None) -> None:

@@ -7,7 +7,7 @@ beside its agents (`beside`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ from reconciler.config import Address
 from reconciler.errors import ConfigError, Rejected, UnavailableError
 from reconciler.server.discovery import push
 from reconciler.server.discovery.csds import SERVICE as CSDS
-from reconciler.server.discovery.csds import Csds
+from reconciler.server.discovery.csds import Csds, Source
 from reconciler.server.discovery.driver import Driver
 from reconciler.server.discovery.files import Outcome, watch
 from reconciler.server.discovery.status import Files
@@ -49,12 +49,18 @@ class Parts:
     served beside xDS."""
 
     def __init__(
-        self, outcomes: AsyncGenerator[Outcome, None], log: Any, *, open: bool, **options: Any
+        self,
+        outcomes: AsyncGenerator[Outcome, None],
+        log: Any,
+        *,
+        open: bool,
+        beside: Sequence[Source] = (),
+        **options: Any,
     ) -> None:
         self._outcomes, self._log = outcomes, log
         self.driver = Driver(log, **options)
         self.files = Files()
-        self.more = More(self.driver, open=open)
+        self.more = More(*beside, self.driver, open=open)
         self.on_problem: Callable[[Rejected], None] | None = None
 
     @classmethod
@@ -66,12 +72,14 @@ class Parts:
         log: Any,
         *,
         open: bool,
+        beside: Sequence[Source] = (),
         **options: Any,
     ) -> Parts:
         """Take the first look; ConfigError with all that is wrong with the files.
 
         source: a directory, or the address on which resources are given (`push`)
         open: who reaches the clients' port may see what others are served
+        beside: other clients of the same port, to be told of too
         options: of `core.discovery.Service`
         """
         if isinstance(source, Address):
@@ -82,7 +90,7 @@ class Parts:
         first = await anext(outcomes)
         if first.state is None:
             raise ConfigError("\n  ".join([f"{source}:", *map(str, first.problems)]))
-        parts = cls(outcomes, log, open=open, **options)
+        parts = cls(outcomes, log, open=open, beside=beside, **options)
         stack.callback(parts.driver.stop)
         parts.files.good += 1
         parts.driver.changed(first.state)
@@ -108,9 +116,9 @@ class Parts:
 class More:
     """Health, CSDS and reflection. open: also the latter two on the clients' port."""
 
-    def __init__(self, driver: Driver, *, open: bool) -> None:
+    def __init__(self, *clients: Source, open: bool) -> None:
         self._health = health.aio.HealthServicer()
-        self._csds = Csds(driver.clients, driver.content, driver.unix)
+        self._csds = Csds(*clients)
         self._open = open
 
     def register(self, server: Any) -> None:

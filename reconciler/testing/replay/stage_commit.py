@@ -197,7 +197,7 @@ class Adapter:
         return Record(rev=acked.revision, has=self.worlds.content(said))
 
     def _waiting(self) -> list[Record]:
-        waiting = self.server.rollout._waiting.items()
+        waiting = self.server.rollout.waiting.items()
         return [self.worlds.nonces[each, nonce] for each, nonces in waiting for nonce in nonces]
 
     def _causes(self) -> list[Record]:
