@@ -83,11 +83,11 @@ demo-kubernetes: setup ## 20,000 pods at a real API server: relabelled, the lead
 	@$(KUBERNETES_BUILD)
 	@$(BIN)/reconciler demo --kubernetes
 
-bench: setup ## print each budget beside what was measured
+bench: setup ## print each budget beside what was measured; eight minutes
 	@$(KUBERNETES_BUILD)
 	@$(BIN)/python -m bench
 
-bench-xds: setup ## our xDS server beside go-control-plane, 200 to 10,000 streams; half an hour
+bench-xds: setup ## our xDS server beside go-control-plane, 200 to 10,000 streams; up to an hour
 	@$(BIN)/python -m bench --only xds
 
 clean: ## remove what was built (not the virtual environment)

@@ -30,7 +30,8 @@ _BIG: Final = tuple(f"big-{at}" for at in range(5))
 
 def run(context: Context) -> list[Row]:
     streams = _FEW if context.quick else _STREAMS
-    rounds = [_round(streams) for _ in range(_RUNS)]
+    times = context.runs(_RUNS)
+    rounds = [_round(streams) for _ in range(times)]
     per = f"a stream of {streams:,}"
     budgets = {"one broadcast of 1 KB": 3e-6, "a reconnect with 250 equal versions": 150e-6}
     rows = [
@@ -42,7 +43,7 @@ def run(context: Context) -> list[Row]:
         )
         for what in rounds[0]
     ]
-    held = [_memory(_FEW) for _ in range(_RUNS)]
+    held = [_memory(_FEW) for _ in range(times)]
     what = f"memory, a stream of {_FEW:,} in step"
     rows.append(measured(GROUP, what, held, "B", limit=1536))
     return rows

@@ -20,7 +20,7 @@ from typing import Final
 from bench import xds_build
 from bench.fleet import free_port
 from reconciler.address import Address
-from reconciler.errors import ReconcilerError
+from reconciler.errors import ReconcilerError, UnavailableError
 from reconciler.probe.client import Client
 from reconciler.probe.frames import Node
 from reconciler.testing.conformance import language, report
@@ -32,6 +32,8 @@ from reconciler.testing.kubernetes.process import Process
 PAGE: Final = Path(__file__).parent.parent / "docs" / "xds-conformance.md"
 OURS: Final = ("ours (grpc)", "ours (http2)")
 THEIRS: Final = ("linear", "snapshot")
+_START: Final = 30.0
+"""Seconds in which a server says where it listens."""
 _WAIT: Final = 1.5
 """Seconds until what did not come counts as missing: all ends are on this machine."""
 
@@ -129,15 +131,16 @@ async def theirs(name: str, folder: str, programs: Path) -> AsyncIterator[Target
 
 
 def _ports(process: Process) -> Mapping[str, str]:
-    """What it prints when it listens."""
-    with process.log.open() as log:
-        while True:
-            process.check()
-            line = log.readline()
+    """What it prints when it listens. UnavailableError when it ended, or says nothing for long."""
+    end = time.monotonic() + _START
+    while time.monotonic() < end:
+        process.check()
+        for line in process.log.read_text().splitlines(keepends=True):
             if line.endswith("\n") and line.startswith("{"):
                 found: dict[str, str] = json.loads(line)
                 return found
-            time.sleep(0.05)
+        time.sleep(0.05)
+    raise UnavailableError(f"no ports were printed in {_START:.0f} s:\n{process.tail()}")
 
 
 def page(scenarios: Sequence[Scenario], made: Mapping[str, Sequence[Result]]) -> str:
@@ -172,6 +175,24 @@ def page(scenarios: Sequence[Scenario], made: Mapping[str, Sequence[Result]]) ->
         *(f"| {each.name} | {each.says} ({each.section}) |" for each in scenarios),
     ]
     return "\n".join(lines) + "\n"
+
+
+def failing(text: str, name: str) -> set[str]:
+    """The scenarios that this target fails, wholly or in part, as the page has them. KeyError when
+    it is not on the page."""
+    found: set[str] = set()
+    heads: dict[str, int] = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|"):
+            heads = {}
+        elif not heads:
+            heads = {cell: at for at, cell in enumerate(cells)}
+        elif name in heads and cells[heads[name]].startswith("fail"):
+            found.add(cells[0])
+    if not any(line.startswith(f"| {name} |") for line in text.splitlines()):
+        raise KeyError(name)
+    return found
 
 
 if __name__ == "__main__":

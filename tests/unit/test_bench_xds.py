@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from bench import xds, xds_build, xds_case, xds_report, xds_rig, xds_soak
+from bench import xds, xds_build, xds_case, xds_conformance, xds_report, xds_rig, xds_soak
 from bench.rows import Context
 from bench.xds_case import Case, Comparison, cpu, wall
 from bench.xds_rig import Kind, Lag, Layout, Report
 from bench.xds_soak import Sample, Soak
+from reconciler.errors import UnavailableError
+from reconciler.testing.kubernetes.process import Process
 
 SHARED = Layout("shared connections", 200, False)
 STREAMS = 100
@@ -172,6 +176,33 @@ def test_a_run_that_has_no_time_left_says_so(measured: Path) -> None:
     rows = xds.run(context(seconds=-1.0))
     assert {row.why for row in rows} == {"time was over"}
     assert "did not come to its end" in measured.read_text()
+
+
+# ------------------------------------------------------------------------------ programs in Go
+
+
+def test_old_builds_go_and_those_in_use_stay(tmp_path: Path) -> None:
+    for at, name in enumerate(["oldest", "old", "used", "mine"]):
+        (tmp_path / f"xds-bench-{name}").mkdir()
+        os.utime(tmp_path / f"xds-bench-{name}", (at, at))
+    (tmp_path / "xds-bench.lock").touch()
+    (tmp_path / "kubernetes-v1").mkdir()
+    xds_build.prune(tmp_path, tmp_path / "xds-bench-mine")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "xds-bench-old", "xds-bench-used", "xds-bench-mine", "xds-bench.lock", "kubernetes-v1",
+    }  # fmt: skip
+
+
+def test_a_server_that_says_no_ports_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(xds_conformance, "_START", 0.1)
+    process = Process([sys.executable, "-c", "import signal; signal.pause()"], tmp_path / "log")
+    try:
+        with pytest.raises(UnavailableError, match="no ports were printed"):
+            xds_conformance._ports(process)
+    finally:
+        process.end()
 
 
 # -------------------------------------------------------------------------------------- the soak
