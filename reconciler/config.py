@@ -27,17 +27,38 @@ Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 MapSize = Annotated[int, Meta(ge=16, le=1 << 24)]
 
 
-_RECORD = "File that every step is appended to, for `reconciler check trace`; empty: none."
-_TRANSPORT = "What carries it: gRPC's library, or our own HTTP/2 for very many streams."
 _LOCAL = "only a Unix socket or a loopback address"
-_METRICS = (
-    "Address for Prometheus and kubelet, which other machines may reach: `/metrics`, `/healthz`, "
-    "`/readyz` and nothing else; empty: none."
-)
 
 
 def _say(text: str) -> Meta:
     return Meta(description=text)
+
+
+ClusterName = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?$")]
+Transport = Annotated[
+    Literal["grpc", "http2"],
+    _say("What carries it: gRPC's library, or our own HTTP/2 for very many streams."),
+]
+ServerCertificate = Annotated[str, _say("PEM certificate (chain) of the server.")]
+ServerKey = Annotated[str, _say("PEM private key of the server.")]
+StreamAge = Annotated[
+    Seconds,
+    _say("After this long, a tenth more or less, a stream is ended and proven anew; 0: never."),
+]
+Drain = Annotated[Seconds, _say("Over how long streams are ended at a stop, one after the other.")]
+StatusAddress = Annotated[
+    str, _say("Address of the status API: `unix:PATH` or a loopback `host:port`.")
+]
+MetricsAddress = Annotated[
+    str,
+    _say(
+        "Address for Prometheus and kubelet, which other machines may reach: `/metrics`, "
+        "`/healthz`, `/readyz` and nothing else; empty: none."
+    ),
+]
+TraceFile = Annotated[
+    str, _say("File that every step is appended to, for `reconciler check trace`; empty: none.")
+]
 
 
 class ServerConfig(Configuration, frozen=True, kw_only=True):
@@ -80,9 +101,9 @@ class ServerConfig(Configuration, frozen=True, kw_only=True):
     listen: Annotated[
         str, _say("Address of the xDS service: `host:port`, `[v6]:port` or `unix:PATH`.")
     ] = "127.0.0.1:18000"
-    transport: Annotated[Literal["grpc", "http2"], _say(_TRANSPORT)] = "grpc"
-    tls_cert: Annotated[str, _say("PEM certificate (chain) of the server.")] = ""
-    tls_key: Annotated[str, _say("PEM private key of the server.")] = ""
+    transport: Transport = "grpc"
+    tls_cert: ServerCertificate = ""
+    tls_key: ServerKey = ""
     tls_ca: Annotated[str, _say("PEM certificates of the CA that signs node certificates.")] = ""
     node_auth: Annotated[
         Literal["certificate", "token"],
@@ -95,13 +116,8 @@ class ServerConfig(Configuration, frozen=True, kw_only=True):
     agent_service_account: Annotated[
         str, _say("Whose tokens count: `namespace/name` of the agent's ServiceAccount.")
     ] = ""
-    max_stream_age: Annotated[
-        Seconds,
-        _say("After this long, a tenth more or less, a stream is ended and proven anew; 0: never."),
-    ] = 3600.0
-    stream_drain: Annotated[
-        Seconds, _say("Over how long streams are ended at a stop, one after the other.")
-    ] = 0.0
+    max_stream_age: StreamAge = 3600.0
+    stream_drain: Drain = 0.0
     insecure: Annotated[
         bool,
         _say(
@@ -109,32 +125,29 @@ class ServerConfig(Configuration, frozen=True, kw_only=True):
             "Loopback and Unix sockets only."
         ),
     ] = False
-    xds_resources: Annotated[
+    discovery_resources: Annotated[
         str,
         _say(
             "Directory of resources of other xDS types to serve beside agents' on `--listen`, as "
             "`reconciler xds serve` does; empty: none."
         ),
     ] = ""
-    xds_admin: Annotated[
+    discovery_admin: Annotated[
         str,
         _say(
             "Address of CSDS and reflection for these, `unix:PATH` or a loopback `host:port`; "
             "empty: on `--listen` where that is without TLS, else nowhere."
         ),
     ] = ""
-    status: Annotated[
-        str, _say("Address of the status API: `unix:PATH` or a loopback `host:port`.")
-    ] = "unix:/run/reconciler/server.sock"
-    metrics: Annotated[str, _say(_METRICS)] = ""
+    status: StatusAddress = "unix:/run/reconciler/server.sock"
+    metrics: MetricsAddress = ""
     label: Annotated[
         tuple[str, ...],
         _say("Label filter rule, `[!][source:]pattern`; may be given more than once."),
     ] = ()
     label_filter_file: Annotated[str, _say("Label filter as a JSON file.")] = ""
     cluster_name: Annotated[
-        str,
-        Meta(pattern=r"^[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?$"),
+        ClusterName,
         _say("Name of the cluster, part of every label set."),
     ] = "default"
     cluster_cidr: Annotated[
@@ -168,7 +181,7 @@ class ServerConfig(Configuration, frozen=True, kw_only=True):
     debounce_ms: Annotated[
         int, Meta(ge=0, le=60_000), _say("How long changes are collected before one cut is made.")
     ] = 20
-    record_trace: Annotated[str, _say(_RECORD)] = ""
+    record_trace: TraceFile = ""
 
     def check(self, refuse: Refuse) -> None:
         """What no single field can tell."""
@@ -179,10 +192,13 @@ class ServerConfig(Configuration, frozen=True, kw_only=True):
             refuse("manifests", "can't be combined with --kubernetes")
         if self.kubernetes and self.insecure:
             refuse("insecure", "can't be combined with --kubernetes: nodes must prove who they are")
-        if self.xds_admin and not self.xds_resources:
-            refuse("xds_admin", "has no use without --xds-resources")
-        if self.xds_admin and not _address("xds_admin", self.xds_admin, refuse).local:
-            refuse("xds_admin", f"{self.xds_admin}: {_LOCAL}")
+        if self.discovery_admin and not self.discovery_resources:
+            refuse("discovery_admin", "has no use without --discovery-resources")
+        if (
+            self.discovery_admin
+            and not _address("discovery_admin", self.discovery_admin, refuse).local
+        ):
+            refuse("discovery_admin", f"{self.discovery_admin}: {_LOCAL}")
         _check_tokens(self, refuse)
         if self.token_listen:
             _address("token_listen", self.token_listen, refuse)
@@ -226,10 +242,8 @@ class AgentConfig(Configuration, frozen=True, kw_only=True):
     cache_dir: Annotated[
         str, _say("Directory of the last committed cut, used until a server answers.")
     ] = "/var/lib/reconciler"
-    status: Annotated[
-        str, _say("Address of the status API: `unix:PATH` or a loopback `host:port`.")
-    ] = "unix:/run/reconciler/agent.sock"
-    metrics: Annotated[str, _say(_METRICS)] = ""
+    status: StatusAddress = "unix:/run/reconciler/agent.sock"
+    metrics: MetricsAddress = ""
     cni_socket: Annotated[str, _say("Unix socket that the CNI plugin asks; empty: none.")] = (
         "/run/reconciler/cni.sock"
     )
@@ -254,7 +268,7 @@ class AgentConfig(Configuration, frozen=True, kw_only=True):
         Literal["auto", "tcx", "clsact"],
         _say("How programs are attached; `auto`: TCX where the kernel has it."),
     ] = "auto"
-    record_trace: Annotated[str, _say(_RECORD)] = ""
+    record_trace: TraceFile = ""
 
     def check(self, refuse: Refuse) -> None:
         """What no single field can tell."""
@@ -285,13 +299,12 @@ class DiscoveryConfig(Configuration, frozen=True, kw_only=True):
     listen: Annotated[
         str, _say("Address of the xDS services: `host:port`, `[v6]:port` or `unix:PATH`.")
     ] = "127.0.0.1:18000"
-    transport: Annotated[Literal["grpc", "http2"], _say(_TRANSPORT)] = "grpc"
-    tls_cert: Annotated[str, _say("PEM certificate (chain) of the server.")] = ""
-    tls_key: Annotated[str, _say("PEM private key of the server.")] = ""
+    transport: Transport = "grpc"
+    tls_cert: ServerCertificate = ""
+    tls_key: ServerKey = ""
     tls_ca: Annotated[str, _say("PEM certificates of the CA that signs client certificates.")] = ""
     cluster_name: Annotated[
-        str,
-        Meta(pattern=r"^[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?$"),
+        ClusterName,
         _say("Of which cluster SPIFFE IDs of nodes are believed."),
     ] = "default"
     insecure: Annotated[
@@ -311,17 +324,12 @@ class DiscoveryConfig(Configuration, frozen=True, kw_only=True):
     status: Annotated[
         str, _say("Address of the status API: `unix:PATH` or a loopback `host:port`; empty: none.")
     ] = "unix:/run/reconciler/xds.sock"
-    metrics: Annotated[str, _say(_METRICS)] = ""
+    metrics: MetricsAddress = ""
     max_streams: Annotated[
         int, Meta(ge=0), _say("Streams at a time; one more is refused. 0: no limit.")
     ] = 20_000
-    max_stream_age: Annotated[
-        Seconds,
-        _say("After this long, a tenth more or less, a stream is ended and proven anew; 0: never."),
-    ] = 3600.0
-    drain: Annotated[
-        Seconds, _say("Over how long streams are ended at a stop, one after the other.")
-    ] = 5.0
+    max_stream_age: StreamAge = 3600.0
+    drain: Drain = 5.0
     initial_rate: Annotated[
         float, Meta(ge=0), _say("Streams a second that get their first resources; 0: no limit.")
     ] = 0.0

@@ -38,8 +38,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     variables: ClassVar[str]
 
     def check(self, refuse: Refuse) -> None:
-        """What no single field can tell."""
-        raise NotImplementedError
+        """Refuse what no single field can tell; nothing, where a class does not say."""
 
 
 C = TypeVar("C", bound=Configuration)

@@ -41,6 +41,11 @@ ALERTS = (
         "an alarm stands at a server; `reconciler get status` says which",
     ),
     (
+        "increase(reconciler_alarms_total[10m]) > 0",
+        "a server or agent raised an alarm, one that stands or one that is only said (of a "
+        "certificate or trace file, a map, files of `--discovery-resources`); its log says which",
+    ),
+    (
         "reconciler_identities / reconciler_identity_capacity > 0.8",
         "numbers run out; the server's alarm `identities` says so at 80 and 90 %",
     ),
@@ -55,12 +60,18 @@ ALERTS = (
         "a certificate ends within a day: its renewal is late",
     ),
     (
-        "rate(reconciler_xds_streams_refused_total[5m]) > 0",
-        "somebody connects without a proof that counts",
+        "rate(reconciler_xds_streams_refused_total"
+        '{code!="UNAVAILABLE",code!="RESOURCE_EXHAUSTED"}[5m]) > 0',
+        "somebody connects without a proof that counts, or names no node",
+    ),
+    (
+        'rate(reconciler_xds_streams_refused_total{code="RESOURCE_EXHAUSTED"}[5m]) > 0',
+        "`reconciler xds serve` has `--max-streams` streams, and takes no more",
     ),
     (
         "reconciler_xds_problems > 0",
-        "`reconciler xds serve` serves the last good state: its files are wrong",
+        "`reconciler xds serve` serves the last good state: its files are wrong, or what it was "
+        "handed",
     ),
     (
         'rate(reconciler_token_reviews_total{result="unavailable"}[5m]) > 0',
@@ -75,8 +86,9 @@ def _metrics() -> str:
         "# Metrics\n\n"
         "`/metrics` is on the status socket and, with `--metrics ADDRESS`, on an address that\n"
         "Prometheus and kubelet reach. With it are `/healthz` (the process answers) and\n"
-        "`/readyz` (server: there is something to serve; agent: a cut is enforced), and nothing\n"
-        f"else. A page is made once in {metrics.FRESH_SECONDS:g} s at most, however many ask.\n"
+        "`/readyz` (server: there is something to serve; agent: a cut is enforced; `xds serve`:\n"
+        "it is not stopping), and nothing else. A page is made once in "
+        f"{metrics.FRESH_SECONDS:g} s at most,\nhowever many ask.\n"
         "All processes also have `reconciler_build_info` and Prometheus' own `process_*`.\n\n"
         f"## reconciler server\n\n{metrics.docs_table(server.METRICS)}\n"
         f"## reconciler agent\n\n{metrics.docs_table(agent.METRICS)}\n"

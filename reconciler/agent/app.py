@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import secrets
-import signal
 import socket
 import time
 from contextlib import AsyncExitStack
@@ -37,6 +36,7 @@ from reconciler.core.dataplane.records import CachedCut
 from reconciler.core.policy.ir import Prefix
 from reconciler.datapath.base import Datapath
 from reconciler.errors import CacheError, ConfigError
+from reconciler.signals import stop_on_signals
 from reconciler.tracefile import Head, recorder
 
 CACHE: Final = "cut.cache"
@@ -48,10 +48,7 @@ async def run(config: AgentConfig) -> None:
     stop = asyncio.Event()
     node = node_name(config)
     async with AsyncExitStack() as stack:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-            stack.callback(loop.remove_signal_handler, number)
+        stop_on_signals(stack, stop)
 
         datapath = open_datapath(config)
         stack.callback(datapath.close)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from types import TracebackType
 from typing import Any, Final, Self
 
 import grpc
@@ -70,12 +69,7 @@ class Client:
         self._channel = grpc.aio.secure_channel(self._server.target, credentials, options)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._channel is not None:
             await self._channel.close()
 

@@ -11,7 +11,6 @@ import asyncio
 import gc
 import ipaddress
 import json
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -31,6 +30,7 @@ from reconciler.server.cluster import Cluster
 from reconciler.server.rotation import watch_certificate
 from reconciler.server.status import Counted, Status
 from reconciler.server.transport import TRANSPORTS
+from reconciler.signals import stop_on_signals
 from reconciler.tracefile import Head, recorder
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ async def run(config: ServerConfig, *, ready: Callable[[int], None] | None = Non
     stop = asyncio.Event()
     keys = _keys(config)
     async with AsyncExitStack() as stack:
-        _on_signals(stack, stop)
+        stop_on_signals(stack, stop)
 
         cluster = await _cluster(config, stack, stop, log)
         plane, driver = cluster.plane, cluster.driver
@@ -193,7 +193,7 @@ async def _files(
     log: Any,
 ) -> BesideAgents | None:
     """What serves other xDS types beside the agents', if that is wanted."""
-    if not config.xds_resources:
+    if not config.discovery_resources:
         return None
     from reconciler.server.discovery.beside import BesideAgents
 
@@ -206,13 +206,6 @@ async def _files(
 
     stack.push_async_callback(end)
     return found
-
-
-def _on_signals(stack: AsyncExitStack, stop: asyncio.Event) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-        stack.callback(loop.remove_signal_handler, number)
 
 
 @contextmanager

@@ -41,13 +41,20 @@ METRICS = (
     Family("policies", "gauge", "NetworkPolicies."),
     Family("problems", "gauge", "Objects refused (`error`) or warned about.", ("severity",)),
     Family("alarms_standing", "gauge", "Alarms that stand, by kind; no kind, no alarm.", ("kind",)),
-    Family("alarms", "counter", "Alarms raised since the start."),
+    Family(
+        "alarms",
+        "counter",
+        "Alarms raised since the start, also those that don't stand but "
+        "are only said: of certificate and trace files, and of `--discovery-resources`.",
+    ),
     Family("epoch", "gauge", "Epoch of this server's leadership."),
     Family("revision", "gauge", "Newest revision that is served; 0: none."),
     Family("nodes", "gauge", "Nodes by state (models/node.toml).", ("state",)),
     Family("streams", "gauge", "Open xDS streams."),
-    Family("xds_streams_opened", "counter", "Streams of a proven node."),
-    Family("xds_streams_refused", "counter", "Streams without a proof, by gRPC status.", ("code",)),
+    Family("xds_streams_opened", "counter", "Streams that were taken."),
+    Family(
+        "xds_streams_refused", "counter", "Streams that were not taken, by gRPC status.", ("code",)
+    ),
     Family("xds_sent", "counter", "Responses sent."),
     Family("xds_sent_bytes", "counter", "Bytes of responses sent."),
     Family("xds_received", "counter", "Requests received."),

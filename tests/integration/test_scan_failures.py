@@ -38,7 +38,7 @@ def serve_manifests(home: Path, files: Path) -> Start:
 
 def serve_files_beside(home: Path, files: Path) -> Start:
     config = ServerConfig(
-        xds_resources=str(files),
+        discovery_resources=str(files),
         state_dir=str(home),
         listen="127.0.0.1:0",
         insecure=True,

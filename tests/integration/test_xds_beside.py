@@ -1,4 +1,4 @@
-"""`reconciler server --xds-resources`: agents and clients of other xDS types on one port."""
+"""`reconciler server --discovery-resources`: agents and clients of other xDS types on one port."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def serving(home: Path, transport: str) -> AsyncIterator[int]:
         listen="127.0.0.1:0",
         insecure=True,
         status=f"unix:{home}/s.sock",
-        xds_resources=str(home / "resources"),
+        discovery_resources=str(home / "resources"),
         transport=transport,  # type: ignore[arg-type]
     )
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()

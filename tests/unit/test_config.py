@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from reconciler.cli import build
 from reconciler.config import (
+    CONFIG_ENV,
     AgentConfig,
     Configuration,
     DiscoveryConfig,
@@ -128,6 +132,24 @@ def test_every_option_is_documented_once(cls: type[Configuration]) -> None:
         assert option.help.endswith(".")
         assert table.count(f"`{option.env}`") == 1
     assert len(table.splitlines()) == 2 + len(options(cls))
+
+
+def test_no_variable_means_two_things() -> None:
+    """Processes and commands may share an environment: a name is of one option in all of them."""
+    meanings: dict[str, set[str]] = {CONFIG_ENV: {"--config"}}
+    for cls in (ServerConfig, AgentConfig, DiscoveryConfig):
+        for option in options(cls):
+            meanings.setdefault(option.env, set()).add(option.flag)
+    commands: list[Any] = [typer.main.get_command(build())]
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()
+        for parameter in command.params:
+            names = parameter.envvar or ()
+            for name in (names,) if isinstance(names, str) else names:
+                meanings.setdefault(name, set()).add(parameter.opts[0])
+    assert "RECONCILER_XDS_SERVER" in meanings, "commands are looked at"
+    several = {name: flags for name, flags in meanings.items() if len(flags) > 1}
+    assert several == {}
 
 
 def test_addresses_in_grpc_form() -> None:

@@ -11,7 +11,6 @@ CSDS shows what others are served. So where clients come over TLS, it is not on 
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -24,6 +23,7 @@ from reconciler.server.discovery.parts import Parts
 from reconciler.server.discovery.status import Status
 from reconciler.server.rotation import watch_certificate
 from reconciler.server.transport import TRANSPORTS
+from reconciler.signals import stop_on_signals
 
 _GRACE_SECONDS: Final = 5.0
 """For the last streams to end at a stop."""
@@ -40,10 +40,7 @@ async def run(config: DiscoveryConfig, *, ready: Callable[[int], None] | None = 
     if not config.insecure:
         keys = tls.KeyFiles(config.tls_cert, config.tls_key, config.tls_ca)
     async with AsyncExitStack() as stack:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-            stack.callback(loop.remove_signal_handler, number)
+        stop_on_signals(stack, stop)
         parts = await Parts.start(
             parse_address(config.push) if config.push else config.resources,
             stop,

@@ -41,7 +41,12 @@ class BesideAgents:
     ) -> BesideAgents:
         """ConfigError with what is wrong with the files; a problem later is an alarm."""
         parts = await Parts.start(
-            config.xds_resources, stop, stack, log, open=config.insecure, beside=(agents,)
+            config.discovery_resources,
+            stop,
+            stack,
+            log,
+            open=config.insecure,
+            beside=(agents,),
         )
 
         def alarm(problem: Rejected) -> None:
@@ -49,8 +54,8 @@ class BesideAgents:
 
         parts.on_problem = alarm
         await parts.more.serving(True)
-        if config.xds_admin:
-            await parts.more.admin(parse_address(config.xds_admin), stack)
+        if config.discovery_admin:
+            await parts.more.admin(parse_address(config.discovery_admin), stack)
         return cls(parts, Beside(agents, parts.driver))
 
     def served(self) -> dict[str, Any]:

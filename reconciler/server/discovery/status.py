@@ -22,11 +22,12 @@ from reconciler.server.streams import Traffic
 METRICS = (
     Family("xds_resources", "gauge", "Resources that are served, in all directories.", ("type",)),
     Family("xds_views", "gauge", "Sets of resources that nodes are served."),
-    Family("xds_reloads", "counter", "Looks that found another state: good or bad.", ("result",)),
-    Family("xds_problems", "gauge", "Problems of the files now; while there are any, the last good "
-           "state is served."),
+    Family("xds_reloads", "counter", "States that were read or handed over: a `good` one is in "
+           "force at once, after a `bad` one the last good one stays.", ("result",)),
+    Family("xds_problems", "gauge", "Problems of the files, or of what was handed over last; "
+           "while there are any, the last good state is served."),
     Family("xds_streams", "gauge", "Open streams.", ("method",)),
-    Family("xds_streams_opened", "counter", "Streams.", ("method",)),
+    Family("xds_streams_opened", "counter", "Streams that were taken.", ("method",)),
     Family("xds_streams_refused", "counter", "Streams that were not taken, by gRPC status.",
            ("code",)),
     Family("xds_streams_broken", "counter", "Streams that were ended for what they sent."),
