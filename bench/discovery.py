@@ -14,11 +14,12 @@ from typing import Final
 
 from bench.rows import Context, Row, measured
 from reconciler.core.discovery.service import Service
-from reconciler.core.discovery.types import CDS, Send, Variant
+from reconciler.core.discovery.types import CDS, Variant
 from reconciler.core.resources.encode import version_of
 from reconciler.core.resources.types import Resource
 from reconciler.core.xds import codec
 from reconciler.core.xds.codec import Request
+from reconciler.core.xds.effects import Send
 
 GROUP: Final = "discovery"
 _STREAMS: Final = 10_000

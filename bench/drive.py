@@ -16,9 +16,10 @@ from envoy.service.discovery.v3 import discovery_pb2
 from bench import cluster
 from reconciler.core.identity import Journal
 from reconciler.core.objects import Change
-from reconciler.core.plane import Close, ControlPlane, Send, WriteJournal
+from reconciler.core.plane import ControlPlane, WriteJournal
 from reconciler.core.xds import codec
 from reconciler.core.xds.client import Client, Report
+from reconciler.core.xds.effects import Close, Send
 
 
 class Steps(msgspec.Struct, frozen=True):

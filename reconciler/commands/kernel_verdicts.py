@@ -24,9 +24,10 @@ from reconciler.core.dataplane.endpoints import Link
 from reconciler.core.dataplane.layout import map_specs
 from reconciler.core.intake import IntakeConfig
 from reconciler.core.objects import KubeObject, Node, Pod, PodIP, Upsert, parse_address
-from reconciler.core.plane import Close, ControlPlane, PlaneConfig, Send, WriteJournal
+from reconciler.core.plane import ControlPlane, PlaneConfig, WriteJournal
 from reconciler.core.policy.ir import Direction
 from reconciler.core.verdicts import ALLOW, DENY, Probe, Row
+from reconciler.core.xds.effects import Close, Send
 from reconciler.datapath.base import Datapath
 from reconciler.datapath.kernel import KernelDatapath
 from reconciler.errors import ReconcilerError

@@ -30,6 +30,7 @@ from reconciler.core.resources.types import CUT_TYPES, IDENTITY
 from reconciler.core.standing import state_of
 from reconciler.core.trace import Trace, about
 from reconciler.core.xds.codec import Encoder, Frame
+from reconciler.core.xds.effects import Close, Send
 from reconciler.core.xds.nodes import Node, Nodes
 from reconciler.core.xds.refusals import with_policies
 from reconciler.core.xds.rollout import Restart, Rollout, mark
@@ -54,19 +55,6 @@ class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True):
     absent_grace: float = 3600.0
     closed_grace: float = 5.0
     policy_capacity: int = 262_144
-
-
-class Send(msgspec.Struct, frozen=True):
-    stream: int
-    frame: bytes
-
-
-class Close(msgspec.Struct, frozen=True):
-    """End a stream with a gRPC status name and a text."""
-
-    stream: int
-    status: str
-    reason: str
 
 
 class WriteJournal(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from reconciler.core.discovery.types import ClientState
 from reconciler.core.identity import Journal, JournalBatch, JournalState
 from reconciler.core.objects import Change
 from reconciler.core.resources.types import Resource
+from reconciler.core.xds.effects import Close, Send
 from reconciler.errors import JournalConflict, JournalError
 
 
@@ -163,10 +164,10 @@ class Driver:
     def _carry_out(self) -> None:
         for effect in self._plane.effects():
             match effect:
-                case core.Send(stream, frame):
+                case Send(stream, frame):
                     if self._streams is not None:
                         self._streams.send(stream, frame)
-                case core.Close(stream, status, reason):
+                case Close(stream, status, reason):
                     self._log.warning("stream refused", stream=stream, reason=reason)
                     if self._streams is not None:
                         self._streams.close(stream, status, reason)

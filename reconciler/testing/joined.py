@@ -25,12 +25,13 @@ from reconciler.core.dataplane.records import decode_record, replay
 from reconciler.core.intake import IntakeConfig
 from reconciler.core.labels import LabelFilter
 from reconciler.core.objects import Change, KubeObject, Namespace, NetworkPolicy, ObjectKey, Pod
-from reconciler.core.plane import Close, ControlPlane, PlaneConfig, Send, WriteJournal
+from reconciler.core.plane import ControlPlane, PlaneConfig, WriteJournal
 from reconciler.core.policy.ir import Direction
 from reconciler.core.resources.build import CLOSED
 from reconciler.core.resources.types import POLICY
 from reconciler.core.store import Endpoint
 from reconciler.core.trace import Event, Trace
+from reconciler.core.xds.effects import Close, Send
 from reconciler.datapath.base import Datapath
 from reconciler.datapath.twin import TwinDatapath
 from reconciler.errors import DatapathError, JournalConflict
@@ -101,12 +102,11 @@ class AgentProcess:
         """A process starts with what kernel and disk hold, and nothing else."""
         kernel = read_kernel(self.twin)
         records = [record for data in self.disk if (record := decode_record(data)) is not None]
-        root = kernel.root if any(kernel.maps.values()) else None
         self.core = AgentCore(
             self.name,
             self.twin.limits,
             kernel,
-            replay(records, self.name, root),
+            replay(records, self.name, kernel.root if any(kernel.maps.values()) else None),
             self._cluster.now,
             agent_effects.Options(self._cluster.max_stale, instance=str(self._cluster.now)),
             trace=self._cluster.life("agent", self.name),

@@ -13,13 +13,14 @@ from reconciler.core.identity import Entry, JournalState
 from reconciler.core.intake import IntakeConfig
 from reconciler.core.labels import LabelFilter
 from reconciler.core.objects import Change, Delete, Upsert
-from reconciler.core.plane import Close, ControlPlane, PlaneConfig, Send, WriteJournal
+from reconciler.core.plane import ControlPlane, PlaneConfig, WriteJournal
 from reconciler.core.resources.build import NodeView
 from reconciler.core.resources.position import Position, parse_position, position_of
 from reconciler.core.resources.types import BINDINGS, COMMIT
 from reconciler.core.trace import Trace
 from reconciler.core.xds.client import Client, Report
 from reconciler.core.xds.codec import decode_response
+from reconciler.core.xds.effects import Close, Send
 from reconciler.errors import JournalConflict, JournalError
 from reconciler.testing.journal import MemoryJournal
 from reconciler.wire import resources_pb2 as pb

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from reconciler.core.discovery.service import AGAIN_SECONDS, HOLD_SECONDS, Service
+from reconciler.core.discovery.delivery import HOLD_SECONDS
+from reconciler.core.discovery.service import AGAIN_SECONDS, Service
 from reconciler.core.discovery.types import CDS, EDS, RDS, Variant
 from reconciler.core.xds.codec import Request
 from tests.property.discovery_model import ALL, Holding

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from reconciler.core.intake import IntakeConfig
 from reconciler.core.labels import LabelFilter
 from reconciler.core.objects import Change, ObjectKey
-from reconciler.core.plane import Close, ControlPlane, PlaneConfig, Send, WriteJournal
+from reconciler.core.plane import ControlPlane, PlaneConfig, WriteJournal
 from reconciler.core.resources import root
 from reconciler.core.resources.types import COMMIT, CUT_TYPES, RULE_SET
 from reconciler.core.xds.client import Client, Report
 from reconciler.core.xds.codec import decode_response
+from reconciler.core.xds.effects import Close, Send
 from reconciler.core.xds.nodes import Nodes
 from reconciler.errors import Refusal
 from reconciler.testing.journal import MemoryJournal

@@ -9,10 +9,12 @@ import msgspec
 from envoy.service.discovery.v3 import discovery_pb2
 
 from reconciler.core.discovery.service import Service
-from reconciler.core.discovery.types import Close, Send, Variant
+from reconciler.core.discovery.types import Lasting, Variant
 from reconciler.core.resources.types import Resource
-from reconciler.core.xds import codec, sotw
+from reconciler.core.xds import codec
 from reconciler.core.xds.codec import Request
+from reconciler.core.xds.effects import Close, Send
+from reconciler.probe import frames
 
 ROUNDS = 1000
 """More than anything here takes."""
@@ -26,11 +28,30 @@ def resource(type_url: str, name: str, version: str) -> Resource:
     return Resource(type_url, name, version, f"{name}@{version}".encode())
 
 
+def lasting(type_url: str, name: str, version: str, ttl: float) -> Lasting:
+    made = resource(type_url, name, version)
+    return Lasting(made.type_url, made.name, made.version, made.body, ttl)
+
+
 def resources(state: State) -> dict[str, dict[str, Resource]]:
     return {
         type_url: {name: resource(type_url, name, version) for name, version in of.items()}
         for type_url, of in state.items()
     }
+
+
+def encode(variant: Variant, request: Request) -> bytes:
+    if variant is Variant.DELTA:
+        return codec.encode_request(request)
+    asked = frames.Request(
+        request.type_url,
+        request.names,
+        version=request.version,
+        nonce=request.nonce,
+        error=request.error,
+        node=frames.Node(request.node) if request.node else None,
+    )
+    return frames.encode(asked, variant)
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -136,8 +157,7 @@ class Peer:
         self.say(request)
 
     def say(self, request: Request) -> None:
-        encode = codec.encode_request if self.delta else sotw.encode_request
-        self.rig.service.received(self.id, encode(request), self.rig.now)
+        self.rig.service.received(self.id, encode(self.variant, request), self.rig.now)
         self.rig.pump()
 
     def take(self) -> Answer:

@@ -11,19 +11,13 @@ from reconciler.core.discovery.types import (
     EDS,
     TTL_FEATURE,
     WRAPPED_FEATURE,
-    Lasting,
     Variant,
 )
-from tests.unit.discovery_rig import Peer, Rig, resource
+from tests.unit.discovery_rig import Peer, Rig, lasting, resource
 from tests.unit.test_discovery_points_order import BOTH, SOTW, first
 
 Seen = list[tuple[str, float, bool]]
 """(name, seconds to live, with a body) of each resource of a response"""
-
-
-def lasting(name: str, version: str, ttl: float) -> Lasting:
-    made = resource(EDS, name, version)
-    return Lasting(made.type_url, made.name, made.version, made.body, ttl)
 
 
 def read(variant: Variant, frame: bytes) -> Seen:
@@ -50,9 +44,9 @@ def took(rig: Rig, peer: Peer, variant: Variant) -> list[Seen]:
 @pytest.mark.parametrize("later", [False, True])
 @BOTH
 def test_a_time_to_live_is_a_resources_own(variant: Variant, later: bool) -> None:
-    rig = Rig(Service(lambda node: ""))
+    rig = Rig()
     rig.service.publish("", {EDS: {"b": resource(EDS, "b", "1")}}, 0.0)
-    held = {"a": lasting("a", "1", 3.0), "b": resource(EDS, "b", "1")}
+    held = {"a": lasting(EDS, "a", "1", 3.0), "b": resource(EDS, "b", "1")}
     if not later:
         rig.service.publish("", {EDS: held}, 0.0)
     able = rig.open(variant)
@@ -65,7 +59,7 @@ def test_a_time_to_live_is_a_resources_own(variant: Variant, later: bool) -> Non
     assert took(rig, able, variant) == []
     rig.wait(1.1)
     assert took(rig, able, variant) == [[("a", 3.0, False)]] * 2
-    rig.service.publish("", {EDS: {"a": lasting("a", "2", 0.3), "b": held["b"]}}, 2.0)
+    rig.service.publish("", {EDS: {"a": lasting(EDS, "a", "2", 0.3), "b": held["b"]}}, 2.0)
     assert took(rig, able, variant) == [[("a", 0.3, True)]]
     rig.wait(0.15)
     assert took(rig, able, variant) == [[("a", 0.3, False)]]
@@ -73,8 +67,8 @@ def test_a_time_to_live_is_a_resources_own(variant: Variant, later: bool) -> Non
 
 @BOTH
 def test_who_can_not_take_one_gets_none(variant: Variant) -> None:
-    rig = Rig(Service(lambda node: ""))
-    rig.service.publish("", {EDS: {"a": lasting("a", "1", 3.0)}}, 0.0)
+    rig = Rig()
+    rig.service.publish("", {EDS: {"a": lasting(EDS, "a", "1", 3.0)}}, 0.0)
     plain = rig.open(variant)
     features = [TTL_FEATURE] if variant is SOTW else []
     rig.service.received(plain.id, first(variant, EDS, features), 0.0)
@@ -84,20 +78,69 @@ def test_who_can_not_take_one_gets_none(variant: Variant) -> None:
 
 
 def test_a_heartbeat_of_a_complete_type_leaves_nothing_out() -> None:
-    rig = Rig(Service(lambda node: ""))
-    ending = resource(CDS, "a", "1")
-    rig.service.publish(
-        "",
-        {
-            CDS: {
-                "a": Lasting(CDS, "a", "1", ending.body, 3.0),
-                "b": resource(CDS, "b", "1"),
-            }
-        },
-        0.0,
-    )
+    rig = Rig()
+    held = {"a": lasting(CDS, "a", "1", 3.0), "b": resource(CDS, "b", "1")}
+    rig.service.publish("", {CDS: held}, 0.0)
     able = rig.open(SOTW)
     rig.service.received(able.id, first(SOTW, CDS, [TTL_FEATURE, WRAPPED_FEATURE]), 0.0)
     assert took(rig, able, SOTW) == [[("a", 3.0, True), ("b", 0.0, True)]]
     rig.wait(1.0)
     assert took(rig, able, SOTW) == [[("a", 3.0, False), ("b", 0.0, True)]]
+
+
+@BOTH
+def test_a_time_to_live_that_is_gone_is_not_renewed(variant: Variant) -> None:
+    rig = Rig()
+    able = rig.open(variant)
+    rig.service.received(able.id, first(variant, EDS, [TTL_FEATURE, WRAPPED_FEATURE]), 0.0)
+    rig.service.publish("", {EDS: {"a": lasting(EDS, "a", "1", 0.3)}}, 0.0)
+    assert took(rig, able, variant) == [[("a", 0.3, True)]]
+    rig.service.publish("", {EDS: {"a": lasting(EDS, "a", "2", 30.0)}}, 0.0)
+    assert took(rig, able, variant) == [[("a", 30.0, True)]]
+    rig.wait(25.0)  # the short one is looked at once more
+    assert len(took(rig, able, variant)) == 3
+    rig.service.publish("", {EDS: {"a": resource(EDS, "a", "3")}}, rig.now)
+    assert took(rig, able, variant) == [[("a", 0.0, True)]]
+    rig.wait(25.0)
+    assert took(rig, able, variant) == []
+    assert rig.service.next_deadline() is None
+
+
+@BOTH
+def test_what_a_client_has_already_is_renewed(variant: Variant) -> None:
+    """It came back with it, and was sent nothing."""
+    rig = Rig()
+    rig.service.publish("", {EDS: {"a": lasting(EDS, "a", "1", 3.0)}}, 0.0)
+    features = [TTL_FEATURE, WRAPPED_FEATURE]
+    before = rig.open(variant)
+    rig.service.received(before.id, first(variant, EDS, features), 0.0)
+    rig.pump()
+    (told,) = before.got()
+    before.close()
+    rig.wait(5.0)
+    assert rig.service.next_deadline() is None
+    able = rig.open(variant)
+    version = {"version_info": told.version} if variant is SOTW else {}
+    held = {"initial_resource_versions": {"a": "1"}} if variant is not SOTW else {}
+    request = first(variant, EDS, features, **version, **held)
+    rig.service.received(able.id, request, rig.now)
+    assert took(rig, able, variant) == []
+    rig.wait(1.0)
+    assert took(rig, able, variant) == [[("a", 3.0, False)]]
+
+
+@BOTH
+def test_what_is_led_to_another_view_is_renewed_there(variant: Variant) -> None:
+    views = {"n": "left"}
+    rig = Rig(Service(lambda node: views[node.id]))
+    rig.service.publish("left", {EDS: {}}, 0.0)
+    rig.service.publish("right", {EDS: {"a": lasting(EDS, "a", "1", 3.0)}}, 0.0)
+    able = rig.open(variant)
+    rig.service.received(able.id, first(variant, EDS, [TTL_FEATURE, WRAPPED_FEATURE]), 0.0)
+    rig.wait(5.0)
+    took(rig, able, variant)
+    views["n"] = "right"
+    rig.service.reassign(rig.now)
+    assert took(rig, able, variant) == [[("a", 3.0, True)]]
+    rig.wait(1.0)
+    assert took(rig, able, variant) == [[("a", 3.0, False)]]

@@ -3,15 +3,14 @@ variants."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
+from reconciler.core.discovery.delivery import HOLD_SECONDS
 from reconciler.core.discovery.requests import MAX_NODE, MAX_REQUEST
-from reconciler.core.discovery.service import (
-    HOLD_SECONDS,
-    MAX_TYPES,
-    Service,
-)
+from reconciler.core.discovery.service import MAX_TYPES, Service
 from reconciler.core.discovery.types import (
     CDS,
     EDS,
@@ -21,10 +20,10 @@ from reconciler.core.discovery.types import (
     WRAPPED_FEATURE,
     Variant,
 )
-from reconciler.core.xds import codec, sotw
+from reconciler.core.xds import codec
 from reconciler.core.xds.codec import Request
 from reconciler.errors import ProtocolError
-from tests.unit.discovery_rig import Peer, Rig, resource
+from tests.unit.discovery_rig import Peer, Rig, encode, lasting, resource, resources
 
 BOTH = pytest.mark.parametrize("variant", list(Variant), ids=lambda variant: variant.value)
 SOTW, DELTA = Variant.SOTW, Variant.DELTA
@@ -129,6 +128,43 @@ def test_8_nobody_is_waited_for_for_ever_nor_again_in_vain(rig: Rig, variant: Va
 
 
 @BOTH
+def test_8_who_has_nothing_to_be_sent_is_not_waited_for_in_vain(variant: Variant) -> None:
+    views = {"n": "left"}
+    rig = Rig(Service(lambda node: views[node.id]))
+    rig.publish({CDS: {"c": "1"}, RDS: {"r": "1"}}, "left")
+    peer = rig.open(variant)
+    peer.ask(CDS, "*", node="n")
+    peer.ask(RDS, "r")
+    peer.got()
+    rig.publish({CDS: {"c": "2"}, RDS: {"r": "2"}}, "left")
+    assert (peer.take().type_url, len(peer.inbox)) == (CDS, 0)  # routes wait
+    views["n"] = "right"
+    rig.service.reassign(rig.now)  # of which nobody knows what it has
+    assert rig.service.next_deadline() is None
+    rig.wait(HOLD_SECONDS)
+    rig.publish({CDS: {"c": "3"}, RDS: {"r": "3"}}, "right")
+    assert (peer.take().type_url, len(peer.inbox)) == (CDS, 0)  # they wait as they did
+
+
+def test_8_who_had_everything_already_is_sent_what_is_new_first() -> None:
+    rig = Rig()
+    rig.publish(BEFORE)
+    before = rig.open(SOTW)
+    before.ask(CDS, "*")
+    (clusters,) = before.got()
+    peer = rig.open(SOTW)
+    peer.ask(CDS, "*", version=clusters.version)
+    peer.ask(RDS, "r")
+    assert [each.type_url for each in peer.got()] == [RDS]
+    rig.publish(AFTER)
+    assert [(each.type_url, dict(each.put)) for each in peer.got()] == [
+        (CDS, {"old": "1", "new": "1"}),
+        (RDS, {"r": "to new"}),
+        (CDS, {"new": "1"}),
+    ]
+
+
+@BOTH
 def test_8_what_is_asked_for_does_not_wait(rig: Rig, variant: Variant) -> None:
     rig.publish(BEFORE)
     peer = rig.open(variant)
@@ -160,8 +196,10 @@ def test_8_a_slow_stream_is_sent_the_newest_state_and_nothing_in_between(
 
 @BOTH
 def test_9_heartbeats_to_those_that_can_take_them(variant: Variant) -> None:
-    rig = Rig(Service(lambda node: "", heartbeat={EDS: 10.0}))
-    rig.publish({EDS: AB, RDS: AB})
+    rig = Rig()
+    renewed = {"a": lasting(EDS, "a", "1", 30.0), "b": lasting(EDS, "b", "1", 30.0)}
+    rest = resources({RDS: AB})
+    rig.service.publish("", {EDS: renewed, **rest}, 0.0)
     features = [TTL_FEATURE] + [WRAPPED_FEATURE] * (variant is SOTW)
     able, plain = rig.open(variant), rig.open(variant)
     for peer, said in ((able, features), (plain, features[1:])):
@@ -175,7 +213,9 @@ def test_9_heartbeats_to_those_that_can_take_them(variant: Variant) -> None:
     beats = able.got()
     assert [(each.type_url, each.nothing) for each in beats] == [(EDS, ("a", "b"))] * 3
     assert plain.got() == []
-    rig.publish({EDS: {"a": "2", "b": "1"}, RDS: AB})
+    renewed["a"] = lasting(EDS, "a", "2", 30.0)
+    rig.service.publish("", {EDS: renewed, **rest}, rig.now)
+    rig.pump()
     assert able.put() == [{"a": "2"}]
     able.close()
     rig.wait(10.0)
@@ -183,9 +223,9 @@ def test_9_heartbeats_to_those_that_can_take_them(variant: Variant) -> None:
 
 
 @BOTH
-def test_9_what_has_a_heartbeat_lives_three_times_as_long(variant: Variant) -> None:
-    rig = Rig(Service(lambda node: "", heartbeat={EDS: 2.5}))
-    rig.publish({EDS: {"a": "1"}})
+def test_9_there_are_three_heartbeats_in_a_time_to_live(variant: Variant) -> None:
+    rig = Rig()
+    rig.service.publish("", {EDS: {"a": lasting(EDS, "a", "1", 7.5)}}, 0.0)
     peer = rig.open(variant)
     rig.service.received(peer.id, first(variant, EDS, [TTL_FEATURE, WRAPPED_FEATURE]), 0.0)
     rig.pump()
@@ -203,11 +243,12 @@ def test_9_what_has_a_heartbeat_lives_three_times_as_long(variant: Variant) -> N
     assert len(peer.inbox) == 2
 
 
-def first(variant: Variant, type_url: str, features: list[str]) -> bytes:
+def first(variant: Variant, type_url: str, features: list[str], **more: Any) -> bytes:
+    """more: fields of the request"""
     made = discovery_pb2.DeltaDiscoveryRequest
     if variant is SOTW:
         made = discovery_pb2.DiscoveryRequest
-    request = made(type_url=type_url)
+    request = made(type_url=type_url, **more)
     request.node.id = "n"
     request.node.client_features.extend(features)
     data: bytes = request.SerializeToString()
@@ -255,14 +296,11 @@ def test_10_no_name_comes_twice_in_a_response(rig: Rig, variant: Variant) -> Non
     peer = rig.open(variant)
     peer.ask(CDS, "*", "a", "a", "*")
     (answer,) = peer.got()
-    names = [
-        each.body if variant is SOTW else each.name.encode()
-        for each in (
-            sotw.decode_response(answer.frame)[1]
-            if variant is SOTW
-            else codec.decode_response(answer.frame)
-        ).resources
-    ]
+    if variant is SOTW:
+        response = discovery_pb2.DiscoveryResponse.FromString(answer.frame)
+        names = [each.value for each in response.resources]
+    else:
+        names = [each.name for each in codec.decode_response(answer.frame).resources]
     assert len(names) == len(set(names)) == 2
 
 
@@ -346,10 +384,9 @@ def test_bad_requests_are_refused_with_a_reason(rig: Rig, variant: Variant) -> N
     rig.publish({CDS: AB})
     service = Service(lambda node: "", max_names=10)
     service.publish("", {}, 0.0)
-    encode = codec.encode_request if variant is DELTA else sotw.encode_request
     for frame, status, reason in (
         (b"\xff\xff\xff", "INVALID_ARGUMENT", "not a D"),
-        (encode(Request("no type")), "INVALID_ARGUMENT", "no type URL"),
+        (encode(variant, Request("no type")), "INVALID_ARGUMENT", "no type URL"),
         (many(variant, 11), "INVALID_ARGUMENT", "more than 10 names"),
     ):
         service.stream_opened(1, variant, None, 0.0)
@@ -402,14 +439,14 @@ def test_types_may_not_pile_up(variant: Variant) -> None:
 def many(variant: Variant, names: int, prefix: str = "") -> bytes:
     listed = tuple(f"{prefix}{at}" for at in range(names))
     if variant is DELTA:
-        return codec.encode_request(Request(EDS, subscribe=listed))
-    return sotw.encode_request(Request(EDS, names=listed))
+        return encode(DELTA, Request(EDS, subscribe=listed))
+    return encode(SOTW, Request(EDS, names=listed))
 
 
 def test_one_variant_is_not_taken_for_the_other(rig: Rig) -> None:
     rig.publish({CDS: AB})
-    delta = codec.encode_request(Request(CDS, node="some-node", subscribe=("a",)))
-    other = sotw.encode_request(Request(CDS, node="some-node", names=("a",), version="1"))
+    delta = encode(DELTA, Request(CDS, node="some-node", subscribe=("a",)))
+    other = encode(SOTW, Request(CDS, node="some-node", names=("a",), version="1"))
     for variant, frame in ((SOTW, delta), (DELTA, other)):
         peer = rig.open(variant)
         with pytest.raises(ProtocolError) as refused:

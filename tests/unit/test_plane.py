@@ -15,9 +15,10 @@ from reconciler.core.objects import (
     ObjectKey,
     ObjectMeta,
 )
-from reconciler.core.plane import Alarm, Close, ControlPlane, PlaneConfig, WriteJournal
+from reconciler.core.plane import Alarm, ControlPlane, PlaneConfig, WriteJournal
 from reconciler.core.policy.ir import Direction
 from reconciler.core.resources.build import CLOSED
+from reconciler.core.xds.effects import Close
 from reconciler.testing.journal import MemoryJournal
 from reconciler.testing.world import World
 from reconciler.wire import resources_pb2 as pb

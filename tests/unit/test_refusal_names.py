@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.core.plane import Send
 from reconciler.core.resources.types import COMMIT, PEER_SET, POLICY, RULE_SET, STAGED
 from reconciler.core.xds.client import Client, Report
 from reconciler.core.xds.codec import Response, decode_response
+from reconciler.core.xds.effects import Send
 from reconciler.errors import Refusal
 from tests.unit.test_plane import plane_with, shop
 

@@ -12,7 +12,6 @@ from reconciler.core.objects import (
     NetworkPolicySpec,
     ObjectMeta,
 )
-from reconciler.core.plane import Send
 from reconciler.core.resources.types import (
     COMMIT,
     CUT_NAME,
@@ -25,6 +24,7 @@ from reconciler.core.resources.types import (
 from reconciler.core.xds import codec
 from reconciler.core.xds.client import Client, Report
 from reconciler.core.xds.codec import Request, Response, decode_response
+from reconciler.core.xds.effects import Send
 from reconciler.errors import Refusal
 from tests.unit.test_plane import plane_with, shop
 

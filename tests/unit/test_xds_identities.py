@@ -6,12 +6,13 @@ import pytest
 
 from reconciler.core.intake import IntakeConfig
 from reconciler.core.labels import LabelFilter
-from reconciler.core.plane import Close, ControlPlane, PlaneConfig, Send, WriteJournal
+from reconciler.core.plane import ControlPlane, PlaneConfig, WriteJournal
 from reconciler.core.resources.decode import decode
 from reconciler.core.resources.types import IDENTITY, PEER_SET
 from reconciler.core.resources.values import IdentityLabels
 from reconciler.core.xds import codec
 from reconciler.core.xds.codec import Request, decode_response
+from reconciler.core.xds.effects import Close, Send
 from reconciler.testing.journal import MemoryJournal
 from reconciler.testing.world import World
 

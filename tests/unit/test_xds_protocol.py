@@ -410,59 +410,6 @@ def test_a_name_that_comes_twice_in_a_response_is_an_error() -> None:
         decode_response(both.data)
 
 
-# Frames
-
-
-def test_a_joined_response_is_what_protobuf_would_write() -> None:
-    big = Resource(IDENTITY, "big", version_of(b"x" * 300), b"x" * 300)
-    empty = Resource(IDENTITY, "empty", version_of(b""), b"")
-    (frame,) = Encoder().frames(IDENTITY, [A, big, empty], ["gone", "too"])
-    expected = discovery_pb2.DeltaDiscoveryResponse(
-        type_url=IDENTITY,
-        nonce=frame.nonce,
-        removed_resources=["gone", "too"],
-        resources=[
-            discovery_pb2.Resource(
-                name=each.name,
-                version=each.version,
-                resource=any_pb2.Any(type_url=each.type_url, value=each.body),
-            )
-            for each in (A, big, empty)
-        ],
-    )
-    assert discovery_pb2.DeltaDiscoveryResponse.FromString(frame.data) == expected
-    response = decode_response(frame.data)
-    assert [(each.name, each.version, each.body) for each in response.resources] == [
-        (each.name, each.version, each.body) for each in (A, big, empty)
-    ]
-    assert response.removed == ("gone", "too")
-
-
-def test_a_large_response_is_split_and_every_part_has_its_nonce() -> None:
-    many = [Resource(IDENTITY, f"{n:03}", str(n), bytes(100)) for n in range(50)]
-    frames = Encoder(limit=1000).frames(IDENTITY, many, ["gone"])
-    assert len(frames) > 5
-    assert len({frame.nonce for frame in frames}) == len(frames)
-    assert all(len(frame.data) < 1200 for frame in frames)
-    responses = [decode_response(frame.data) for frame in frames]
-    assert [each.name for one in responses for each in one.resources] == [
-        each.name for each in many
-    ]
-    assert [one.removed for one in responses] == [()] * (len(frames) - 1) + [("gone",)]
-    assert sum(frame.resources for frame in frames) == 51
-
-
-def test_nothing_to_say_is_no_response() -> None:
-    assert Encoder().frames(IDENTITY, []) == ()
-
-
-def test_what_is_kept_to_be_shared_is_bounded_by_bytes() -> None:
-    encoder = Encoder(keep=10_000)
-    for number in range(100):
-        encoder.frames(IDENTITY, [Resource(IDENTITY, "a", str(number), bytes(1000))])
-    assert sum(len(each.data) for frames in encoder._frames.values() for each in frames) <= 10_000
-
-
 def test_an_ack_is_known_by_its_bytes_and_with_more_in_it_too() -> None:
     peer = Peer(A)
     peer.request(subscribe=("a",))
@@ -471,14 +418,3 @@ def test_an_ack_is_known_by_its_bytes_and_with_more_in_it_too() -> None:
     assert peer.stream.receive(codec.ack(IDENTITY, nonce)) == (Stale(IDENTITY, nonce),)
     peer.request(subscribe=("a",))
     assert peer.request(node="n1", nonce=nonce) == (Acked(IDENTITY, nonce, True),)
-
-
-def test_requests_survive_the_wire() -> None:
-    for request in (
-        Request(type_url=IDENTITY, node="n", subscribe=("*", "a"), initial={"a": "1"}),
-        Request(type_url=IDENTITY, unsubscribe=("a",), nonce="n"),
-        Request(type_url=IDENTITY, node="n1", instance="7f"),
-        Request(type_url=IDENTITY, nonce="n", error="", refusal=None),
-        Request(type_url=IDENTITY, nonce="n", error="x", refusal=Refusal("t", "n", "r", 1, 2)),
-    ):
-        assert decode_request(codec.encode_request(request)) == request

@@ -6,9 +6,9 @@ from typing import Final
 
 import msgspec
 
-from reconciler.core.discovery.frames import Frames, Said
-from reconciler.core.discovery.snapshot import EMPTY, NONE, Names, Snapshot
+from reconciler.core.discovery.snapshot import EMPTY, NONE, Names, Said, Snapshot
 from reconciler.core.discovery.types import ClientState, Node, ResourceState, TypeState, Variant
+from reconciler.core.xds.codec import MAX_NAMES
 from reconciler.core.xds.stream import IncrementalStream, SotwStream
 from reconciler.core.xds.stream import Kind as StreamKind
 
@@ -26,15 +26,20 @@ _ANY: Final = _Any()
 
 
 class View:
-    """The resources of one class of nodes. snapshots: type URL → the newest."""
+    """The resources of one class of nodes. snapshots: type URL → the newest; nothing: what it has
+    of all other types."""
 
-    __slots__ = ("clients", "name", "published", "snapshots")
+    __slots__ = ("clients", "name", "nothing", "published", "snapshots")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.published = False
         self.snapshots: dict[str, Snapshot] = {}
+        self.nothing = Snapshot("", {})
         self.clients: dict[int, Client] = {}
+
+    def snapshot(self, type_url: str) -> Snapshot:
+        return self.snapshots.get(type_url, self.nothing)
 
 
 NOWHERE: Final = View("")
@@ -48,11 +53,11 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class Kind(StreamKind):
-    """One type on a stream. base: what the client was sent; forced: what it is to be sent (names,
-    or `*` for everything) whatever it has; fresh: until that is known; refused: by name, None for
-    nothing."""
+    """One type on a stream. base: what the client was sent; told: what the responses say that are
+    not answered, oldest first; forced: what it is to be sent (names, or `*` for everything)
+    whatever it has; fresh: until that is known; refused: by name, None for nothing."""
 
-    __slots__ = ("base", "forced", "fresh", "refused")
+    __slots__ = ("base", "forced", "fresh", "refused", "told")
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,6 +65,28 @@ class Kind(StreamKind):
         self.forced: Names = NONE
         self.fresh = True
         self.refused: dict[str, Refused] | None = None
+        self.told: tuple[Said, ...] = ()
+
+    def bound(self) -> None:
+        """Of `told`, forget what is too much, the oldest first."""
+        told = self.told[-len(self.open) :]
+        names = sum(len(each.names) for each in told)
+        while names > MAX_NAMES and len(told) > 1:
+            names -= len(told[0].names)
+            told = told[1:]
+        self.told = told
+
+    def settle(self, nonce: str) -> Said | None:
+        """A response is answered. What it says, None when that is forgotten."""
+        found = None
+        for said in self.told:
+            if said.nonce == nonce:
+                found = said
+        if self.open:
+            self.told = tuple(each for each in self.told if each.nonce in self.open)
+        else:
+            self.told = ()
+        return found
 
     def force(self, names: Names) -> None:
         self.forced = self.forced | names if self.forced else names
@@ -83,6 +110,7 @@ class Kind(StreamKind):
         self.refused = {name: each for name, each in refused.items() if name in known} or None
 
     def accepted(self, said: Said | None) -> None:
+        """said: None when that is forgotten."""
         if said is None or self.refused is None:
             return
         for name in said.names:
@@ -145,7 +173,7 @@ class Client:
         return True
 
 
-def client_state(client: Client, frames: Frames) -> ClientState:
+def client_state(client: Client) -> ClientState:
     assert client.node is not None
     return ClientState(
         stream=client.id,
@@ -156,22 +184,18 @@ def client_state(client: Client, frames: Frames) -> ClientState:
         view=client.view.name,
         opened_at=client.opened_at,
         types=tuple(
-            _type_state(client, type_url, kind, frames)
-            for type_url, kind in sorted(client.kinds.items())
+            _type_state(client, type_url, kind) for type_url, kind in sorted(client.kinds.items())
         ),
     )
 
 
-def _type_state(client: Client, type_url: str, kind: Kind, frames: Frames) -> TypeState:
-    target = client.view.snapshots.get(type_url, EMPTY)
+def _type_state(client: Client, type_url: str, kind: Kind) -> TypeState:
+    target = client.view.snapshot(type_url)
     subscription = kind.subscription
     names = set(subscription.names)
     if subscription.wildcard:
         names |= kind.base.resources.keys() | target.resources.keys()
-    unanswered: set[str] = set()
-    for nonce in kind.open:
-        said = frames.said(nonce)
-        unanswered.update(said.names if said is not None else ())
+    unanswered = {name for said in kind.told for name in said.names}
     version = ""
     if client.variant is Variant.SOTW and kind.newest:
         version = kind.base.version(subscription.wildcard, subscription.names)

@@ -13,19 +13,30 @@ anew) never waits.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from enum import Enum
 from typing import Final
 
 from reconciler.core.discovery.bucket import Bucket
 from reconciler.core.discovery.clients import Client, Kind
-from reconciler.core.discovery.frames import TTL_BEATS, Frames
-from reconciler.core.discovery.snapshot import EMPTY, NONE, Snapshot
-from reconciler.core.discovery.types import CDS, EDS, SDS, Close, Effect, Send
-from reconciler.core.xds.codec import Frame
+from reconciler.core.discovery.frames import Frames
+from reconciler.core.discovery.snapshot import NONE, Snapshot, Told
+from reconciler.core.discovery.types import CDS, EDS, ORDER, SDS
+from reconciler.core.xds.effects import Close, Send
 
 EARLY: Final = frozenset({SDS, CDS, EDS})
 """Types of the first stage; the others of the order are of the second."""
+
+HOLD_SECONDS: Final = 15.0
+"""How long at most a stage waits for the answers to the one before. Envoy answers within
+milliseconds, whatever it thinks of a response, unless its machine or ours stands still; so long it
+waits itself for the endpoints of a new cluster (`initial_fetch_timeout`), whose traffic would have
+nowhere to go."""
+
+TTL_BEATS: Final = 3
+"""Heartbeats in one time to live: one may be late, one may be lost."""
+
+_RANK: Final = {type_url: at for at, type_url in enumerate(ORDER)}
 
 Behind = tuple[str, Kind, Snapshot]
 """(type URL, what the client has, what it is to have)"""
@@ -39,45 +50,40 @@ class _Done(Enum):
 
 
 class Delivery:
-    def __init__(
-        self,
-        frames: Frames,
-        order: Sequence[str],
-        heartbeat: Mapping[str, float],
-        initial_rate: float | None,
-        hold_seconds: float,
-    ) -> None:
-        """hold_seconds: how long at most a stage waits for the answers to the one before."""
+    def __init__(self, frames: Frames, initial_rate: float | None) -> None:
         self._frames = frames
-        self._rank = {type_url: at for at, type_url in enumerate(order)}
-        self._heartbeat = dict(heartbeat)
         self._beats: dict[str, float] = {}  # type → when the next one is due
         self._bucket = None if initial_rate is None else Bucket(initial_rate)
         self._waiting: dict[int, Client] = {}  # for a first response, the longest first
-        self._hold_seconds = hold_seconds
         self._held: dict[int, Client] = {}  # for answers, the longest first
-        self.effects: list[Effect] = []
+        self.effects: list[Send | Close] = []
 
     def flush(self, client: Client, now: float) -> None:
         """Lead a stream to the newest state of its view, as far as it can take it now."""
         view = client.view
-        if not client.drained or not view.published:
+        if not client.drained:
+            return
+        if not view.published:
+            self._held.pop(client.id, None)
             return
         snapshots = view.snapshots
+        nothing = view.nothing
         kinds = client.kinds
         if len(kinds) == 1:  # one in very many: nothing to order
             for type_url, kind in kinds.items():
-                target = snapshots.get(type_url, EMPTY)
+                target = snapshots.get(type_url, nothing)
                 if kind.base is not target or kind.forced:
                     self._advance(client, type_url, kind, target, now)
             return
         behind: list[Behind] = []
         for type_url, kind in kinds.items():
-            target = snapshots.get(type_url, EMPTY)
+            target = snapshots.get(type_url, nothing)
             if kind.base is not target or kind.forced:
                 behind.append((type_url, kind, target))
         if behind:
             self._in_order(client, behind, now)
+        else:
+            self._held.pop(client.id, None)
 
     def answered(self, client: Client, now: float) -> None:
         """A response to it was acknowledged or refused."""
@@ -85,16 +91,11 @@ class Delivery:
         if client.id in self._held:
             self.flush(client, now)
 
-    def subscribed(self, client: Client, type_url: str, now: float) -> None:
-        """It has subscribed to a type for the first time."""
-        if client.ttl and type_url in self._heartbeat:
-            self._beats.setdefault(type_url, now + self._heartbeat[type_url])
-
-    def lasts(self, type_url: str, seconds: float, now: float) -> None:
-        """There is a resource of the type that clients keep so long."""
-        every = min(seconds / TTL_BEATS, self._heartbeat.get(type_url, seconds))
-        self._heartbeat[type_url] = every
-        self._beats[type_url] = min(now + every, self._beats.get(type_url, now + every))
+    def renew(self, client: Client, type_url: str, ttl: float, now: float) -> None:
+        """It has what ends after so many seconds."""
+        if client.ttl:
+            due = now + ttl / TTL_BEATS
+            self._beats[type_url] = min(due, self._beats.get(type_url, due))
 
     def closed(self, client: Client) -> None:
         self._waiting.pop(client.id, None)
@@ -141,7 +142,7 @@ class Delivery:
         for type_url, kind, target in behind:
             # What is begun with may be what a client said it has, of which there is no content.
             at = target.step(kind.base).between() if apart and not kind.fresh else target
-            staged = gated and type_url in self._rank
+            staged = gated and type_url in _RANK
             wait = early and staged and type_url not in EARLY and not (kind.fresh or kind.forced)
             done = self._advance(client, type_url, kind, at, now, wait=wait)
             if done is _Done.UNADMITTED:
@@ -151,7 +152,7 @@ class Delivery:
                 early |= type_url in EARLY
                 late |= type_url not in EARLY
         for type_url, kind, target in reversed(behind):
-            staged = gated and type_url in self._rank
+            staged = gated and type_url in _RANK
             wait = staged and (held or (late and type_url in EARLY))
             done = self._advance(client, type_url, kind, target, now, wait=wait)
             if done is _Done.UNADMITTED:
@@ -161,20 +162,20 @@ class Delivery:
         if not held:
             self._held.pop(client.id, None)
         elif client.id not in self._held:
-            client.held_until = now + self._hold_seconds
+            client.held_until = now + HOLD_SECONDS
             self._held[client.id] = client
 
     def _open(self, client: Client) -> tuple[bool, bool]:
         """Whether responses of the first, and of the second stage are not answered."""
         early = late = False
         for type_url, kind in client.kinds.items():
-            if kind.open and type_url in self._rank:
+            if kind.open and type_url in _RANK:
                 early |= type_url in EARLY
                 late |= type_url not in EARLY
         return early, late
 
     def _place(self, each: Behind) -> tuple[int, str]:
-        return self._rank.get(each[0], len(self._rank)), each[0]
+        return _RANK.get(each[0], len(_RANK)), each[0]
 
     def _advance(
         self,
@@ -209,14 +210,19 @@ class Delivery:
         kind.base = target
         kind.forced = NONE
         kind.fresh = False
+        if target.ttl is not None:
+            self.renew(client, type_url, target.ttl, now)
         return _Done.SENT if frames else _Done.NOTHING
 
-    def _send(self, client: Client, kind: Kind, frames: Sequence[Frame]) -> None:
+    def _send(self, client: Client, kind: Kind, frames: Sequence[Told]) -> None:
         client.drained = False
         if client.again is not kind:
             client.again = None
         for frame in frames:
             client.core.sent_of(kind, frame)
+            kind.told += frame.said
+            if len(kind.told) > 1:
+                kind.bound()
             self.effects.append(Send(client.id, frame.data))
 
     def _admit(self, client: Client, now: float) -> bool:
@@ -228,13 +234,15 @@ class Delivery:
 
     def _beat(self, type_url: str, clients: Collection[Client], now: float) -> None:
         """Tell those that can be told that nothing has changed; whoever is behind hears so soon."""
-        anyone = False
+        shortest: float | None = None
         for client in clients:
             kind = client.kinds.get(type_url) if client.ttl else None
             if kind is None or client.node is None:
                 continue
-            anyone = True
-            target = client.view.snapshots.get(type_url, EMPTY)
+            target = client.view.snapshot(type_url)
+            if target.ttl is None:
+                continue
+            shortest = min(target.ttl, shortest or target.ttl)
             if client.drained and kind.base is target and not kind.forced:
                 subscription = kind.subscription
                 frames = self._frames.heartbeat(
@@ -242,7 +250,7 @@ class Delivery:
                 )
                 if frames:
                     self._send(client, kind, frames)
-        if anyone:
-            self._beats[type_url] = now + self._heartbeat[type_url]
+        if shortest is not None:
+            self._beats[type_url] = now + shortest / TTL_BEATS
         else:
             del self._beats[type_url]

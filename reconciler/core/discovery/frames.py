@@ -2,69 +2,49 @@
 
 A resource's bytes are made once too, and joined (protobuf allows a message to be concatenated from
 its encoded fields). Delta responses, and those of types whose state of the world need not be
-complete, are split where they would pass the limit. What is sent of a type that has a heartbeat, to
-a client that can take it, carries a time to live of three heartbeats, and a `Lasting` its own.
+complete, are split where they would pass the limit. A `Lasting` has its time to live where the
+client can take one.
+
+A response belongs to the step that it leads along, and ends with it; nothing here keeps a step.
 
 Field numbers are those of envoy/service/discovery/v3/discovery.proto and google/protobuf/*.proto.
 """
 
 from __future__ import annotations
 
-import hashlib
-from base64 import urlsafe_b64encode
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
+from weakref import ref
 
-import msgspec
-
-from reconciler.core.discovery.snapshot import NONE, Names, Snapshot, Step
+from reconciler.core.discovery.snapshot import NONE, Names, Said, Snapshot, Step, Told
 from reconciler.core.discovery.types import Lasting, Variant
 from reconciler.core.resources.types import Resource
-from reconciler.core.xds import sotw
+from reconciler.core.xds import codec, sotw
 from reconciler.core.xds.codec import Frame, field, type_field, varint
+from reconciler.core.xds.kept import Kept
 from reconciler.core.xds.subscription import WILDCARD
 
-TTL_BEATS: Final = 3
-"""Heartbeats in one time to live: one may be late, one may be lost."""
-
 _KEPT_BYTES: Final = 32 << 20
-"""Responses that are kept to be shared."""
-
-_KEPT_STEPS: Final = 4096
+"""Responses that are kept to be shared, and as much of resources."""
 
 _KEPT_WRAPPED: Final = 1 << 14
-_KEPT_SAID: Final = 1 << 19
-"""Names whose versions in recent responses are remembered, for what a NACK is about."""
+
+_NAME_BYTES: Final = 100
+"""What a name takes at least that responses are found by: a string, and a place in a set."""
 
 _RESOURCE: Final = "type.googleapis.com/envoy.service.discovery.v3.Resource"
 
 
-class Said(msgspec.Struct, frozen=True):
-    """What a response says. versions: of the resources, "" where it says that there is none."""
-
-    names: tuple[str, ...]
-    versions: tuple[str, ...]
-
-
 class Frames:
-    def __init__(
-        self,
-        full_state: Collection[str],
-        limit: int,
-        heartbeat: Mapping[str, float],
-        keep: int = _KEPT_BYTES,
-    ) -> None:
-        """limit: bytes of resources a response; heartbeat: type URL → seconds between two."""
+    def __init__(self, full_state: Collection[str], limit: int, keep: int = _KEPT_BYTES) -> None:
+        """limit: bytes of resources and removals a response; keep: bytes of responses."""
         self._full_state = full_state
         self._limit = limit
-        self._ttl = {each: _ttl(seconds * TTL_BEATS) for each, seconds in heartbeat.items()}
         self._keep = keep
-        self._kept: OrderedDict[Step, int] = OrderedDict()
+        self._kept: OrderedDict[ref[Step], int] = OrderedDict()  # bytes of the responses of each
         self._kept_bytes = 0
-        self._wrapped: OrderedDict[tuple[str, str, str, bool, bytes], bytes] = OrderedDict()
-        self._said: OrderedDict[str, Said] = OrderedDict()
-        self._said_names = 0
+        self._wrapped: Kept[tuple[str, str, str, bool, bytes], bytes] = Kept(keep, _KEPT_WRAPPED)
 
     def of(
         self,
@@ -75,8 +55,8 @@ class Frames:
         names: Names,
         forced: Names = NONE,
         ttl: bool = False,
-    ) -> tuple[Frame, ...]:
-        """What leads a subscription along a step; () for nothing."""
+    ) -> tuple[Told, ...]:
+        """What leads a subscription along a step; () for nothing. ttl: the client can take one"""
         delta = variant is Variant.DELTA
         if wildcard:
             key: object = (type_url, delta, ttl, forced)  # whatever it names besides
@@ -86,213 +66,132 @@ class Frames:
             key = (type_url, delta, ttl, forced, names)
         found = step.frames.get(key)
         if found is None:
-            made = self._delta if delta else self._sotw
-            found = tuple(made(type_url, step, wildcard, names, forced, ttl))
-            step.frames[key] = found
-            self._keep_frames(step, found)
+            put, removed = step.due(wildcard, names, forced)
+            complete = type_url in self._full_state
+            found = ()
+            if delta:
+                # Whoever asks for all there is waits for an answer, if only that there is nothing.
+                empty = wildcard and WILDCARD in forced
+                wrapped = [self._wrap(each, True, ttl) for each in put]
+                found = tuple(self._delta(type_url, put, wrapped, removed, empty=empty))
+            elif put or (complete and (removed or forced)):
+                held = step.target.wanted(wildcard, names) if complete else put
+                wrapped = [self._wrap(each, False, ttl) for each in held]
+                version = step.target.version(wildcard, names)
+                found = tuple(self._sotw(type_url, version, held, wrapped))
+            self._share(step, key, found, len(forced) + (0 if wildcard else len(names)))
         return found
 
     def heartbeat(
         self, type_url: str, target: Snapshot, variant: Variant, wildcard: bool, names: Names
-    ) -> tuple[Frame, ...]:
+    ) -> tuple[Told, ...]:
         """That what a subscription holds is as it was."""
         step = target.step(target)
         key = (type_url, "heartbeat", variant, wildcard, names)
         found = step.frames.get(key)
         if found is None:
             held = target.wanted(wildcard, names)
-            ending = [each for each in held if self._ends(each)]
-            if variant is Variant.DELTA or type_url not in self._full_state or not ending:
-                held = ending
+            ending = [each for each in held if _ttl(each)]
             if variant is Variant.DELTA:
-                found = tuple(self._split_delta(type_url, held, (), True, body=False))
+                wrapped = [field(2, codec.inner(each, _ttl(each), body=False)) for each in ending]
+                found = tuple(self._delta(type_url, ending, wrapped, ()))
             else:
                 # A complete response has those too that don't end, or it would remove them.
+                if type_url not in self._full_state or not ending:
+                    held = ending
                 wrapped = [
-                    _wrap_sotw(each, ends, body=False) if ends else self._wrap(each, False, True)
-                    for each, ends in ((each, self._ends(each)) for each in held)
+                    _in_any(each, ttl, body=False) if ttl else self._wrap(each, False, True)
+                    for each, ttl in ((each, _ttl(each)) for each in held)
                 ]
                 version = target.version(wildcard, names)
-                split = self._split_sotw(type_url, version, held, wrapped)
-                found = tuple(split) if held else ()
-            step.frames[key] = found
-            self._keep_frames(step, found)
+                found = tuple(self._sotw(type_url, version, held, wrapped)) if held else ()
+            self._share(step, key, found, len(names))
         return found
-
-    def said(self, nonce: str) -> Said | None:
-        """What a response said, if it is one of the latest."""
-        return self._said.get(nonce)
-
-    def forget(self, steps: Iterable[Step]) -> None:
-        """Nobody takes these steps any more."""
-        for step in steps:
-            self._kept_bytes -= self._kept.pop(step, 0)
 
     # ------------------------------------------------------------------------------- inside
 
-    def _keep_frames(self, step: Step, frames: tuple[Frame, ...]) -> None:
-        size = sum(len(frame.data) for frame in frames)
-        self._kept[step] = self._kept.pop(step, 0) + size
+    def _share(self, step: Step, key: object, frames: tuple[Told, ...], names: int) -> None:
+        """names: how many there are in the key"""
+        step.frames[key] = frames
+        size = sum(len(frame.data) for frame in frames) + names * _NAME_BYTES
+        kept = self._kept
+        this = ref(step, self._ended)
+        kept[this] = kept.pop(this, 0) + size
         self._kept_bytes += size
-        while len(self._kept) > 1 and (
-            self._kept_bytes > self._keep or len(self._kept) > _KEPT_STEPS
-        ):
-            oldest, its = self._kept.popitem(last=False)
-            oldest.frames.clear()
+        while self._kept_bytes > self._keep and len(kept) > 1:
+            oldest, its = kept.popitem(last=False)
             self._kept_bytes -= its
+            of = oldest()
+            if of is not None:
+                of.frames.clear()
+
+    def _ended(self, step: ref[Step]) -> None:
+        """There is no way to it any more, so nobody takes it."""
+        self._kept_bytes -= self._kept.pop(step, 0)
 
     def _delta(
         self,
         type_url: str,
-        step: Step,
-        wildcard: bool,
-        names: Names,
-        forced: Names,
-        ttl: bool,
-    ) -> Iterator[Frame]:
-        put, removed = step.due(wildcard, names, forced)
-        if put or removed:
-            yield from self._split_delta(type_url, put, removed, ttl)
-        elif wildcard and WILDCARD in forced:
-            # Whoever asks for all there is waits for an answer, if only that there is nothing.
-            yield self._join_delta(type_url, [], (), ())
-
-    def _split_delta(
-        self,
-        type_url: str,
         put: Sequence[Resource],
+        wrapped: Sequence[bytes],
         removed: Sequence[str],
-        ttl: bool,
         *,
-        body: bool = True,
-    ) -> Iterator[Frame]:
-        chunk: list[bytes] = []
-        names: list[str] = []
-        versions: list[str] = []
-        size = 0
-        items = [(each.name, each.version, each) for each in put]
-        for name, version, resource in (*items, *((name, "", None) for name in removed)):
-            if resource is None:
-                data = field(6, name.encode())
-            elif body:
-                data = self._wrap(resource, True, ttl)
-            else:
-                data = field(2, _inner(resource, self._ends(resource), body=False))
-            if chunk and size + len(data) > self._limit:
-                yield self._join_delta(type_url, chunk, names, versions)
-                chunk, names, versions, size = [], [], [], 0
-            chunk.append(data)
-            names.append(name)
-            versions.append(version)
-            size += len(data)
-        if chunk:
-            yield self._join_delta(type_url, chunk, names, versions)
-
-    def _join_delta(
-        self, type_url: str, chunk: Sequence[bytes], names: Sequence[str], versions: Sequence[str]
-    ) -> Frame:
-        body = b"".join((*chunk, field(4, type_url.encode())))
-        nonce = urlsafe_b64encode(hashlib.sha256(body).digest()[:12]).decode()
-        frame = Frame(type_url, nonce, body + field(5, nonce.encode()), len(chunk))
-        self._remember(nonce, names, versions)
-        return frame
+        empty: bool = False,
+    ) -> Iterator[Told]:
+        """empty: one at least, if there is nothing to say"""
+        fields = [*wrapped, *(field(6, name.encode()) for name in removed)]
+        names = (*(each.name for each in put), *removed)
+        versions = (*(each.version for each in put), *("" for _ in removed))
+        named = field(4, type_url.encode())
+        runs = codec.runs(map(len, fields), self._limit)
+        for begin, end in runs if fields or not empty else [(0, 0)]:
+            frame = codec.sealed(type_url, (*fields[begin:end], named), end - begin)
+            yield _told(frame, names[begin:end], versions[begin:end])
 
     def _sotw(
-        self,
-        type_url: str,
-        step: Step,
-        wildcard: bool,
-        names: Names,
-        forced: Names,
-        ttl: bool,
-    ) -> Iterator[Frame]:
-        put, removed = step.due(wildcard, names, forced)
-        target = step.target
-        if type_url in self._full_state:
-            if not (put or removed or forced):
-                return
-            held = target.wanted(wildcard, names)
-            wrapped = [self._wrap(each, False, ttl) for each in held]
-            yield self._join_sotw(type_url, target.version(wildcard, names), held, wrapped)
-        elif put:
-            wrapped = [self._wrap(each, False, ttl) for each in put]
-            yield from self._split_sotw(type_url, target.version(wildcard, names), put, wrapped)
-
-    def _split_sotw(
         self, type_url: str, version: str, held: Sequence[Resource], wrapped: Sequence[bytes]
-    ) -> Iterator[Frame]:
-        """Only the last one brings a client to the version."""
-        begin = size = part = 0
+    ) -> Iterator[Told]:
+        """Only the last one brings a client to the version; a complete one is not split."""
+        runs = [(0, len(wrapped))]
         if type_url not in self._full_state:
-            for at, data in enumerate(wrapped):
-                if at > begin and size + len(data) > self._limit:
-                    part += 1
-                    of = f"{version}.{part}"
-                    yield self._join_sotw(type_url, of, held[begin:at], wrapped[begin:at])
-                    begin, size = at, 0
-                size += len(data)
-        yield self._join_sotw(type_url, version, held[begin:], wrapped[begin:])
-
-    def _join_sotw(
-        self, type_url: str, version: str, held: Sequence[Resource], wrapped: Sequence[bytes]
-    ) -> Frame:
-        frame = sotw.join(type_url, version, wrapped)
-        self._remember(frame.nonce, [r.name for r in held], [r.version for r in held])
-        return frame
-
-    def _remember(self, nonce: str, names: Sequence[str], versions: Sequence[str]) -> None:
-        if nonce in self._said:
-            self._said.move_to_end(nonce)
-            return
-        self._said[nonce] = Said(tuple(names), tuple(versions))
-        self._said_names += len(names) + 1
-        while self._said_names > _KEPT_SAID and len(self._said) > 1:
-            _, oldest = self._said.popitem(last=False)
-            self._said_names -= len(oldest.names) + 1
-
-    def _ends(self, resource: Resource) -> bytes:
-        """Its time to live as a field of its wrapper, b"" for none."""
-        if isinstance(resource, Lasting):
-            return _ttl(resource.ttl)
-        return self._ttl.get(resource.type_url, b"")
+            runs = list(codec.runs(map(len, wrapped), self._limit))
+        for part, (begin, end) in enumerate(runs, 1):
+            of = version if part == len(runs) else f"{version}.{part}"
+            frame = sotw.join(type_url, of, wrapped[begin:end])
+            these = held[begin:end]
+            yield _told(frame, (each.name for each in these), (each.version for each in these))
 
     def _wrap(self, resource: Resource, delta: bool, able: bool) -> bytes:
         """able: the client can take a time to live"""
-        ttl = self._ends(resource) if able else b""
+        ttl = _ttl(resource) if able else b""
         key = (resource.type_url, resource.name, resource.version, delta, ttl)
         data = self._wrapped.get(key)
         if data is None:
             if delta:
-                data = field(2, _inner(resource, ttl))
+                data = field(2, codec.inner(resource, ttl))
             elif ttl:
-                data = _wrap_sotw(resource, ttl)
+                data = _in_any(resource, ttl)
             else:
-                data = sotw.wrap(resource)
-            self._wrapped[key] = data
-            if len(self._wrapped) > _KEPT_WRAPPED:
-                self._wrapped.popitem(last=False)
+                data = field(2, codec.any_of(resource))
+            self._wrapped.put(key, data, len(data))
         return data
 
 
-def _inner(resource: Resource, ttl: bytes, *, body: bool = True) -> bytes:
-    """A `Resource` {version: 1, resource: Any = 2, name: 3, ttl: 6}."""
-    said = field(1, resource.version.encode())
-    if body:
-        any_bytes = type_field(resource.type_url)
-        if resource.body:
-            any_bytes += field(2, resource.body)
-        said += field(2, any_bytes)
-    return said + field(3, resource.name.encode()) + ttl
+def _told(frame: Frame, names: Iterable[str], versions: Iterable[str]) -> Told:
+    said = Said(frame.nonce, tuple(names), tuple(versions))
+    return Told(frame.type_url, frame.nonce, frame.data, frame.resources, (said,))
 
 
-def _wrap_sotw(resource: Resource, ttl: bytes, *, body: bool = True) -> bytes:
-    """The same in the Any of a DiscoveryResponse."""
-    return field(2, type_field(_RESOURCE) + field(2, _inner(resource, ttl, body=body)))
+def _in_any(resource: Resource, ttl: bytes, *, body: bool = True) -> bytes:
+    """Field `resources` (2) of a DiscoveryResponse, an Any, with a `Resource` in it."""
+    return field(2, type_field(_RESOURCE) + field(2, codec.inner(resource, ttl, body=body)))
 
 
-def _ttl(seconds: float) -> bytes:
-    """Field 6 of a `Resource`: a Duration {seconds: 1, nanos: 2}."""
-    whole, nanos = divmod(round(seconds * 1e9), 1_000_000_000)
+def _ttl(resource: Resource) -> bytes:
+    """Field 6 of a `Resource`, a Duration {seconds: 1, nanos: 2}; b"" where it does not end."""
+    if not isinstance(resource, Lasting):
+        return b""
+    whole, nanos = divmod(round(resource.ttl * 1e9), 1_000_000_000)
     data = b"\x08" + varint(whole) if whole else b""
     if nanos:
         data += b"\x10" + varint(nanos)

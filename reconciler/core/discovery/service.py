@@ -19,8 +19,8 @@ It promises (section names are those of the xDS protocol document):
 * of types in `full_state` a state-of-the-world response is complete, and empty when there is
   nothing; of all others it has what is new to the client, and what is gone is not said ("Deleting
   Resources");
-* in one publication additions and changes go in the order of `order`, removals behind them the
-  other way round ("Eventual consistency considerations"): when several types change, what is
+* in one publication additions and changes go in the order of `types.ORDER`, removals behind them
+  the other way round ("Eventual consistency considerations"): when several types change, what is
   removed goes in responses of its own, and complete ones have for the time being both old and new
   (`delivery` says what waits for which answers);
 * a delta client that subscribes to everything hears at once, if only that there is nothing;
@@ -31,7 +31,7 @@ A request that breaks the protocol is a `ProtocolError`; the caller ends that st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -40,21 +40,20 @@ from reconciler.core.discovery.clients import Client, Kind, View, client_state
 from reconciler.core.discovery.delivery import Delivery
 from reconciler.core.discovery.frames import Frames
 from reconciler.core.discovery.requests import Decoder, Parsed
-from reconciler.core.discovery.snapshot import EMPTY, NONE, Snapshot
+from reconciler.core.discovery.snapshot import NONE, Snapshot
 from reconciler.core.discovery.types import (
     CDS,
     LDS,
-    ORDER,
     TTL_FEATURE,
     WRAPPED_FEATURE,
     ClientState,
-    Effect,
     Lasting,
     Node,
     Variant,
 )
 from reconciler.core.resources.types import Resource
 from reconciler.core.xds import codec
+from reconciler.core.xds.effects import Close, Send
 from reconciler.core.xds.stream import Acked, Nacked, Resubscribed, StreamEvent, Subscribed
 from reconciler.core.xds.subscription import WILDCARD
 from reconciler.errors import ProtocolError
@@ -69,12 +68,6 @@ AGAIN_SECONDS: Final = 1.0
 """A state-of-the-world client that asks again for what it has already (its list unchanged, its last
 answer given) is sent it. After that it must have been sent something else, or so much time must
 have passed, before it is again: two ends that answer each other would never stop."""
-
-
-HOLD_SECONDS: Final = 15.0
-"""Envoy answers within milliseconds, whatever it thinks of a response, unless its machine or ours
-stands still; so long it waits itself for the endpoints of a new cluster (`initial_fetch_timeout`),
-whose traffic would have nowhere to go."""
 
 
 class Service:
@@ -93,23 +86,15 @@ class Service:
         response_bytes: int = codec.MAX_RESPONSE,
         max_names: int = codec.MAX_NAMES,
         initial_rate: float | None = None,
-        heartbeat: Mapping[str, float] | None = None,
-        order: Sequence[str] = ORDER,
-        hold_seconds: float = HOLD_SECONDS,
     ) -> None:
         """view_of: the view that a node is served; ProtocolError: it is served none.
-        response_bytes: of resources in one response that may be split
+        response_bytes: of resources and removals in one response that may be split
         max_names: in one request, and in all subscriptions of a stream together
         initial_rate: first responses of streams a second; None: any number
-        heartbeat: type URL → seconds between two; its resources live three times as long at clients
-        that state the features for it, if they hear nothing (never for what must not fail open).
-        hold_seconds: how long at most a stage of a publication waits for the answers to the one
-        before, on aggregated streams
         """
         self._view_of = view_of
         self._max_names = max_names
-        self._frames = Frames(full_state, response_bytes, heartbeat or {})
-        self._delivery = Delivery(self._frames, order, heartbeat or {}, initial_rate, hold_seconds)
+        self._delivery = Delivery(Frames(full_state, response_bytes), initial_rate)
         self._decoder = Decoder(max_names)
         self._views: dict[str, View] = {}
         self._behind: dict[str, None] = {}  # views
@@ -134,17 +119,14 @@ class Service:
         changed = not of.published
         of.published = True
         for type_url in resources.keys() | of.snapshots.keys():
-            old = of.snapshots.get(type_url, EMPTY)
+            old = of.snapshot(type_url)
             new = _succeed(type_url, old, resources.get(type_url, {}), now)
             if new is not old:
                 changed = True
                 of.snapshots[type_url] = new
-                ends = [each.ttl for each in new.resources.values() if isinstance(each, Lasting)]
-                if ends:
-                    self._delivery.lasts(type_url, min(ends), now)
-                if old is not EMPTY:
-                    self._frames.forget(old.superseded())
+                old.superseded()
         if changed:
+            of.nothing.superseded()
             self._behind[view] = None
             if lead:
                 self.lead(now)
@@ -185,7 +167,7 @@ class Service:
             del self._views[view]
             self._behind.pop(view, None)
             for snapshot in found.snapshots.values():
-                self._frames.forget(snapshot.superseded())
+                snapshot.superseded()
         return True
 
     @property
@@ -257,7 +239,7 @@ class Service:
         """When `tick` has something to do."""
         return self._delivery.next_deadline()
 
-    def effects(self) -> list[Effect]:
+    def effects(self) -> list[Send | Close]:
         """What is to be done since the last call, in this order."""
         effects, self._delivery.effects = self._delivery.effects, []
         return effects
@@ -266,7 +248,7 @@ class Service:
         """Every stream whose node is known, and what its client has."""
         for client in list(self._clients.values()):  # the caller may do other things in between
             if client.node is not None:
-                yield client_state(client, self._frames)
+                yield client_state(client)
 
     # ------------------------------------------------------------------------------------- inside
 
@@ -303,12 +285,12 @@ class Service:
         match event:
             case Acked(type_url=type_url, nonce=nonce):
                 kind = client.kinds[type_url]
-                if kind.refused is not None:
-                    kind.accepted(self._frames.said(nonce))
+                kind.accepted(kind.settle(nonce))
                 self._delivery.answered(client, now)
                 return False
             case Nacked(type_url=type_url, nonce=nonce, reason=reason):
-                client.kinds[type_url].refuse(self._frames.said(nonce), reason, now)
+                kind = client.kinds[type_url]
+                kind.refuse(kind.settle(nonce), reason, now)
                 self._delivery.answered(client, now)
                 return False
             case Subscribed(type_url=type_url, wanted=wanted, initial=initial, version=version):
@@ -319,8 +301,7 @@ class Service:
                 elif wanted.everything:
                     kind.force(frozenset((WILDCARD,)))
                 if version and wanted.everything and not kind.subscription.names:
-                    self._resume(client, kind, type_url, version)
-                self._delivery.subscribed(client, type_url, now)
+                    self._resume(client, kind, type_url, version, now)
             case Resubscribed(type_url=type_url, wanted=wanted, again=again):
                 kind = client.kinds[type_url]
                 if again and not client.may_ask_again(kind, now, AGAIN_SECONDS):
@@ -336,13 +317,15 @@ class Service:
             raise ProtocolError("RESOURCE_EXHAUSTED", reason)
         return True
 
-    def _resume(self, client: Client, kind: Kind, type_url: str, version: str) -> None:
+    def _resume(self, client: Client, kind: Kind, type_url: str, version: str, now: float) -> None:
         """A state-of-the-world client that subscribes to everything says what it has."""
         if not client.view.published:
             return
-        target = client.view.snapshots.get(type_url, EMPTY)
+        target = client.view.snapshot(type_url)
         if target.version(True, NONE) == version:
-            kind.base, kind.forced = target, NONE
+            kind.base, kind.forced, kind.fresh = target, NONE, False
+            if target.ttl is not None:
+                self._delivery.renew(client, type_url, target.ttl, now)
 
 
 def _succeed(
@@ -359,4 +342,7 @@ def _succeed(
         else:
             since[name] = now
             same = False
-    return old if same else Snapshot(type_url, dict(resources), since)
+    if same:
+        return old
+    ttls = (each.ttl for each in resources.values() if isinstance(each, Lasting))
+    return Snapshot(type_url, dict(resources), since, min(ttls, default=None))

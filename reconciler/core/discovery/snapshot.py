@@ -13,37 +13,44 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final
 
+import msgspec
+
 from reconciler.core.resources.types import Resource
 from reconciler.core.xds import sotw
 from reconciler.core.xds.codec import Frame
+from reconciler.core.xds.kept import Kept
 from reconciler.core.xds.subscription import WILDCARD
 
 _STEPS: Final = 32
 """Steps to one snapshot that are kept: one for each state that its streams are at."""
 
 _VERSIONS: Final = 1024
-"""version_infos of one snapshot that are kept: one for each set of names."""
+_VERSION_NAMES: Final = 1 << 16
+"""version_infos of one snapshot that are kept, one for each set of names, and names in all sets."""
 
 Names = frozenset[str]
 NONE: Final[Names] = frozenset()
 
 
 class Snapshot:
-    """Never changed. since: name → when the view got this version of it (seconds)."""
+    """Never changed. since: name → when the view got this version of it (seconds); ttl: shortest
+    time to live in it (seconds), None where nothing ends."""
 
-    __slots__ = ("_steps", "_versions", "resources", "since", "type_url")
+    __slots__ = ("_steps", "_versions", "resources", "since", "ttl", "type_url")
 
     def __init__(
         self,
         type_url: str,
         resources: Mapping[str, Resource],
         since: Mapping[str, float] | None = None,
+        ttl: float | None = None,
     ) -> None:
         self.type_url = type_url
         self.resources = resources
         self.since: Mapping[str, float] = since or {}
+        self.ttl = ttl
         self._steps: OrderedDict[int, Step] = OrderedDict()
-        self._versions: dict[Names | None, str] = {}
+        self._versions: Kept[Names | None, str] = Kept(_VERSION_NAMES, _VERSIONS)
 
     def step(self, base: Snapshot) -> Step:
         """What leads from `base` to this one."""
@@ -52,18 +59,16 @@ class Snapshot:
         if found is None:
             found = self._steps[key] = Step(base, self)
             if len(self._steps) > _STEPS:
-                self._steps.popitem(last=False)
+                self._steps.popitem(last=False)[1].end()
         return found
 
-    def superseded(self) -> tuple[Step, ...]:
-        """No stream is to be led here any more; the steps that led here."""
-        steps = tuple(self._steps.values())
-        for step in steps:
-            if step._between is not None:
-                steps += tuple(step._between._steps.values())
-        self._steps.clear()
+    def superseded(self) -> None:
+        """No stream is to be led here any more: forget what led here, and with it the states that
+        it led away from. Streams may stay here for long."""
         self._versions.clear()
-        return steps
+        steps, self._steps = self._steps, OrderedDict()
+        for step in steps.values():
+            step.end()
 
     def wanted(self, wildcard: bool, names: Names) -> list[Resource]:
         """What a subscription holds of it, by ascending name."""
@@ -79,14 +84,12 @@ class Snapshot:
         if found is None:
             held = ((each.name, each.version) for each in self.wanted(wildcard, names))
             found = sotw.version_of(held, wildcard=wildcard)
-            if len(self._versions) >= _VERSIONS:
-                self._versions.clear()
-            self._versions[key] = found
+            self._versions.put(key, found, 0 if wildcard else len(names))
         return found
 
 
 EMPTY: Final = Snapshot("", {})
-"""Nothing, of any type: where a stream begins, and what a view holds of types that it knows not."""
+"""Nothing, of any type: where a stream begins. Nothing leads here: it is of all views, for ever."""
 
 
 def held(type_url: str, versions: Mapping[str, str]) -> Snapshot:
@@ -97,10 +100,26 @@ def held(type_url: str, versions: Mapping[str, str]) -> Snapshot:
     )
 
 
+class Said(msgspec.Struct, frozen=True):
+    """What a response says. versions: of the resources, "" where it says that there is none."""
+
+    nonce: str
+    names: tuple[str, ...]
+    versions: tuple[str, ...]
+
+
+class Told(Frame, frozen=True):
+    """A response. said: what is kept of it until it is answered, in a tuple that streams share"""
+
+    said: tuple[Said]
+
+
 class Step:
     """changed: name → the resource that is to be put, None for one that is gone."""
 
-    __slots__ = ("_between", "base", "changed", "frames", "put", "removed", "target")
+    __slots__ = (
+        "__weakref__", "_between", "base", "changed", "frames", "put", "removed", "target",
+    )  # fmt: skip
 
     def __init__(self, base: Snapshot, target: Snapshot) -> None:
         old, new = base.resources, target.resources
@@ -116,9 +135,8 @@ class Step:
         self.removed = tuple(sorted(old.keys() - new.keys()))
         self.changed: dict[str, Resource | None] = {each.name: each for each in put}
         self.changed.update(dict.fromkeys(self.removed))
-        # Responses that lead along it, by what they depend on besides; kept and cleared by
-        # `Frames`.
-        self.frames: dict[object, tuple[Frame, ...]] = {}
+        # Responses that lead along it, by what they depend on besides; `Frames` says how many.
+        self.frames: dict[object, tuple[Told, ...]] = {}
         self._between: Snapshot | None = None
 
     def between(self) -> Snapshot:
@@ -131,6 +149,11 @@ class Step:
             both = {**self.base.resources, **self.target.resources}
             self._between = Snapshot(self.target.type_url, both, self.target.since)
         return self._between
+
+    def end(self) -> None:
+        """Nobody takes it any more."""
+        if self._between is not None:
+            self._between.superseded()
 
     def due(
         self, wildcard: bool, names: Names, forced: Names

@@ -53,24 +53,6 @@ class Lasting(Resource, frozen=True):
     ttl: float
 
 
-class Send(msgspec.Struct, frozen=True):
-    """Write a frame to a stream. Several streams may share one object of bytes."""
-
-    stream: int
-    frame: bytes
-
-
-class Close(msgspec.Struct, frozen=True):
-    """End a stream with a gRPC status name and a text; `stream_closed` is not called for it."""
-
-    stream: int
-    status: str
-    reason: str
-
-
-Effect = Send | Close
-
-
 class ResourceState(msgspec.Struct, frozen=True):
     """One resource as one client has it, for CSDS.
 

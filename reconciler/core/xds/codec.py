@@ -13,8 +13,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from base64 import urlsafe_b64encode
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -27,11 +26,13 @@ from google.rpc import code_pb2, status_pb2
 from reconciler.core.resources.encode import rejection
 from reconciler.core.resources.parts import Part
 from reconciler.core.resources.types import COMMIT, ENDPOINT, Resource
+from reconciler.core.xds.kept import Kept
 from reconciler.errors import ProtocolError, Refusal
 from reconciler.wire import resources_pb2 as pb
 
 MAX_RESPONSE: Final = 1 << 20
-"""Bytes of resources in one response; a quarter of gRPC's default limit for a message."""
+"""Bytes of resources and removals in one response; a quarter of gRPC's default limit for a
+message."""
 
 MAX_NAMES: Final = 100_000
 """Names in one request. More than any node view holds; a request beyond it is refused."""
@@ -46,7 +47,7 @@ INSTANCE: Final = "instance"
 """Key of a node's metadata: another value means another process."""
 
 _KEPT_ACKS: Final = 4096
-_KEPT_WRAPPED: Final = 1 << 16
+_KEPT_ENTRIES: Final = 1 << 16
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -209,27 +210,52 @@ def type_field(type_url: str) -> bytes:
     return field(1, type_url.encode())
 
 
-def wrap(resource: Resource) -> bytes:
-    """Field `resources` (2) of a response: {version: 1, resource: Any = 2, name: 3}."""
-    any_bytes = type_field(resource.type_url)
-    if resource.body:
-        any_bytes += field(2, resource.body)
-    inner = (
-        field(1, resource.version.encode()) + field(2, any_bytes) + field(3, resource.name.encode())
-    )
-    return field(2, inner)
+def any_of(resource: Resource) -> bytes:
+    """An `Any` {type_url: 1, value: 2}."""
+    data = type_field(resource.type_url)
+    return data + field(2, resource.body) if resource.body else data
+
+
+def inner(resource: Resource, ttl: bytes = b"", *, body: bool = True) -> bytes:
+    """A `Resource` {version: 1, resource: Any = 2, name: 3, ttl: 6}. ttl: the whole field"""
+    said = field(1, resource.version.encode())
+    if body:
+        said += field(2, any_of(resource))
+    return said + field(3, resource.name.encode()) + ttl
+
+
+def runs(sizes: Iterable[int], limit: int) -> Iterator[tuple[int, int]]:
+    """Where the responses begin and end that items of these sizes go in, in their order: each has
+    as many as are within the limit, or one that is larger."""
+    begin = end = total = 0
+    for size in sizes:
+        if end > begin and total + size > limit:
+            yield begin, end
+            begin, total = end, 0
+        total += size
+        end += 1
+    if end > begin:
+        yield begin, end
+
+
+def sealed(type_url: str, fields: Iterable[bytes], said: int) -> Frame:
+    """A response of these fields, and its nonce, which is a hash of them.
+
+    said: how many resources it has, and names of others that are gone
+    """
+    body = b"".join(fields)
+    nonce = urlsafe_b64encode(hashlib.sha256(body).digest()[:12]).decode()
+    return Frame(type_url, nonce, body + field(5, nonce.encode()), said)
 
 
 class Encoder:
     """Joins responses and keeps the latest ones, to be shared by all streams that need the same."""
 
     def __init__(self, limit: int = MAX_RESPONSE, keep: int = _KEPT_BYTES) -> None:
-        """limit: bytes of resources a response; keep: bytes of responses."""
+        """limit: bytes a response; keep: bytes of responses, and of resources."""
         self._limit = limit
-        self._keep = keep
-        self._kept = 0
-        self._wrapped: OrderedDict[tuple[str, str, str], bytes] = OrderedDict()
-        self._frames: OrderedDict[tuple[str, bytes], tuple[Frame, ...]] = OrderedDict()
+        self._wrapped: Kept[tuple[str, str, str], bytes] = Kept(keep, _KEPT_ENTRIES)
+        self._frames: Kept[tuple[str, bytes], tuple[Frame, ...]] = Kept(keep, _KEPT_ENTRIES)
 
     def frames(
         self, type_url: str, resources: Sequence[Resource], removed: Sequence[str] = ()
@@ -243,61 +269,31 @@ class Encoder:
         Of types that are each node's own nothing is kept: there is nobody to share it with.
         """
         if part.type_url in OWN:
-            return tuple(self._make(part.type_url, part.put, part.removed))
+            return tuple(self._make(part))
         key = (part.type_url, part.digest)
         found = self._frames.get(key)
         if found is None:
-            found = tuple(self._make(part.type_url, part.put, part.removed))
-            self._frames[key] = found
-            self._kept += _size(found)
-            while self._kept > self._keep and len(self._frames) > 1:
-                self._kept -= _size(self._frames.popitem(last=False)[1])
-        else:
-            self._frames.move_to_end(key)
+            found = tuple(self._make(part))
+            self._frames.put(key, found, sum(len(frame.data) for frame in found))
         return found
 
-    def _make(
-        self, type_url: str, resources: Sequence[Resource], removed: Sequence[str]
-    ) -> Iterable[Frame]:
-        chunk: list[bytes] = []
-        size = 0
-        for resource in resources:
-            data = self._wrap(resource)
-            if chunk and size + len(data) > self._limit:
-                yield _frame(type_url, chunk, ())
-                chunk, size = [], 0
-            chunk.append(data)
-            size += len(data)
-        if chunk or removed:
-            yield _frame(type_url, chunk, removed)
+    def _make(self, part: Part) -> Iterator[Frame]:
+        """Resources first, then what is gone."""
+        put = [self._wrap(each) for each in part.put]
+        gone = [field(6, name.encode()) for name in part.removed]
+        named = field(4, part.type_url.encode())
+        for begin, end in runs(map(len, (*put, *gone)), self._limit):
+            removed = gone[max(0, begin - len(put)) : max(0, end - len(put))]
+            yield sealed(part.type_url, (*put[begin:end], named, *removed), end - begin)
 
     def _wrap(self, resource: Resource) -> bytes:
         key = (resource.type_url, resource.name, resource.version)
         data = self._wrapped.get(key)
         if data is None:
-            data = wrap(resource)
-            if resource.type_url in OWN:
-                return data
-            self._wrapped[key] = data
-            if len(self._wrapped) > _KEPT_WRAPPED:
-                self._wrapped.popitem(last=False)
+            data = field(2, inner(resource))
+            if resource.type_url not in OWN:
+                self._wrapped.put(key, data, len(data))
         return data
-
-
-def _size(frames: Iterable[Frame]) -> int:
-    return sum(len(frame.data) for frame in frames)
-
-
-def _frame(type_url: str, wrapped: Sequence[bytes], removed: Sequence[str]) -> Frame:
-    body = b"".join(
-        (
-            *wrapped,
-            field(4, type_url.encode()),
-            *(field(6, name.encode()) for name in removed),
-        )
-    )
-    nonce = urlsafe_b64encode(hashlib.sha256(body).digest()[:12]).decode()
-    return Frame(type_url, nonce, body + field(5, nonce.encode()), len(wrapped) + len(removed))
 
 
 def decode_response(data: bytes) -> Response:

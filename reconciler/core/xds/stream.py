@@ -15,6 +15,7 @@ type that is served whole.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Container
 
 import msgspec
@@ -96,7 +97,7 @@ class Kind:
             self.state = row.dest
 
 
-class Stream:
+class Stream(ABC):
     """What both variants share."""
 
     __slots__ = (
@@ -123,6 +124,23 @@ class Stream:
         self._types: dict[str, Kind] = {}
         self.node = self.instance = ""
         self._first = True
+
+    def take(self, request: Request) -> tuple[StreamEvent, ...]:
+        """What a request means. ProtocolError: the stream is to be closed with it."""
+        if self._first:
+            self.node, self.instance, self._first = request.node, request.instance, False
+        state = self._types.get(request.type_url)
+        if state is None:
+            if request.type_url not in self._served:
+                raise ProtocolError(
+                    "INVALID_ARGUMENT", f"type {request.type_url!r} is not served here"
+                )
+            state = self._type(request.type_url)
+        if request.type_url in self._whole:
+            _check_whole(request, state.state == MODEL.initial)
+        if state.state == MODEL.initial:
+            return (self._begin(request, state),)
+        return self._go_on(request, state)
 
     def sent(self, frame: Frame) -> None:
         """A response is on its way."""
@@ -166,28 +184,17 @@ class Stream:
             found = self._types[type_url] = self._kind()
         return found
 
-    def take(self, request: Request) -> tuple[StreamEvent, ...]:
-        """What a request means. ProtocolError: the stream is to be closed with it."""
-        if self._first:
-            self.node, self.instance, self._first = request.node, request.instance, False
-        state = self._types.get(request.type_url)
-        if state is None:
-            if request.type_url not in self._served:
-                raise ProtocolError(
-                    "INVALID_ARGUMENT", f"type {request.type_url!r} is not served here"
-                )
-            state = self._type(request.type_url)
-        if request.type_url in self._whole:
-            _check_whole(request, state.state == MODEL.initial)
-        if state.state == MODEL.initial:
-            return (self._begin(request, state),)
-        return self._go_on(request, state)
-
     def _begin(self, request: Request, state: Kind) -> StreamEvent:
-        raise NotImplementedError
+        # Of the two ways to list names each variant has one, as it has one to say what it holds.
+        names = request.subscribe or request.names
+        wanted = state.subscription.begin(names, request.unsubscribe)
+        state.step("subscribe")
+        self._record("Subscribe", request.type_url, request)
+        return Subscribed(request.type_url, wanted, request.initial, request.version, self.instance)
 
+    @abstractmethod
     def _go_on(self, request: Request, state: Kind) -> tuple[StreamEvent, ...]:
-        raise NotImplementedError
+        """Any later request of the type."""
 
     def _stale(self, request: Request, state: Kind) -> StreamEvent:
         refused = request.error is not None
@@ -231,12 +238,6 @@ class IncrementalStream(Stream):
     """The delta variant, for requests that are decoded already."""
 
     __slots__ = ()
-
-    def _begin(self, request: Request, state: Kind) -> StreamEvent:
-        wanted = state.subscription.begin(request.subscribe, request.unsubscribe)
-        state.step("subscribe")
-        self._record("Subscribe", request.type_url, request)
-        return Subscribed(request.type_url, wanted, request.initial, instance=self.instance)
 
     def _go_on(self, request: Request, state: Kind) -> tuple[StreamEvent, ...]:
         events: list[StreamEvent] = []
@@ -310,12 +311,6 @@ class SotwStream(Stream):
     """
 
     __slots__ = ()
-
-    def _begin(self, request: Request, state: Kind) -> StreamEvent:
-        wanted = state.subscription.begin(request.names)
-        state.step("subscribe")
-        self._record("Subscribe", request.type_url, request)
-        return Subscribed(request.type_url, wanted, {}, request.version)
 
     def _go_on(self, request: Request, state: Kind) -> tuple[StreamEvent, ...]:
         events: list[StreamEvent] = []

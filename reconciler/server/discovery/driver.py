@@ -16,8 +16,9 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from reconciler.core.discovery.service import Service
-from reconciler.core.discovery.types import ClientState, Close, Lasting, Node, Send, Variant
+from reconciler.core.discovery.types import ClientState, Lasting, Node, Variant
 from reconciler.core.resources.types import Resource
+from reconciler.core.xds.effects import Close, Send
 from reconciler.errors import ProtocolError
 from reconciler.probe import services
 from reconciler.server.discovery.documents import Found
