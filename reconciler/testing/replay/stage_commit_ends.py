@@ -63,16 +63,15 @@ class Server:
         old = self.rollout
         new = made.rollout = Rollout(made._view, self.encoder, GRACE)
         for name in Rollout.__slots__:
-            if name not in ("_view_of", "_trace"):
-                value = getattr(old, name)
-                if isinstance(value, dict):
-                    value = {
-                        key: set(each) if isinstance(each, set) else each
-                        for key, each in value.items()
-                    }
-                elif isinstance(value, set | list):
-                    value = value.copy()
-                setattr(new, name, value)
+            value = getattr(old, name)
+            if isinstance(value, dict):
+                value = {
+                    key: set(each) if isinstance(each, set) else each for key, each in value.items()
+                }
+            elif isinstance(value, set | list):
+                value = value.copy()
+            setattr(new, name, value)
+        new.view_of = made._view
         made.stream = copy.copy(self.stream)
         made.stream._acks = dict(self.stream._acks)
         # The subscription never changes after the first request of a type.
