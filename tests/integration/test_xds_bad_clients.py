@@ -29,13 +29,11 @@ from reconciler.testing.conformance.language import Piece
 from reconciler.testing.conformance.resources import content, written
 from tests.conftest import PROFILE
 from tests.integration.xds_own_server import Good, OwnServer, good_on, own_server
+from tests.integration.xds_streams import SECONDS
 
-SECONDS = 20.0
 CDS, EDS = OWN["CDS"].type_url, OWN["EDS"].type_url
 DELTA, SOTW = Variant.DELTA, Variant.SOTW
 GARBAGE = (b"\xff", b"\x0a\xff\xff\xff\xff\x7f", b"\x12\x02\xff\xff", bytes(range(256)))
-FRAME = 9
-"""Bytes of an HTTP/2 frame's head."""
 
 both = pytest.mark.parametrize("variant", [SOTW, DELTA])
 

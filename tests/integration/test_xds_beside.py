@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -18,16 +15,18 @@ from envoy.admin.v3 import config_dump_shared_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 
-from reconciler import local
-from reconciler.config import ServerConfig, parse_address
+from reconciler.config import ServerConfig
 from reconciler.core.discovery.types import CDS, EDS
 from reconciler.core.resources.types import COMMIT, CUT_TYPES, POLICY
 from reconciler.probe.frames import Node
+from reconciler.probe.services import Variant
 from reconciler.server.app import run
 from reconciler.server.discovery.beside import type_of
-from tests.integration.test_xds_server import DELTA, SOTW, stream
+from tests.integration.xds_app import running, status
 from tests.integration.xds_processes import cluster, put
+from tests.integration.xds_streams import stream
 
+DELTA, SOTW = Variant.DELTA, Variant.SOTW
 SHOP = Path(__file__).parents[2] / "demo" / "shop"
 
 
@@ -44,21 +43,8 @@ async def serving(home: Path, transport: str) -> AsyncIterator[int]:
         discovery_resources=str(home / "resources"),
         transport=transport,  # type: ignore[arg-type]
     )
-    ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(run(config, ready=ready.set_result))
-    ends: set[asyncio.Future[Any]] = {ready, task}
-    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-    if task.done():
-        task.result()
-    try:
-        yield ready.result()
-    finally:
-        os.kill(os.getpid(), signal.SIGTERM)
-        await task
-
-
-async def status(home: Path, path: str) -> str:
-    return (await local.Client(parse_address(f"unix:{home}/s.sock")).get(path)).decode()
+    async with running(lambda ready: run(config, ready=ready)) as server:
+        yield server.port
 
 
 @pytest.mark.parametrize("transport", ["grpc", "http2"])
@@ -101,7 +87,8 @@ async def test_agents_and_others_are_served_on_one_port(tmp_path: Path, transpor
             assert {each.client_status for each in held} == {acked}
             (policy, *_) = (each for each in held if each.type_url == POLICY)
             assert policy.xds_config.value
-        nodes = await status(tmp_path, "/v1/nodes")
+        at = f"unix:{tmp_path}/s.sock"
+        nodes = await status(at, "/v1/nodes")
         assert '"name":"node-1"' in nodes
         assert "envoy-1" not in nodes
 
@@ -126,9 +113,9 @@ async def test_a_broken_file_is_an_alarm(tmp_path: Path) -> None:
         await envoy.ask(CDS, node=Node("envoy-1"))
         assert await envoy.names() == ["a"]
         put(tmp_path / "resources", "b", cluster("b", connect_timeout="0s"))
-        never = asyncio.Event()
+        at, never = f"unix:{tmp_path}/s.sock", asyncio.Event()
         async with asyncio.timeout(20):
-            while "reconciler_alarms_total 1.0" not in await status(tmp_path, "/metrics"):
+            while "reconciler_alarms_total 1.0" not in await status(at, "/metrics"):
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(never.wait(), 0.05)
         put(tmp_path / "resources", "b", cluster("b"))

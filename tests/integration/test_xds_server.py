@@ -6,10 +6,8 @@ import asyncio
 import datetime
 import json
 import os
-import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,94 +18,18 @@ from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from reconciler import local
-from reconciler.config import DiscoveryConfig, parse_address
 from reconciler.core.discovery.types import CDS, EDS, SDS
 from reconciler.errors import ConfigError
-from reconciler.probe import frames, services
-from reconciler.probe.frames import Node, Request, Response
+from reconciler.probe import services
+from reconciler.probe.frames import Node
 from reconciler.probe.services import Variant
 from reconciler.server import certs
-from reconciler.server.discovery.app import run
+from tests.integration.xds_app import App
 from tests.integration.xds_processes import cluster, endpoints, put
+from tests.integration.xds_streams import stream
 
 DELTA, SOTW = Variant.DELTA, Variant.SOTW
 NOW = datetime.datetime.now(datetime.UTC)
-
-
-class App:
-    """`reconciler xds serve` in a task."""
-
-    def __init__(self, home: Path, **options: Any) -> None:
-        self.files = home / "resources"
-        self.files.mkdir(exist_ok=True)
-        self.status = f"unix:{home}/s.sock"
-        self.config = DiscoveryConfig(
-            **{"resources": str(self.files), "listen": "127.0.0.1:0", "insecure": True,
-               "status": self.status, "drain": 0.0, **options},
-        )  # fmt: skip
-        self.port = 0
-
-    async def __aenter__(self) -> App:
-        ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.task = asyncio.create_task(run(self.config, ready=ready.set_result))
-        ends: set[asyncio.Future[Any]] = {ready, self.task}
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        if self.task.done():
-            self.task.result()
-        self.port = ready.result()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.stop()
-
-    async def stop(self) -> None:
-        if not self.task.done():
-            os.kill(os.getpid(), signal.SIGTERM)
-        await self.task
-
-    async def page(self) -> str:
-        return (await local.Client(parse_address(self.status)).get("/metrics")).decode()
-
-
-class Stream:
-    def __init__(self, call: Any, variant: Variant) -> None:
-        self.call, self.variant = call, variant
-
-    async def ask(self, type_url: str, *names: str, **fields: Any) -> None:
-        request = Request(type_url, tuple(names), **fields)
-        await self.call.write(frames.encode(request, self.variant))
-
-    async def get(self) -> Response:
-        async with asyncio.timeout(20):
-            data = await self.call.read()
-        assert data is not grpc.aio.EOF
-        return frames.decode(data, self.variant)
-
-    async def names(self) -> list[str]:
-        return [each.name for each in (await self.get()).items]
-
-    async def ended(self) -> str:
-        async with asyncio.timeout(20):
-            try:
-                while await self.call.read() is not grpc.aio.EOF:
-                    pass
-            except grpc.aio.AioRpcError as error:
-                return error.code().name
-        return "OK"
-
-
-@asynccontextmanager
-async def stream(
-    port: int, variant: Variant = DELTA, keys: grpc.ChannelCredentials | None = None
-) -> AsyncIterator[Stream]:
-    where = f"127.0.0.1:{port}"
-    made = (
-        grpc.aio.insecure_channel(where) if keys is None else grpc.aio.secure_channel(where, keys)
-    )
-    async with made as channel:
-        call: Any = channel.stream_stream(services.AGGREGATED.method(variant))()
-        yield Stream(call, variant)
 
 
 async def test_files_are_served_and_followed(tmp_path: Path) -> None:
@@ -303,7 +225,8 @@ async def test_metrics_count_by_method(tmp_path: Path) -> None:
         await client.ask(CDS, node=Node("n1"))
         assert await client.names() == ["a", "b"]
         async with stream(app.port) as refused:
-            assert await refused.ended() == "RESOURCE_EXHAUSTED"
+            status, _ = await refused.ended()
+            assert status == "RESOURCE_EXHAUSTED"
         page = await app.page()
         method = 'method="DeltaAggregatedResources"'
         for line in (

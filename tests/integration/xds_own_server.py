@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -20,23 +20,41 @@ from reconciler.server.discovery.documents import parse
 from reconciler.server.discovery.driver import Driver
 from reconciler.server.discovery.files import Directory, State
 from reconciler.server.discovery.match import EVERY
-from reconciler.server.transport import TRANSPORTS
+from reconciler.server.transport import TRANSPORTS, Transport
 from reconciler.testing.conformance.language import Piece
 from reconciler.testing.conformance.resources import content, written
+from tests.integration.xds_streams import SECONDS
 
-SECONDS: Final = 20.0
 
-
-class Log:
-    """Lines as (event, fields)."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, dict[str, Any]]] = []
+class Quiet:
+    """A log that nobody reads."""
 
     def warning(self, event: str, **fields: Any) -> None:
-        self.lines.append((event, fields))
+        pass
 
     info = warning
+
+
+def carried(transport: Any, driver: Driver, port: int = 0, **options: Any) -> Transport:
+    """A server of this class for all that the driver serves. options: of the transport"""
+    server: Transport = transport(
+        driver,
+        Address("127.0.0.1", port),
+        None,
+        methods=driver.methods(),
+        named=(),
+        drained=driver.drained,
+        **options,
+    )
+    driver.serve(server)
+    return server
+
+
+def state_of(resources: Sequence[Mapping[str, Any]]) -> State:
+    """The same for every node; they must be right."""
+    parsed = parse(msgspec.json.encode(list(resources)), "all.json")
+    assert parsed.problems == (), parsed.problems
+    return State((Directory("", EVERY, parsed.found),) if resources else ())
 
 
 class OwnServer:
@@ -44,7 +62,6 @@ class OwnServer:
 
     def __init__(self, transport: str, core: Mapping[str, Any], **options: Any) -> None:
         self.transport, self._core, self._options = transport, core, options
-        self.log = Log()
         self.port = 0
         self._state = State()
 
@@ -55,18 +72,9 @@ class OwnServer:
         pass
 
     async def start(self) -> None:
-        self.driver = Driver(self.log, **self._core)
+        self.driver = Driver(Quiet(), **self._core)
         self.driver.changed(self._state)
-        self.server = TRANSPORTS[self.transport](
-            self.driver,
-            Address("127.0.0.1", self.port),
-            None,
-            methods=self.driver.methods(),
-            named=(),
-            drained=self.driver.drained,
-            **self._options,
-        )
-        self.driver.serve(self.server)
+        self.server = carried(TRANSPORTS[self.transport], self.driver, self.port, **self._options)
         await self.server.start()
         self.port = self.server.port
 
@@ -75,9 +83,7 @@ class OwnServer:
         await self.server.stop(0.2)
 
     async def put(self, resources: Sequence[Mapping[str, Any]]) -> None:
-        parsed = parse(msgspec.json.encode(list(resources)), "all.json")
-        assert parsed.problems == (), parsed.problems
-        self._state = State((Directory("", EVERY, parsed.found),))
+        self._state = state_of(resources)
         self.driver.changed(self._state)
 
     async def restart(self) -> None:

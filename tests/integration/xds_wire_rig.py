@@ -7,42 +7,26 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-import grpc
-import grpc.aio
-import msgspec
 from envoy.service.discovery.v3 import discovery_pb2
 
-from reconciler.config import Address
 from reconciler.core.discovery.types import CDS, EDS, LDS, RDS
 from reconciler.probe import frames, services
-from reconciler.probe.frames import Node, Request, Response
+from reconciler.probe.frames import Node, Response
 from reconciler.probe.messages import WRAPPER, message_class
 from reconciler.probe.services import Variant
-from reconciler.server.discovery.documents import parse
 from reconciler.server.discovery.driver import Driver
-from reconciler.server.discovery.files import Directory, State
-from reconciler.server.discovery.match import EVERY
 from reconciler.server.transport import Transport
 from tests.integration.grpc_rig import server_class
+from tests.integration.xds_own_server import Quiet, carried, state_of
+from tests.integration.xds_streams import SECONDS, Stream, call
 
 NODE = Node("test-id")
-SECONDS = 20.0
 
 DELTA, SOTW = Variant.DELTA, Variant.SOTW
 
 _FIELDS = {CDS: "name", EDS: "cluster_name", LDS: "name", RDS: "name"}
 _PADDING = {CDS: "alt_stat_name", LDS: "stat_prefix"}
 """Where a version of a test is written; what nobody looks at."""
-
-
-class Log:
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, dict[str, Any]]] = []
-
-    def warning(self, event: str, **fields: Any) -> None:
-        self.lines.append((event, fields))
-
-    info = warning
 
 
 def document(type_url: str, name: str, version: str, ttl: str = "") -> dict[str, Any]:
@@ -75,8 +59,8 @@ class _Heard(Driver):
 
 
 class Rig:
-    def __init__(self, driver: _Heard, server: Transport, log: Log) -> None:
-        self.driver, self.server, self.log = driver, server, log
+    def __init__(self, driver: _Heard, server: Transport) -> None:
+        self.driver, self.server = driver, server
         self.held: dict[tuple[str, str], tuple[str, str]] = {}
         self.written = 0
 
@@ -99,9 +83,7 @@ class Rig:
             else:
                 self.held[key] = (version, ttl)
         documents = [document(*key, *value) for key, value in sorted(self.held.items())]
-        parsed = parse(msgspec.json.encode(documents), "all.json")
-        assert parsed.problems == ()
-        self.driver.changed(State((Directory("", EVERY, parsed.found),) if documents else ()))
+        self.driver.changed(state_of(documents))
 
     @asynccontextmanager
     async def peer(
@@ -109,30 +91,24 @@ class Rig:
     ) -> AsyncIterator[Peer]:
         """A client with one stream. own: type URL, for that type's own service."""
         service = services.own_service(own) if own else services.AGGREGATED
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{self.server.port}") as channel:
-            call: Any = channel.stream_stream(service.method(variant))()
-            yield Peer(self, call, variant, node)
+        async with call(self.server.port, variant, service) as made:
+            yield Peer(self, made, variant, node)
 
 
-class Peer:
+class Peer(Stream):
+    """Its rig counts what it sends, and every response is looked at."""
+
     def __init__(self, rig: Rig, call: Any, variant: Variant, node: Node | None) -> None:
-        self.rig, self.call, self.variant, self._node = rig, call, variant, node
-
-    async def ask(self, type_url: str, *names: str, **fields: Any) -> None:
-        """A request as it stands; the node is in the first one."""
-        request = Request(type_url, tuple(names), node=self._node, **fields)
-        self._node = None
-        await self.raw(frames.encode(request, self.variant))
+        super().__init__(call, variant, node)
+        self.rig = rig
 
     async def raw(self, data: bytes) -> None:
         self.rig.written += 1
-        await self.call.write(data)
+        await super().raw(data)
 
     async def get(self) -> Response:
         """The next response; it must have no name twice, and no field that is not in use."""
-        async with asyncio.timeout(SECONDS):
-            data = await self.call.read()
-        assert data is not grpc.aio.EOF
+        data = await self.read()
         response = frames.decode(data, self.variant)
         assert response.unnamed == ()
         names = [each.name for each in response.items] + list(response.removed)
@@ -155,27 +131,6 @@ class Peer:
             fields["version"] = version
         given = names if self.variant is Variant.SOTW else ()
         await self.ask(response.type_url, *given, **fields)
-
-    async def rest(self) -> tuple[list[Response], str]:
-        """What comes until the stream ends, and the status."""
-        found = []
-        try:
-            async with asyncio.timeout(SECONDS):
-                while (data := await self.call.read()) is not grpc.aio.EOF:
-                    found.append(frames.decode(data, self.variant))
-        except grpc.aio.AioRpcError as error:
-            return found, error.code().name
-        return found, "OK"
-
-    async def ended(self) -> tuple[str, str]:
-        """Status and reason with which the server ends the stream; whatever came before."""
-        try:
-            async with asyncio.timeout(SECONDS):
-                while await self.call.read() is not grpc.aio.EOF:
-                    pass
-        except grpc.aio.AioRpcError as error:
-            return error.code().name, str(error.details())
-        return "OK", ""
 
 
 def _check_unused(data: bytes, variant: Variant) -> None:
@@ -209,20 +164,11 @@ def versions(response: Response) -> dict[str, str]:
 
 @asynccontextmanager
 async def serving(**options: Any) -> AsyncIterator[Rig]:
-    log = Log()
-    driver = _Heard(log, **options)
-    server = server_class()(
-        driver,
-        Address("127.0.0.1", 0),
-        None,
-        methods=driver.methods(),
-        named=(),
-        drained=driver.drained,
-    )
-    driver.serve(server)
+    driver = _Heard(Quiet(), **options)
+    server = carried(server_class(), driver)
     await server.start()
     try:
-        yield Rig(driver, server, log)
+        yield Rig(driver, server)
     finally:
         await server.stop(0.0)
         driver.stop()
