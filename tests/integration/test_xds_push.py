@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,30 +19,23 @@ from reconciler.probe.client import Client, Ended
 from reconciler.probe.follow import Follower
 from reconciler.probe.frames import Node, Response
 from reconciler.probe.services import AGGREGATED, Variant
-from reconciler.testing.kubernetes.process import Process
-from tests.integration.xds_processes import wait
+from tests.integration.xds_processes import Serve, free_port
 
 
 def cluster(name: str, seconds: int = 1) -> dict[str, Any]:
     return {"@type": CDS, "name": name, "connectTimeout": f"{seconds}s"}
 
 
-class Server:
-    def __init__(self, home: Path, transport: str, drain: str = "0") -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.push = free.getsockname()[1]
-        self.log = home / "server.log"
-        command = [
-            sys.executable, "-m", "reconciler.cli", "xds", "serve", "--insecure", "--log-json",
-            "--push", f"127.0.0.1:{self.push}", "--listen", "127.0.0.1:0", "--transport", transport,
-            "--status", f"unix:{home}/s.sock", "--drain", drain,
-        ]  # fmt: skip
-        self.process = Process(command, self.log)
-        wait(lambda: bool(self.said("waiting for resources")), self.process)
+class Server(Serve):
+    """One that is given resources over HTTP; it waits for them when this returns."""
 
-    def said(self, event: str) -> list[dict[str, Any]]:
-        lines = map(json.loads, self.log.read_text().splitlines())
-        return [line for line in lines if line["event"] == event]
+    def __init__(self, home: Path, transport: str, drain: str = "0") -> None:
+        self.push = free_port()
+        super().__init__(
+            home, "--push", f"127.0.0.1:{self.push}", "--listen", "127.0.0.1:0",
+            "--transport", transport, "--drain", drain,
+        )  # fmt: skip
+        self.wait_said("waiting for resources")
 
     def ask(self, method: str, body: object) -> tuple[int, Any]:
         connection = HTTPConnection("127.0.0.1", self.push, timeout=20)
@@ -54,8 +46,7 @@ class Server:
         return answer.status, json.loads(data) if data else None
 
     def clients_port(self) -> int:
-        wait(lambda: bool(self.said("serving")), self.process)
-        return int(self.said("serving")[0]["port"])
+        return int(self.wait_said("serving")["port"])
 
 
 @pytest.fixture(params=["grpc", "http2"])

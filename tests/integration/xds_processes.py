@@ -49,8 +49,34 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-class Replica:
-    """One `reconciler xds serve`; it runs when this returns."""
+class Serve:
+    """A process of `reconciler xds serve`, with its files in a directory of its own."""
+
+    def __init__(
+        self, home: Path, *options: str, security: tuple[str, ...] = ("--insecure",)
+    ) -> None:
+        self.home = home
+        home.mkdir(parents=True, exist_ok=True)
+        self._log = home / "server.log"
+        command = [
+            sys.executable, "-m", "reconciler.cli", "xds", "serve", *security, "--log-json",
+            "--status", f"unix:{home}/s.sock", *options,
+        ]  # fmt: skip
+        self.process = Process(command, self._log)
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """What it logged of this, in whole lines of its own: libraries write there too."""
+        lines = self._log.read_text().splitlines(keepends=True)
+        whole = [json.loads(line) for line in lines if line.startswith("{") and line[-1] == "\n"]
+        return [line for line in whole if line["event"] == event]
+
+    def wait_said(self, event: str) -> dict[str, Any]:
+        wait(lambda: bool(self.said(event)), self.process)
+        return self.said(event)[0]
+
+
+class Replica(Serve):
+    """One that serves a directory, and does so when this returns."""
 
     def __init__(
         self,
@@ -61,18 +87,11 @@ class Replica:
         security: tuple[str, ...] = ("--insecure",),
     ) -> None:
         """port: 0 for any that is free"""
-        self.home = home
-        home.mkdir(parents=True)
-        log = home / "server.log"
-        command = [
-            sys.executable, "-m", "reconciler.cli", "xds", "serve", *security, "--log-json",
-            "--resources", str(resources), "--listen", f"127.0.0.1:{port}",
-            "--status", f"unix:{home}/s.sock", "--drain", "0", *options,
-        ]  # fmt: skip
-        self.process = Process(command, log)
-        wait(lambda: '"serving"' in log.read_text(), self.process)
-        said = map(json.loads, log.read_text().splitlines())
-        self.port = next(int(each["port"]) for each in said if each["event"] == "serving")
+        super().__init__(
+            home, "--resources", str(resources), "--listen", f"127.0.0.1:{port}", "--drain", "0",
+            *options, security=security,
+        )  # fmt: skip
+        self.port = int(self.wait_said("serving")["port"])
 
     def get(self, path: str) -> bytes:
         """Of the status API."""
