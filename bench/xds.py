@@ -70,34 +70,35 @@ def run(context: Context) -> list[Row]:
     whole = made.kinds == [*OURS, *THEIRS] and counts == COUNTS and not context.quick
     page = context.page or (xds_report.PAGE if whole else None)
     results = OUT / ("xds.json" if page else "xds-part.json")
-    for layout, streams in made.planned:
-        _case(context, programs, made, layout, streams, results)
+
+    def keep() -> None:
+        xds_case.save(made, results)
+        context.wrote(results)
         if page is not None:
             page.write_text(xds_report.text(made))
-    context.wrote(results)
-    if page is not None:
-        context.wrote(page)
+            context.wrote(page)
+
+    for layout, streams in made.planned:
+        if not context.over():
+            made.cases.append(Case(layout, streams, {}, {}))
+            _case(context, programs, made, keep)
+        keep()
     rows = [row for case in made.cases for row in _rows(case)]
     return rows + [Row(group=GROUP, what=each, why="time was over") for each in made.missing()]
 
 
-def _case(
-    context: Context, programs: Path, made: Comparison, layout: Layout, streams: int, results: Path
-) -> None:
-    """Adds it to what was made."""
-    if context.over():
-        return
-    case = Case(layout, streams, {}, {})
-    made.cases.append(case)
-    if why := xds_rig.refused(streams):
+def _case(context: Context, programs: Path, made: Comparison, keep: Callable[[], None]) -> None:
+    """Fills in the last one. keep: called after each server"""
+    case = made.cases[-1]
+    if why := xds_rig.refused(case.streams):
         case.why.update({kind: dict.fromkeys(LOADS, why) for kind in made.kinds})
         return
-    for at in range(made.rounds[streams]):
+    for at in range(made.rounds[case.streams]):
         for kind in made.kinds:
             if context.over():
                 return
             _round(context, programs, case, kind, f"round {at + 1}")
-            xds_case.save(made, results)
+            keep()
 
 
 def _round(context: Context, programs: Path, case: Case, kind: Kind, title: str) -> None:

@@ -94,8 +94,8 @@ class Subscription:
 
 
 class Open:
-    def __init__(self, server: SmallServer, delta: bool) -> None:
-        self.server, self.delta = server, delta
+    def __init__(self, delta: bool) -> None:
+        self.delta = delta
         self.types: dict[str, Subscription] = {}
         self.features: set[str] = set()
         self.queue: asyncio.Queue[bytes] = asyncio.Queue()
@@ -170,7 +170,7 @@ class SmallServer:
         return grpc.stream_stream_rpc_method_handler(serve)
 
     async def _serve(self, context: Any, delta: bool, own: str) -> None:
-        stream = Open(self, delta)
+        stream = Open(delta)
         self.streams.append(stream)
         reader = asyncio.create_task(self._read(stream, context, delta, own))
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -176,6 +177,52 @@ def test_a_run_that_has_no_time_left_says_so(measured: Path) -> None:
     rows = xds.run(context(seconds=-1.0))
     assert {row.why for row in rows} == {"time was over"}
     assert "did not come to its end" in measured.read_text()
+
+
+# ---------------------------------------------------------------------------------- one server
+
+
+def rounds_of(monkeypatch: pytest.MonkeyPatch, kind: Kind, **loads: Report | str) -> Case:
+    """What a round leaves of a server; text is an error. Loads that are not named go well."""
+
+    def measure(of: Report | str) -> Report:
+        if isinstance(of, str):
+            raise RuntimeError(of)
+        return of
+
+    whole = report(1)
+
+    def made(*_: object) -> dict[str, tuple[Callable[[], Report], int]]:
+        return {name: (partial(measure, loads.get(name, whole)), 2) for name in LOADS}
+
+    monkeypatch.setattr(xds, "_loads", made)
+    found = Case(SHARED, STREAMS, {}, {})
+    xds._round(context(), Path(), found, kind, "round 1")
+    return found
+
+
+def counts(case: Case, kind: Kind) -> list[int]:
+    return [len(case.runs(kind, name)) for name in LOADS]
+
+
+def test_a_round_measures_every_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = rounds_of(monkeypatch, "linear")
+    assert (counts(whole, "linear"), whole.why) == ([2, 2, 2, 2, 2], {})
+
+
+def test_a_round_ends_with_streams_that_waited_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each of the loads after it would wait for as long."""
+    found = rounds_of(monkeypatch, "http2", many=report(9, in_sync=STREAMS - 7))
+    assert counts(found, "http2") == [2, 2, 1, 0, 0]
+    assert found.lost("http2", "many") == "7 of 100: time was over (7)"
+    assert found.why["http2"].keys() == {"burst", "storm"}
+    assert "7 streams were not served in time before" in found.why["http2"]["storm"]
+
+
+def test_what_was_measured_before_a_failure_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = rounds_of(monkeypatch, "grpc", many="it\nended")
+    assert counts(found, "grpc") == [2, 2, 0, 0, 0]
+    assert found.why == {"grpc": dict.fromkeys(("many", "burst", "storm"), "failed: it ended")}
 
 
 # ------------------------------------------------------------------------------ programs in Go
