@@ -27,6 +27,10 @@ from reconciler.server.discovery.files import State
 _PAUSE_SECONDS: Final = 0.02
 """Between two changes that streams are led to, at least: what comes in a burst is sent once."""
 
+_BUSY, _CALM_SECONDS = 3, 0.1
+"""While changes come one by one, streams are led to them for a quarter of the time; but none waits
+longer for that than so many seconds, unless leading streams takes longer itself."""
+
 _IDLE_VIEWS: Final = 1024
 """Views that are kept although no stream has them: what was made for them may be of use again."""
 
@@ -100,7 +104,7 @@ class Driver:
 
     def _lead(self) -> None:
         """Bring what has changed to the streams, unless they have only just been brought something:
-        then after a pause as long as that took, with what comes until then."""
+        then after a pause, with what comes until then."""
         if self._pause is not None or not self._service.behind:
             return
         now = self._clock()
@@ -110,8 +114,7 @@ class Driver:
         self._pause = self._loop.call_soon(self._led, now)
 
     def _led(self, began: float) -> None:
-        took = self._clock() - began
-        self._pause = self._loop.call_later(max(_PAUSE_SECONDS, took), self._next)
+        self._pause = self._loop.call_later(pause_after(self._clock() - began), self._next)
 
     def _next(self) -> None:
         self._pause = None
@@ -229,6 +232,11 @@ class Driver:
         now = self._clock()
         self._service.tick(now)
         self._carry_out(now)
+
+
+def pause_after(took: float) -> float:
+    """Seconds until streams are led again, after it took so many."""
+    return max(_PAUSE_SECONDS, min(_BUSY * took, _CALM_SECONDS), took)
 
 
 def _classes(state: State) -> list[tuple[str, object]]:
