@@ -69,7 +69,7 @@ def run(context: Context) -> list[Row]:
     )
     whole = made.kinds == [*OURS, *THEIRS] and counts == COUNTS and not context.quick
     page = context.page or (xds_report.PAGE if whole else None)
-    results = OUT / ("xds.json" if page else "xds-part.json")
+    results = OUT / ("xds.json" if whole else "xds-part.json")
 
     def keep() -> None:
         xds_case.save(made, results)

@@ -161,7 +161,9 @@ def test_only_a_whole_run_writes_the_page(measured: Path, tmp_path: Path) -> Non
         xds.run(part)
         assert measured.read_text() == "as it was"
         assert part.written == [tmp_path / "out" / "xds-part.json"]
-    xds.run(context(streams=(200,), page=tmp_path / "other.md"))
+    other = context(streams=(200,), page=tmp_path / "other.md")
+    xds.run(other)
+    assert other.written == [tmp_path / "out" / "xds-part.json", tmp_path / "other.md"]
     assert measured.read_text() == "as it was"
     assert "Streams: 200." in (tmp_path / "other.md").read_text()
     whole = context()
