@@ -372,8 +372,7 @@ class ControlPlane:
         match event:
             case Subscribed() | Resubscribed() | Acked() | Nacked() if event.type_url == IDENTITY:
                 if isinstance(event, Subscribed):
-                    trace = about(self._trace, node=node.name, stream=stream)
-                    held.identities = Served(event.initial, trace)
+                    held.identities = Served(event.initial)
                 self._serve_identities(stream, held, event)
             case Subscribed():
                 newest = self.revision, self.position

@@ -241,3 +241,15 @@ def synced() -> Line:
     assert line.enforces()
     line.agent.got.clear()
     return line
+
+
+def closed() -> tuple[Line, str]:
+    """After a rule set was refused and its grace is over; the rule set's name."""
+    line = synced()
+    bad = line.world.policy(0, 90)
+    line.agent.poison.add(bad)
+    line.publish()
+    line.settle()
+    line.wait(GRACE)
+    line.settle()
+    return line, bad

@@ -76,8 +76,9 @@ class Rig:
 
     async def led(self) -> None:
         """Until streams are where the last change leads them."""
-        while self.driver.behind:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            while self.driver.behind:
+                await asyncio.sleep(0)
 
     def open(self, stream: int, node: str, cluster: str = "") -> tuple[list[str], list[str]]:
         self.driver.methods()[METHOD](stream, "")

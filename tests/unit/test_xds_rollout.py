@@ -20,7 +20,7 @@ from reconciler.core.resources.types import (
 from reconciler.core.xds import codec
 from reconciler.core.xds.codec import Encoder
 from reconciler.core.xds.rollout import RETRY_SECONDS, Rollout
-from tests.unit.rollout_rig import GRACE, SELECTORS, Line, rule_set, synced
+from tests.unit.rollout_rig import GRACE, SELECTORS, Line, closed, rule_set, synced
 
 
 def test_nothing_is_sent_before_the_first_request_of_every_type() -> None:
@@ -165,13 +165,7 @@ def test_a_refused_cut_is_held_not_sent_again_and_raises_an_alarm() -> None:
 
 
 def test_after_the_grace_the_rule_set_is_closed_and_the_rest_goes_on() -> None:
-    line = synced()
-    bad = line.world.policy(0, 90)
-    line.agent.poison.add(bad)
-    line.publish()
-    line.settle()
-    line.wait(GRACE)
-    line.settle()
+    line, bad = closed()
     assert line.rollout.state == "closed-fallback"
     assert line.enforces(frozenset({bad}))
     assert (RULE_SET, CLOSED[Direction.INGRESS]) in line.agent.enforced
@@ -184,12 +178,7 @@ def test_after_the_grace_the_rule_set_is_closed_and_the_rest_goes_on() -> None:
 
 
 def test_it_opens_again_when_the_content_changes() -> None:
-    line = synced()
-    line.agent.poison.add(line.world.policy(0, 90))
-    line.publish()
-    line.settle()
-    line.wait(GRACE)
-    line.settle()
+    line, _ = closed()
     line.world.policy(0, 92)
     line.publish()
     line.settle()
@@ -199,13 +188,7 @@ def test_it_opens_again_when_the_content_changes() -> None:
 
 
 def test_a_closed_view_is_tried_open_from_time_to_time() -> None:
-    line = synced()
-    bad = line.world.policy(0, 90)
-    line.agent.poison.add(bad)
-    line.publish()
-    line.settle()
-    line.wait(GRACE)
-    line.settle()
+    line, bad = closed()
     line.wait(RETRY_SECONDS)
     line.settle()
     assert line.rollout.state == "held"
@@ -221,13 +204,7 @@ def test_a_closed_view_is_tried_open_from_time_to_time() -> None:
 
 
 def test_a_closed_view_outlasts_a_reconnect_but_not_for_ever() -> None:
-    line = synced()
-    bad = line.world.policy(0, 90)
-    line.agent.poison.add(bad)
-    line.publish()
-    line.settle()
-    line.wait(GRACE)
-    line.settle()
+    line, bad = closed()
     line.disconnect()
     line.connect()
     line.settle()
@@ -242,13 +219,7 @@ def test_a_closed_view_outlasts_a_reconnect_but_not_for_ever() -> None:
 
 def test_an_agent_that_was_restarted_is_tried_open_at_once() -> None:
     """It may be another version, or have more room. A new stream alone says nothing of that."""
-    line = synced()
-    bad = line.world.policy(0, 90)
-    line.agent.poison.add(bad)
-    line.publish()
-    line.settle()
-    line.wait(GRACE)
-    line.settle()
+    line, _ = closed()
     line.disconnect()
     line.agent.poison.clear()
     line.agent.instance = "two"
@@ -260,13 +231,7 @@ def test_an_agent_that_was_restarted_is_tried_open_at_once() -> None:
 
 
 def test_an_agent_that_was_restarted_and_refuses_again_is_closed_for_as_long_again() -> None:
-    line = synced()
-    bad = line.world.policy(0, 90)
-    line.agent.poison.add(bad)
-    line.publish()
-    line.settle()
-    line.wait(GRACE)
-    line.settle()
+    line, bad = closed()
     line.wait(RETRY_SECONDS / 2)
     line.disconnect()
     line.agent.instance = "two"
@@ -287,12 +252,7 @@ def test_an_agent_that_was_restarted_and_refuses_again_is_closed_for_as_long_aga
 
 
 def test_a_closed_view_opens_with_changed_content_after_a_reconnect() -> None:
-    line = synced()
-    line.agent.poison.add(line.world.policy(0, 90))
-    line.publish()
-    line.settle()
-    line.wait(GRACE)
-    line.settle()
+    line, _ = closed()
     line.disconnect()
     line.world.policy(0, 92)
     line.publish()
@@ -438,12 +398,7 @@ def test_frames_of_equal_content_are_shared() -> None:
 
 
 def test_changes_elsewhere_do_not_postpone_the_next_try() -> None:
-    line = synced()
-    line.agent.poison.add(line.world.policy(0, 90))
-    line.publish()
-    line.settle()
-    line.wait(GRACE)
-    line.settle()
+    line, _ = closed()
     line.agent.poison.clear()
     for number in range(4):
         line.wait(RETRY_SECONDS / 4)

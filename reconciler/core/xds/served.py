@@ -19,7 +19,6 @@ from typing import Final
 import msgspec
 
 from reconciler.core.resources.types import Resource
-from reconciler.core.trace import Trace
 from reconciler.core.xds.codec import Frame
 from reconciler.core.xds.stream import Acked, Nacked, Resubscribed, StreamEvent, Subscribed
 from reconciler.core.xds.subscription import Subscription, Wanted
@@ -39,20 +38,16 @@ class Due(msgspec.Struct, frozen=True):
 
 
 class Served:
-    __slots__ = ("_answers", "_known", "_said", "_trace", "refused")
+    __slots__ = ("_answers", "_known", "_said", "refused")
 
-    def __init__(
-        self, initial: Mapping[str, str] | None = None, trace: Trace | None = None
-    ) -> None:
+    def __init__(self, initial: Mapping[str, str] | None = None) -> None:
         """initial: name → version that the client has, from its first request."""
-        self._trace = trace
         self._known: dict[str, str] = dict(initial or {})
         # Of responses that are not answered: nonce → name → version, and how many there are of it.
         self._said: dict[str, dict[str, str]] = {}
         self._answers: Counter[str] = Counter()
-        self.refused: dict[
-            str, tuple[str, str]
-        ] = {}  # name → version and reason, until it is acked
+        # Name → version and reason, until it is acked.
+        self.refused: dict[str, tuple[str, str]] = {}
 
     @property
     def known(self) -> Mapping[str, str]:
@@ -70,7 +65,7 @@ class Served:
         """What is to be sent for a request of this type, in responses of their own."""
         match event:
             case Subscribed():
-                due = (self.begin(subscription, current),)
+                due = (self.due(subscription, current, Wanted()),)  # not what is equal there
             case Resubscribed(wanted=wanted):
                 due = (self.due(subscription, current, wanted),)
             case Nacked(nonce=nonce, reason=reason):
@@ -93,10 +88,6 @@ class Served:
             self._said[frame.nonce] = dict(said[: frame.resources])
             self._answers[frame.nonce] += 1
             said = said[frame.resources :]
-
-    def begin(self, subscription: Subscription, current: Mapping[str, Resource]) -> Due:
-        """After the first request: equal versions are not sent again."""
-        return self.due(subscription, current, Wanted())
 
     def due(
         self, subscription: Subscription, current: Mapping[str, Resource], wanted: Wanted

@@ -25,13 +25,11 @@ class Wanted(msgspec.Struct, frozen=True):
     names:    (re)requested by name: sent, or answered as removed, even if it was sent before
     everything: the wildcard was asked for in this request
     answer:   unsubscribed by name while the wildcard goes on: resource or removal is sent
-    dropped:  no longer wanted: forget that they were sent
     """
 
     names: frozenset[str] = frozenset()
     everything: bool = False
     answer: frozenset[str] = frozenset()
-    dropped: frozenset[str] = frozenset()
 
 
 class Subscription:
@@ -66,7 +64,6 @@ class Subscription:
             names=frozenset(added - {WILDCARD}),
             everything=WILDCARD in added,
             answer=frozenset(known) if self.wildcard else frozenset(),
-            dropped=frozenset() if self.wildcard else frozenset(known),
         )
 
     def replace(self, listed: Iterable[str], *, again: bool = False) -> Wanted:
@@ -86,7 +83,6 @@ class Subscription:
         return Wanted(
             names=names if again else names - known,
             everything=self.wildcard and not wildcard,
-            dropped=frozenset() if self.wildcard else known - names,
         )
 
     def narrow(self, listed: Iterable[str]) -> None:

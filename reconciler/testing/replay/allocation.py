@@ -30,6 +30,7 @@ from reconciler.errors import JournalConflict, ModelError
 from reconciler.formal.replay import Disabled
 from reconciler.formal.values import Record, function
 from reconciler.testing.journal import MemoryJournal
+from reconciler.testing.replay.pickled import Pickled
 
 Value = Any
 """A value of TLA+, whose shape the spec says."""
@@ -83,11 +84,10 @@ class _Intake(Intake):
         self._pending.nodes.add("any")
 
 
-class Adapter:
+class Adapter(Pickled):
     """`formal.replay.Adapter` for Allocation."""
 
     refuses_cleanly = True
-    _saved: bytes | None = None  # for forks, until the next step
 
     def __init__(self) -> None:
         self._journal = MemoryJournal()
@@ -125,14 +125,8 @@ class Adapter:
         self._begun_elsewhere = dict.fromkeys(self._names, NO_CUT)
         self._lead(self._journal.state)
 
-    def fork(self) -> Adapter:
-        if self._saved is None:
-            self._saved = pickle.dumps(self, pickle.HIGHEST_PROTOCOL)
-        copy: Adapter = pickle.loads(self._saved)
-        return copy
-
     def step(self, action: str, args: tuple[Value, ...]) -> None:
-        self._saved = None
+        self.changes()
         try:
             getattr(self, f"_on_{action}")(*args)
         except ModelError as error:

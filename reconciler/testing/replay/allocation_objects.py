@@ -10,7 +10,6 @@ are those that a reader who begins now finds.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -33,6 +32,7 @@ from reconciler.errors import JournalError
 from reconciler.formal.replay import Disabled
 from reconciler.formal.values import Record
 from reconciler.testing.identity_objects import Objects, Refused
+from reconciler.testing.replay.pickled import Pickled
 
 Value = Any
 """A value of TLA+, whose shape the spec says."""
@@ -44,11 +44,10 @@ NOBODY: Final = "nobody"
 DISOWNED: Final = -1
 
 
-class Adapter:
+class Adapter(Pickled):
     """`formal.replay.Adapter` for AllocationObjects."""
 
     refuses_cleanly = True
-    _saved: bytes | None = None  # for forks, until the next step
 
     def __init__(self) -> None:
         self._server = Objects()
@@ -79,14 +78,8 @@ class Adapter:
         empty = msgspec.structs.replace(EMPTY, revision=first, origin=first)
         self._lead(Register(empty, ()))
 
-    def fork(self) -> Adapter:
-        if self._saved is None:
-            self._saved = pickle.dumps(self, pickle.HIGHEST_PROTOCOL)
-        copy: Adapter = pickle.loads(self._saved)
-        return copy
-
     def step(self, action: str, args: tuple[Value, ...]) -> None:
-        self._saved = None
+        self.changes()
         register = self._register
         noted = (set(register.materialised), set(register.missing)) if register else None
         try:

@@ -12,7 +12,6 @@ Each replica has a clock of its own. The Lease lasts so long that nothing but `E
 
 from __future__ import annotations
 
-import pickle
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
@@ -35,6 +34,7 @@ from reconciler.errors import JournalConflict
 from reconciler.formal.replay import Disabled
 from reconciler.formal.values import Record, Value
 from reconciler.testing.journal import MemoryJournal
+from reconciler.testing.replay.pickled import Pickled
 
 TIMES: Final = Times(duration=1e9, deadline=1e3, retry=1.0)
 NEVER: Final = 1e15
@@ -56,7 +56,7 @@ class Replica:
         self.sent = 0
 
 
-class Adapter:
+class Adapter(Pickled):
     refuses_cleanly = True
 
     def __init__(self) -> None:
@@ -77,11 +77,8 @@ class Adapter:
         self.replicas = {str(name): Replica(str(name), self.journal) for name in names}
         self.most = most
 
-    def fork(self) -> Adapter:
-        made: Adapter = pickle.loads(pickle.dumps(self, pickle.HIGHEST_PROTOCOL))
-        return made
-
     def step(self, action: str, args: tuple[Value, ...]) -> None:
+        self.changes()
         if action == "End":
             self._do_end()
             return
