@@ -3,7 +3,8 @@
 YAML 1.1 reads `on` as true, `010` as 8 and `1.10` as 1.1. Such a scalar becomes a `Plain`, which
 keeps its text: where the API wants something else, the problem can say what was read and how to
 write it; in fields that nobody reads it does no harm. Keys given twice are refused, as kubectl
-does: the last one would win silently.
+does: the last one would win silently. So are aliases that stand for very much, or for themselves: a
+few lines can say more than fits into any memory.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ import yaml
 _INT: Final = re.compile(r"[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+)")
 _NUMBER: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
 _TAG: Final = "tag:yaml.org,2002:"
+
+
+MAX_REPEATED: Final = 1_000_000
+"""Values of one document that its aliases may stand for, beyond those that are written."""
 
 
 class Plain(msgspec.Struct, frozen=True):
@@ -37,8 +42,9 @@ class YamlError(Exception):
 
 def load_documents(data: bytes) -> Iterator[Any]:
     """Every document of the text in order, empty ones as None; YamlError when one can't be read."""
+    loader = _Measured if b"&" in data else _Loader
     try:
-        yield from yaml.load_all(data, Loader=_Loader)
+        yield from yaml.load_all(data, Loader=loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -100,3 +106,34 @@ _Loader.add_constructor(f"{_TAG}float", _number)
 _Loader.add_constructor(f"{_TAG}timestamp", _text)
 _Loader.add_constructor(f"{_TAG}value", _text)
 _Loader.add_implicit_resolver(f"{_TAG}float", _NUMBER, list("-+.0123456789"))
+
+
+class _Measured(_Loader):
+    """For texts with anchors."""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        sizes: dict[int, int] = {}
+        if _size(node, sizes) - len(sizes) > MAX_REPEATED:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"aliases stand for more than {MAX_REPEATED} values", node.start_mark
+            )
+        return super().construct_document(node)
+
+
+def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """How many values it is, with what aliases stand for. sizes: of each node, by its id"""
+    known = sizes.get(id(node))
+    if known is not None:
+        if not known:
+            raise yaml.constructor.ConstructorError(
+                None, None, "an alias stands for what it is in", node.start_mark
+            )
+        return known
+    sizes[id(node)] = 0
+    size = 1
+    if isinstance(node, yaml.SequenceNode):
+        size += sum(_size(each, sizes) for each in node.value)
+    elif isinstance(node, yaml.MappingNode):
+        size += sum(_size(key, sizes) + _size(value, sizes) for key, value in node.value)
+    sizes[id(node)] = size
+    return size
