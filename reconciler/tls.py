@@ -22,6 +22,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -58,6 +59,10 @@ class KeyPair(msgspec.Struct, frozen=True):
     ca: bytes
 
 
+_KEPT_PROOFS: Final = 1 << 14
+"""Certificates of which it is known what they prove: when all reconnect, none is read again."""
+
+
 class Proof(msgspec.Struct, frozen=True):
     """Which node the peer is, by what, and until when (Unix time) that holds."""
 
@@ -81,17 +86,25 @@ def node_of(certificate: bytes, cluster: str | None = None) -> str:
     cluster: that a SPIFFE ID must be of. None: of any, for one who asks about its own certificate.
     """
     try:
-        found = x509.load_pem_x509_certificate(certificate)
-        names = {name for name in (_by_subject(found), _by_uri(found, cluster)) if name is not None}
+        return _node_of(x509.load_pem_x509_certificate(certificate), cluster)
     except (ValueError, UnsupportedAlgorithm):
         return ""
-    return names.pop() if len(names) == 1 else ""
 
 
+@lru_cache(_KEPT_PROOFS)
 def proof_of(certificate: bytes, cluster: str) -> Proof | None:
-    """What a certificate proves that the TLS handshake has verified; None: it is no node's."""
-    node = node_of(certificate, cluster)
-    return Proof(node, "certificate", _life(certificate)[1]) if node else None
+    """What a PEM certificate proves that the TLS handshake has verified; None: it is no node's."""
+    try:
+        found = x509.load_pem_x509_certificate(certificate)
+        node = _node_of(found, cluster)
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+    return Proof(node, "certificate", found.not_valid_after_utc.timestamp()) if node else None
+
+
+def _node_of(certificate: x509.Certificate, cluster: str | None) -> str:
+    names = {_by_subject(certificate), _by_uri(certificate, cluster)} - {None}
+    return names.pop() or "" if len(names) == 1 else ""
 
 
 def _by_subject(certificate: x509.Certificate) -> str | None:
