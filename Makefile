@@ -87,7 +87,7 @@ bench: setup ## print each budget beside what was measured; eight minutes
 	@$(KUBERNETES_BUILD)
 	@$(BIN)/python -m bench
 
-bench-xds: setup ## our xDS server beside go-control-plane, 200 to 10,000 streams; up to an hour
+bench-xds: setup ## our xDS server beside go-control-plane, 200 to 10,000 streams; half an hour
 	@$(BIN)/python -m bench --only xds
 
 clean: ## remove what was built (not the virtual environment)
