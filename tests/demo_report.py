@@ -6,10 +6,13 @@ import json
 import os
 import re
 import tempfile
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from reconciler.commands.demo_cluster import BPFFS, PREFIX
+
+_STARTED_SECONDS: Final = 20.0
 
 
 def held(out: str, errors: str) -> dict[str, Any]:
@@ -23,6 +26,14 @@ def held(out: str, errors: str) -> dict[str, Any]:
         if not check["ok"]
     ]
     assert failed == [], errors
+    return found
+
+
+def left_after_a_kill(pid: int) -> list[str]:
+    """What stays: a process that was just being started finds its parent gone, and ends too."""
+    end = time.monotonic() + _STARTED_SECONDS
+    while (found := left(pid)) and time.monotonic() < end:
+        time.sleep(0.05)
     return found
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.demo_report import held, left
+from tests.demo_report import held, left, left_after_a_kill
 
 COMMAND = [
     sys.executable, "-m", "reconciler.cli", "demo", "--kubernetes", "--pods", "250", "--nodes", "5",
@@ -56,4 +56,5 @@ def test_nothing_is_left_of_one_that_is_ended(number: signal.Signals, when: str)
 
         clean_up_after_others()  # as the next demo does when it starts, and the next cluster
         sweep()
+        assert left_after_a_kill(process.pid) == []
     assert left(process.pid) == []
