@@ -50,8 +50,9 @@ def _demo(
     source = manifests or Path(reconciler.__file__).parent.parent / "demo" / "shop"
     if not source.is_dir():
         raise ConfigError(f"--manifests: {source} is not a directory")
-    signal.signal(signal.SIGTERM, _interrupt)
     screen = Screen(quiet=as_json)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, screen.end)
     reason = "" if not memory else "asked for with --memory"
     reason = reason or _no_kernel()
     begin = time.monotonic()
@@ -75,10 +76,6 @@ def _demo(
         screen.say(verdict, "bold green" if ok else "bold red")
     if not ok:
         raise typer.Exit(FAILED)
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def _no_kernel() -> str:

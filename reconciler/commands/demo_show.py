@@ -37,15 +37,24 @@ class Screen:
 
         width = None if sys.stdout.isatty() else WIDTH
         self._quiet = quiet
+        self._ended = False
         self._out = Console(highlight=False, width=width, soft_wrap=False, quiet=quiet)
 
     def say(self, text: str = "", style: str = "") -> None:
         self._out.print(text, style=style or None, markup=False)
         self._out.file.flush()
 
+    def end(self, *_: object) -> None:
+        """Of a signal. Where something swallows the interruption (a task that ends although it is
+        cancelled, a library's `except`), the next thing that is done begins with it."""
+        self._ended = True
+        raise KeyboardInterrupt
+
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
         """What goes on, while it takes time."""
+        if self._ended:
+            raise KeyboardInterrupt
         if not self._quiet and not sys.stderr.isatty():
             print(f"... {what}", file=sys.stderr, flush=True)
         with working(what):
