@@ -103,7 +103,8 @@ def _staged(
             version = wants
             status = "sent" if type_url in rollout.waiting else "acked"
         elif refused.get(name, version) != version:
-            yield _nacked(rollout, name, version, refused[name])
+            why, which = rollout.nack, refused[name]
+            yield ResourceState(name, "nacked", version, reason=why, refused_version=which)
             continue
         else:
             status = "acked" if version == wants else "waiting"
@@ -111,20 +112,14 @@ def _staged(
 
 
 def _commit(rollout: Rollout) -> ResourceState:
+    """A refusal of it is none of the cut: the stream is ended for it."""
     acked, target = rollout.acked, rollout.target
     version = "" if acked is None or not acked.revision else _version_of(acked)
-    refused = _refused(rollout, COMMIT).get(CUT_NAME)
-    if refused is not None:
-        return _nacked(rollout, CUT_NAME, version, refused)
     if target is not None and COMMIT in rollout.waiting:
         return ResourceState(CUT_NAME, "sent", _version_of(target))
     lacks = target is not None or not version
     status = "waiting" if lacks else "acked"
     return ResourceState(CUT_NAME, status, version, updated_at=rollout.committed_at)
-
-
-def _nacked(rollout: Rollout, name: str, version: str, refused: str) -> ResourceState:
-    return ResourceState(name, "nacked", version, reason=rollout.nack, refused_version=refused)
 
 
 def _wanted(rollout: Rollout) -> NodeView | None:

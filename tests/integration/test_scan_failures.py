@@ -26,23 +26,20 @@ def serve_files(home: Path, files: Path) -> Start:
 
 
 def serve_manifests(home: Path, files: Path) -> Start:
-    config = ServerConfig(
-        manifests=str(files),
-        state_dir=str(home),
-        listen="127.0.0.1:0",
-        insecure=True,
-        status=f"unix:{home}/s.sock",
-    )
-    return lambda ready: server.run(config, ready=ready)
+    return serve_agents(home, manifests=str(files))
 
 
 def serve_files_beside(home: Path, files: Path) -> Start:
+    return serve_agents(home, discovery_resources=str(files))
+
+
+def serve_agents(home: Path, **files: str) -> Start:
     config = ServerConfig(
-        discovery_resources=str(files),
         state_dir=str(home),
         listen="127.0.0.1:0",
         insecure=True,
         status=f"unix:{home}/s.sock",
+        **files,  # type: ignore[arg-type]  # fields that are texts
     )
     return lambda ready: server.run(config, ready=ready)
 

@@ -161,26 +161,20 @@ def test_certificates_are_issued_and_never_overwritten(tmp_path: Path) -> None:
     assert run("certs", "issue", *where).returncode == 2
 
 
-def test_the_command_tree_imports_nothing_heavy() -> None:
+@pytest.mark.parametrize(
+    ("program", "heavy"),
+    [
+        (
+            "from reconciler.cli import build; build()",
+            {"structlog", "grpc", "aiohttp", "envoy", "google", "yaml"},
+        ),
+        ("import reconciler.agent.cni", {"typer", "msgspec", "grpc", "aiohttp", "pyroaring"}),
+    ],
+    ids=["the command tree", "the CNI plugin"],
+)
+def test_nothing_heavy_is_imported(program: str, heavy: set[str]) -> None:
     """What commands run is imported when they do."""
-    program = (
-        "import sys\n"
-        "from reconciler.cli import build\n"
-        "build()\n"
-        "heavy = {'structlog', 'grpc', 'aiohttp', 'envoy', 'google', 'yaml'} & set(sys.modules)\n"
-        "sys.exit(str(heavy) if heavy else 0)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_cni_plugin_imports_nothing_heavy() -> None:
-    program = (
-        "import io, sys\n"
-        "import reconciler.agent.cni\n"
-        "heavy = {'typer', 'msgspec', 'grpc', 'aiohttp', 'pyroaring'} & set(sys.modules)\n"
-        "sys.exit(str(heavy) if heavy else 0)\n"
-    )
+    program += f"; import sys; sys.exit(str({heavy} & set(sys.modules) or '') or 0)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -178,6 +178,20 @@ def test_a_refused_identity_is_refused_until_it_is_taken() -> None:
     assert agent.told(IDENTITY)[number].status == "acked"
 
 
+def test_nothing_is_kept_of_a_refused_name_that_is_asked_for_no_more() -> None:
+    agent = synced()
+    (number,) = {str(each.number) for each in agent.plane.intake.allocator.live().values()}
+    agent.tell(codec.encode_request(Request(type_url=IDENTITY, subscribe=(number,))))
+    (response,) = agent.open
+    agent.tell(codec.encode_request(Request(type_url=IDENTITY, unsubscribe=(number,))))
+    refusal = Request(type_url=IDENTITY, nonce=response.nonce, error="not today")
+    agent.tell(codec.encode_request(refusal))
+    served = agent.plane.streams[7].identities
+    assert served is not None
+    assert not served.refused
+    assert not agent.told(IDENTITY)
+
+
 def test_a_stream_that_was_replaced_is_not_told_of() -> None:
     agent = synced()
     agent.plane.stream_opened(8, "n1", 1.0)

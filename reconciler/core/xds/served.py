@@ -70,7 +70,9 @@ class Served:
                 due = (self.due(subscription, current, wanted),)
             case Nacked(nonce=nonce, reason=reason):
                 said = self._settle(nonce)
-                self.refused |= {name: (version, reason) for name, version in said.items()}
+                for name, version in said.items():
+                    if subscription.wants(name):  # else nothing is kept of it any more
+                        self.refused[name] = version, reason
                 return self._apart(said, subscription, current)
             case Acked(nonce=nonce):
                 for name in self._settle(nonce):
