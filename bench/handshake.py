@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import os
 import socket
 import ssl
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -28,9 +27,12 @@ from bench.xds_rig import Keys, Kind, Server
 from reconciler.errors import ReconcilerError
 from reconciler.server import certs
 
-_KINDS: Final[tuple[Kind, ...]] = ("http2", "grpc", "linear")
+_NAMES: Final[dict[Kind, str]] = {
+    "http2": "ours on http2",
+    "grpc": "ours on grpc",
+    "linear": "go-control-plane",
+}
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _SECONDS: Final = 30.0
 
 
@@ -42,7 +44,7 @@ def main() -> int:
     with machine.scratch() as directory:
         try:
             _run(directory, options.connections, options.rounds)
-        except ReconcilerError as error:
+        except (ReconcilerError, RuntimeError, OSError) as error:
             print(f"bench.handshake: {error}", file=sys.stderr)
             return 1
     return 0
@@ -57,25 +59,17 @@ def _run(directory: Path, connections: int, rounds: int) -> None:
         found.setdefault(f"{ssl.OPENSSL_VERSION}, handshake alone", []).append(
             _alone(keys, client, connections)
         )
-        for kind in _KINDS:
+        for kind, name in _NAMES.items():
             place = directory / f"{kind}-{turn}"
-            place.mkdir()
             with Server(kind, place, programs, keys) as server:
-                found.setdefault(_NAMES[kind], []).append(_served(server, client, connections))
-    for name, value in machine.describe().items():
-        print(f"{name}: {value}")
+                found.setdefault(name, []).append(_served(server, client, connections))
+    for what, value in machine.describe().items():
+        print(f"{what}: {value}")
     print(f"{connections} connections a round, {rounds} rounds\n")
     print(f"{'':<42} {'ms of CPU a connection':>24}")
     for name, times in found.items():
         low, high = min(times) * 1e3, max(times) * 1e3
         print(f"{name:<42} {statistics.median(times) * 1e3:>8.2f}  ({low:.2f} - {high:.2f})")
-
-
-_NAMES: Final = {
-    "http2": "ours on http2",
-    "grpc": "ours on grpc",
-    "linear": "go-control-plane",
-}
 
 
 def _client(directory: Path, keys: Keys) -> ssl.SSLContext:
@@ -98,7 +92,7 @@ def _served(server: Server, client: ssl.SSLContext, connections: int) -> float:
             if not secured.recv(1):
                 raise ReconcilerError(f"{server.kind}: no answer")
 
-    return _cost(connect, connections, lambda: _used(server.process.pid))
+    return _cost(connect, connections, server.process.cpu_seconds)
 
 
 def _alone(keys: Keys, client: ssl.SSLContext, connections: int) -> float:
@@ -144,11 +138,6 @@ def _cost(connect: Callable[[], None], connections: int, used: Callable[[], floa
     for _ in range(connections):
         connect()
     return (used() - before) / connections
-
-
-def _used(pid: int) -> float:
-    fields: Sequence[str] = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 if __name__ == "__main__":

@@ -143,7 +143,6 @@ def _loads(
 ) -> dict[str, tuple[Callable[[], Report], int]]:
     """What measures each load once, and how often it is repeated in a round."""
     home = directory / "server"
-    home.mkdir()
     keys = xds_rig.make_keys(directory) if case.layout.tls else None
     server = stack.enter_context(Server(kind, home, programs, keys))
     log, seconds = directory / "load.log", xds_rig.patience(case.streams)
@@ -194,6 +193,6 @@ def _rows(case: Case) -> Iterator[Row]:
                 GROUP,
                 what,
                 [wall(one) for one in runs],
-                limit=None if best is None else WALL * best,
+                limit=WALL * best if best is not None and case.complete(kind, name) else None,
                 beside="; ".join(beside),
             )

@@ -161,7 +161,7 @@ def make_keys(directory: Path) -> Keys:
 class Server:
     """One server process with 250 identities in it. Use as a context manager.
 
-    directory: empty, of its own; programs: folder of the Go programs
+    directory: of its own, made here; programs: folder of the Go programs
     """
 
     def __init__(self, kind: Kind, directory: Path, programs: Path, keys: Keys | None) -> None:
@@ -170,7 +170,7 @@ class Server:
         self._next = directory / "next"
         self._made = 0
         self.address = f"127.0.0.1:{free_port()}"
-        self._next.mkdir()
+        self._next.mkdir(parents=True)
         adapter = f"127.0.0.1:{free_port()}"
         self._adapter = f"http://{adapter}/resources"
         if kind in OURS:
@@ -334,7 +334,7 @@ class Load:
 
 
 def patience(streams: int) -> float:
-    """Seconds that a step may take: several times what the slowest one takes per stream."""
+    """Seconds that a step may take: a minute, and twice what the slowest one takes per stream."""
     return 60 + 0.012 * streams
 
 

@@ -22,7 +22,8 @@ SLOW = "longer profile only (HYPOTHESIS_PROFILE=long)"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The limit of a test's time is for hangs; a long run takes as long as it takes."""
+    """What is `slow` is for a long run. The limit of a test's time is for hangs, and such a run
+    takes as long as it takes."""
     for item in items:
         if PROFILE == "long":
             item.add_marker(pytest.mark.timeout(0))

@@ -41,7 +41,6 @@ def rig(
 ) -> Iterator[Rig]:
     kind: Kind = request.param
     keys = xds_rig.make_keys(tmp_path) if layout.tls else None
-    (tmp_path / "server").mkdir()
     with (
         Server(kind, tmp_path / "server", programs, keys) as server,
         Load(server, programs, layout, keys, tmp_path / "load.log") as load,
@@ -58,7 +57,6 @@ def test_each_stream_is_counted_once(rig: Rig) -> None:
 def test_each_stream_is_counted_once_by_what_is_built(kind: Kind, tmp_path: Path) -> None:
     keys = xds_rig.make_keys(tmp_path)
     programs = xds_build.programs()
-    (tmp_path / "server").mkdir()
     with (
         Server(kind, tmp_path / "server", programs, keys) as server,
         Load(server, programs, LAYOUTS[0], keys, tmp_path / "load.log") as load,
@@ -127,7 +125,6 @@ def test_streams_that_end_are_counted_with_their_status(
     programs: Path, tmp_path: Path, layout: Layout
 ) -> None:
     """Nothing serves these types, so each stream is refused."""
-    (tmp_path / "server").mkdir()
     keys = xds_rig.make_keys(tmp_path) if layout.tls else None
     with (
         Server("linear", tmp_path / "server", programs, keys) as server,

@@ -21,7 +21,7 @@ from reconciler.testing.kubernetes.process import Process
 
 SHARED = Layout("shared connections", 200, False)
 STREAMS = 100
-LOADS = ("sync", "one", "many", "burst", "storm")
+LOADS = tuple(xds.LOADS)
 
 
 def report(last: float, *, used: float = 1.0, in_sync: int = STREAMS, **more: object) -> Report:
@@ -92,6 +92,8 @@ def test_ours_has_no_factor_when_it_lost_streams() -> None:
         linear=[report(1)],
     )
     assert made.factor("http2", "one", wall) is None
+    (row,) = (row for row in xds._rows(made) if "1 KB changes, ours on http2" in row.what)
+    assert row.limit is None
     page = xds_report.text(run(made))
     assert "| ours on http2 | – | – | – | – | streams were lost |" in page
     assert "| 5 of 100: Unavailable: gone (3), time was over (2) |" in page

@@ -82,6 +82,8 @@ def test_what_is_kept_to_be_shared_is_bounded_by_bytes() -> None:
     for kept in (encoder._frames, encoder._wrapped):
         assert 1 < len(kept) < 100
         assert kept.size <= 10_000
+    held = [frame for frames, _ in encoder._frames._found.values() for frame in frames]
+    assert sum(len(frame.data) for frame in held) == encoder._frames.size
 
 
 def test_requests_survive_the_wire() -> None:
