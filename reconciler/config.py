@@ -135,8 +135,9 @@ class ServerConfig(Configuration, frozen=True, kw_only=True):
     discovery_admin: Annotated[
         str,
         _say(
-            "Address of CSDS and reflection for these, `unix:PATH` or a loopback `host:port`; "
-            "empty: on `--listen` where that is without TLS, else nowhere."
+            "Address of reflection for these and of CSDS, which tells of agents too: `unix:PATH` "
+            "or a loopback `host:port`; empty: on `--listen` where that is without TLS, else "
+            "nowhere."
         ),
     ] = ""
     status: StatusAddress = "unix:/run/reconciler/server.sock"

@@ -101,7 +101,7 @@ class XdsServer(StreamServer[_Stream]):
         found = self._streams.get(stream)
         if found is None or found.failure is not None:
             return
-        if found.queued + len(frame) > self._limit:
+        if found.queued + len(frame) > self.queue_bytes:
             self._fail(found, "RESOURCE_EXHAUSTED", self._too_much())
             return
         if found.queue is None:

@@ -149,7 +149,7 @@ class H2Server(StreamServer[Call]):
         if call is None:
             return
         call.untaken += len(frame)
-        if call.untaken > self._limit:
+        if call.untaken > self.queue_bytes:
             self._end(call, "RESOURCE_EXHAUSTED", self._too_much())
             return
         peer = call.peer
@@ -353,7 +353,7 @@ class H2Server(StreamServer[Call]):
     def _stalled(self, peer: Peer, now: float) -> None:
         """End the calls of which nothing was taken for too long; others of the connection go on."""
         for call in list(peer.sent):
-            left = call.stream.queued or peer.buffered()
+            left = call.stream.queued + peer.buffered()
             if left < call.left or call.left < 0:
                 call.left, call.since = left, now
             elif now - call.since >= self._stall:

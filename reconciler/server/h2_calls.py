@@ -56,6 +56,9 @@ class _Ended(Exception):
 _WAITING: Final = 1 << 20
 """Bytes of requests that a client may be ahead of the service."""
 
+_REQUEST: Final = 100
+"""What a request takes beside its bytes, of which it may have none."""
+
 
 class Rpc:
     """One call of such a service. task: that runs it; set by who starts it"""
@@ -74,9 +77,10 @@ class Rpc:
 
     def message(self, message: bytes) -> bool:
         """False: too much waits for the service already."""
-        self._waiting += len(message)
+        size = len(message) + _REQUEST
+        self._waiting += size
         self._requests.put_nowait(message)
-        return self._waiting <= _WAITING or self._waiting == len(message)
+        return self._waiting <= _WAITING or self._waiting == size
 
     def ended(self) -> None:
         self._requests.put_nowait(None)
@@ -125,7 +129,7 @@ class Rpc:
             yield self._read(message)
 
     def _read(self, message: bytes) -> Any:
-        self._waiting -= len(message)
+        self._waiting -= len(message) + _REQUEST
         make = self._handler.request_deserializer
         return message if make is None else make(message)
 

@@ -105,6 +105,8 @@ class Peer(asyncio.Protocol):
         self.connection.writable = False
 
     def resume_writing(self) -> None:
+        self.connection.writable = True
+        self._told()  # before what others wait to send fills the connection again
         self.connection.unblock()
         self.touch()
 
@@ -145,7 +147,7 @@ class Peer(asyncio.Protocol):
                 return
             if not self._told():
                 break
-        if not self.sent and self.buffered() > _CONTROL_BYTES:
+        if self.buffered() > _CONTROL_BYTES + self._server.queue_bytes:
             self.abort()
 
     def _told(self) -> bool:

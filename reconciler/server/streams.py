@@ -135,7 +135,7 @@ class StreamServer(Generic[S]):
         self._max_age = options.get("max_stream_age", 0.0)
         self._max_streams = options.get("max_streams", 0)
         self._stall = options.get("stall_seconds", STALL_SECONDS)
-        self._limit = options.get("queue_bytes", QUEUE_BYTES)
+        self.queue_bytes = options.get("queue_bytes", QUEUE_BYTES)
         self._tell_refused = options.get("refused")
         self._numbers = itertools.count(1)
         self._streams: dict[int, S] = {}  # that are open, by number
@@ -176,7 +176,7 @@ class StreamServer(Generic[S]):
         return left, "UNAUTHENTICATED", f"the {proof.by} has expired"
 
     def _too_much(self) -> str:
-        return f"more than {self._limit} bytes wait for the node to read them"
+        return f"more than {self.queue_bytes} bytes wait for the node to read them"
 
     def _took_nothing(self) -> str:
         return f"the node took nothing for {self._stall:g} s"

@@ -187,6 +187,23 @@ async def test_requests_that_a_service_does_not_take_are_bounded() -> None:
         assert client.status[stream] == "8"
 
 
+async def test_requests_without_a_byte_are_bounded_too() -> None:
+    slow = Slow()
+    async with served(add=slow.add) as (_, _, client):
+        stream = client.open(SLOW)
+        said = 0
+        while stream not in client.status and said < 100_000:
+            assert client.say_bytes(stream, bytes(10_000)) == 10_000
+            said += 2_000
+            await client.until(
+                lambda: (
+                    stream in client.status
+                    or client.http.local_flow_control_window(stream) > 10_000
+                )
+            )
+        assert client.status[stream] == "8"
+
+
 async def test_a_service_takes_what_waits_when_it_can() -> None:
     slow = Slow()
     async with served(add=slow.add) as (_, _, client):

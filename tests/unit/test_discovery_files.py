@@ -22,6 +22,7 @@ from reconciler.server.discovery.documents import parse
 from reconciler.server.discovery.files import Outcome, Resources, State, watch
 from reconciler.server.discovery.match import Condition, Conditions, Overlaps, Value, parse_match
 from reconciler.server.discovery.rules import violations
+from reconciler.server.discovery.values import Bad
 from reconciler.server.watching import Listing
 
 CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
@@ -279,6 +280,13 @@ def test_true_is_not_one(tmp_path: Path) -> None:
     state = load(tmp_path)
     assert names(state, Node(metadata={"a": True})) == ["a"]
     assert names(state, Node(metadata={"a": 1.0})) == []
+
+
+def test_a_whole_number_is_the_double_that_a_node_can_say() -> None:
+    wanted = parse_match({"metadata": {"n": 2**53 + 1}})
+    assert wanted.holds(Node(metadata={"n": float(2**53 + 1)}))
+    with pytest.raises(Bad, match="too large"):
+        parse_match({"metadata": {"n": 10**400}})
 
 
 def test_numbers_of_metadata_are_doubles(tmp_path: Path) -> None:

@@ -167,11 +167,21 @@ def _wants(thing: Thing, value: Any) -> Iterator[tuple[Thing, tuple[Value, ...]]
         for key, inner in value.items():
             yield from _wants((*thing, key), inner)
         return
-    values = value if isinstance(value, list) else [value]
+    values = [_number(each, where) for each in (value if isinstance(value, list) else [value])]
     if not values or not all(_fits(thing, each) for each in values):
         kinds = "a text" if thing[0] != "metadata" else "a text, number or boolean"
         raise Bad(where, f"{kinds} is expected, or several in a list")
     yield thing, tuple(values)
+
+
+def _number(value: Any, where: str) -> Any:
+    """A whole number as the double that metadata has in its place; all else as it is."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        raise Bad(where, "is too large for a number of metadata") from None
 
 
 def _fits(thing: Thing, value: Any) -> bool:

@@ -1,6 +1,6 @@
 """What YAML and JSON have in common: a document as JSON's values, and the place of what is none.
 
-A number that YAML alone writes so (`0x10`, `1_000`) and a boolean such as `on` are refused, with
+A number that YAML alone writes so (`017`, `1_000`) and a boolean such as `on` are refused, with
 the way to write what was meant (see `core.objects.yamlload`). What is nested deeper than any
 message may be is refused here, before anything walks through it.
 """

@@ -1,0 +1,102 @@
+"""What a connection of the HTTP/2 server makes of how much its socket has taken."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from reconciler.address import parse_address
+from reconciler.http2 import Connection, Stream
+from reconciler.server import h2_peer
+from reconciler.server.h2 import H2Server
+from reconciler.server.h2_peer import Call, Peer
+from reconciler.server.streams import METHOD
+from tests.integration.grpc_rig import Hub
+
+
+class Transport:
+    """A socket that has not taken `size` bytes."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.aborted = False
+
+    def get_write_buffer_size(self) -> int:
+        return self.size
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write(self, data: bytes) -> None:
+        self.size += len(data)
+
+    def writelines(self, data: list[bytes]) -> None:
+        self.size += sum(map(len, data))
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class Rig:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ended: list[Call] = []
+        self.drained: list[int] = []
+        self.server = H2Server(
+            Hub(), parse_address("127.0.0.1:0"), None, stall_seconds=10.0,
+            drained=self.drained.append,
+        )  # fmt: skip
+        self.server.loop = asyncio.get_running_loop()
+        monkeypatch.setattr(self.server, "_end", lambda call, *_: self.ended.append(call))
+        self.transport = Transport()
+        self.peer = Peer(self.server)
+        self.peer._transport = cast("Any", self.transport)
+
+    def call(self, number: int, queued: int = 0) -> Call:
+        stream = Stream(number, 0)
+        call = Call(number, self.peer, stream, METHOD)
+        stream.owner, stream.queued = call, queued
+        self.peer.sent[call] = None
+        return call
+
+
+async def test_what_the_socket_takes_counts_while_more_is_queued(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Rig(monkeypatch)
+    call = rig.call(1, queued=1_000)
+    for now, size in ((0, 900_000), (20, 600_000), (40, 300_000)):
+        rig.transport.size = size
+        rig.server._stalled(rig.peer, now)
+    assert not rig.ended
+    call.stream.queued, rig.transport.size = 0, 300_900  # what was queued is the socket's now
+    rig.server._stalled(rig.peer, 45)
+    assert not rig.ended
+    rig.server._stalled(rig.peer, 60)
+    assert rig.ended == [call]
+
+
+async def test_whose_bytes_are_gone_is_told_before_others_fill_the_socket_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Rig(monkeypatch)
+    rig.call(7)
+    rig.peer.pause_writing()
+    monkeypatch.setattr(Connection, "unblock", lambda _: rig.peer.pause_writing())
+    rig.peer.resume_writing()
+    assert rig.drained == [7]
+    assert not rig.peer.sent
+
+
+async def test_what_an_ended_call_left_to_the_socket_is_no_reason_to_end_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Rig(monkeypatch)
+    bound = h2_peer._CONTROL_BYTES + rig.server.queue_bytes
+    rig.transport.size = bound - 1000
+    rig.peer.flush()
+    assert not rig.transport.aborted
+    rig.transport.size = bound + 1
+    rig.peer.flush()
+    assert rig.transport.aborted
