@@ -27,7 +27,8 @@ from reconciler.http2.headers import Header
 from reconciler.local import clear_socket
 from reconciler.server.h2_calls import Registry, Rpc
 from reconciler.server.h2_peer import Call, Peer
-from reconciler.server.h2_proofs import CallContext, at_once, context_of
+from reconciler.server.h2_proofs import CallContext, at_once
+from reconciler.server.h2_tls import Buffers, Contexts
 from reconciler.server.proofs import claimed, prove
 from reconciler.server.streams import (
     MAX_FRAME,
@@ -41,7 +42,6 @@ from reconciler.tls import KeyFiles, KeyPair, Proof
 
 _BACKLOG: Final = 4096
 _FIRST_STREAM_SECONDS: Final = 30.0  # to open a stream, for one who has connected
-_HANDSHAKE_SECONDS: Final = 30.0
 
 
 class H2Server(StreamServer[Call]):
@@ -68,7 +68,7 @@ class H2Server(StreamServer[Call]):
         if self._add_others is not None:
             self._add_others(self._others)
         self.peers: set[Peer] = set()
-        self.wires, self.budget = Wires(), Budget()
+        self.wires, self.budget, self.buffers = Wires(), Budget(), Buffers()
         self.limits = Limits(message=MAX_FRAME)
         self.loop: asyncio.AbstractEventLoop
 
@@ -82,23 +82,18 @@ class H2Server(StreamServer[Call]):
         self._sweep = self.loop.call_later(self._pause(), self._look)
 
     async def _open(self, where: Address, tokens: bool) -> int:
-        context = None if self._tls is None else context_of(self._tls, tokens)
-        options: dict[str, Any] = {}
-        if context is not None:
-            options = {"ssl": context, "ssl_handshake_timeout": _HANDSHAKE_SECONDS}
+        contexts = None if self._tls is None else Contexts(self._tls, tokens)
 
         def peer() -> Peer:
-            return Peer(self)
+            return Peer(self, contexts)
 
         try:
             if where.path:
                 clear_socket(where.path)
-                server = await self.loop.create_unix_server(
-                    peer, where.path, backlog=_BACKLOG, **options
-                )
+                server = await self.loop.create_unix_server(peer, where.path, backlog=_BACKLOG)
             else:
                 server = await self.loop.create_server(
-                    peer, where.host, where.port, backlog=_BACKLOG, **options
+                    peer, where.host, where.port, backlog=_BACKLOG
                 )
         except OSError:
             raise UnavailableError(f"{where.target}: can't listen there") from None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
+import ssl
 from typing import TYPE_CHECKING, Final, cast
 
 from reconciler.http2 import Connection, Stream
 from reconciler.http2.headers import Header
+from reconciler.server.h2_tls import Contexts, Session
 
 if TYPE_CHECKING:
     from reconciler.server.h2 import H2Server
@@ -48,14 +50,15 @@ class Peer(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_busy", "_encrypted", "_queued", "_server", "_transport", "connection", "number", "sent",
+        "_busy", "_queued", "_secured", "_server", "_transport", "connection", "number", "sent",
         "used",
     )  # fmt: skip
 
-    def __init__(self, server: H2Server) -> None:
+    def __init__(self, server: H2Server, contexts: Contexts | None = None) -> None:
         self._server = server
         self._transport: asyncio.Transport | None = None
-        self._busy = self._queued = self._encrypted = False
+        self._busy = self._queued = False
+        self._secured = None if contexts is None else Session(contexts.current(), server.buffers)
         self.connection = Connection(self, server.wires, server.budget, server.limits)
         self.number = next(_peers)
         self.sent: dict[Call, None] = {}
@@ -73,33 +76,48 @@ class Peer(asyncio.Protocol):
 
     def certificate(self) -> bytes | None:
         """DER of the peer's, which the handshake has verified."""
-        found = self._transport and self._transport.get_extra_info("ssl_object")
-        der: bytes | None = found.getpeercert(True) if found else None
-        return der
+        return None if self._secured is None else self._secured.certificate()
 
     # asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not asked for its class: uvloop's over TLS is none of asyncio's.
-        self._transport = cast("asyncio.Transport", transport)
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none of asyncio's
         self._server.peers.add(self)
-        encrypted = transport.get_extra_info("ssl_object")
-        self._encrypted = encrypted is not None
-        if encrypted is not None and encrypted.selected_alpn_protocol() != "h2":
-            transport.close()
-            return
         found = transport.get_extra_info("socket")
         if found is not None and found.family != socket.AF_UNIX:
             found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.flush()
 
     def data_received(self, data: bytes) -> None:
-        self._busy = True
-        try:
-            self.connection.receive(data)
-        finally:
-            self._busy = False
+        secured = self._secured
+        if secured is not None:
+            data = self._decrypted(secured, data)
+        if data:
+            self._busy = True
+            try:
+                self.connection.receive(data)
+            finally:
+                self._busy = False
         self.flush()
+        if secured is not None and secured.ended:
+            self.close()
+
+    def _decrypted(self, secured: Session, data: bytes) -> bytes:
+        """What is to be read now; b"": nothing."""
+        assert self._transport is not None
+        began = secured.established
+        try:
+            data = secured.receive(data)
+            answers = secured.answers()
+            broken = secured.established and not began and secured.protocol() != "h2"
+        except ssl.SSLError:
+            answers, broken = secured.answers(), True  # they tell the peer why
+        if answers:
+            self._transport.write(answers)
+        if broken:
+            self._transport.close()
+            return b""
+        return data
 
     def pause_writing(self) -> None:
         self.connection.writable = False
@@ -126,29 +144,31 @@ class Peer(asyncio.Protocol):
     def flush(self) -> None:
         self._queued = False
         transport, connection = self._transport, self.connection
-        if transport is None:
+        if transport is None or not (self._secured is None or self._secured.established):
             return
         while True:
             out = connection.out
             if out:
                 connection.out = []
-                if transport.is_closing():
-                    pass
-                elif sum(map(len, out)) > _JOIN:
-                    if self._encrypted:
-                        for each in out:  # a record's size: what OpenSSL's buffer grows to stays
-                            transport.write(each)
-                    else:
-                        transport.writelines(out)  # shared bytes are not copied
-                else:
-                    transport.write(out[0] if len(out) == 1 else b"".join(out))
+                if not transport.is_closing():
+                    self._write(transport, out)
             if connection.closed:
-                transport.close()
+                self.close()
                 return
             if not self._told():
                 break
         if self.buffered() > _CONTROL_BYTES + self._server.queue_bytes:
             self.abort()
+
+    def _write(self, transport: asyncio.Transport, out: list[bytes]) -> None:
+        secured = self._secured
+        if sum(map(len, out)) <= _JOIN:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            transport.write(data if secured is None else secured.encrypt(data))
+        elif secured is None:
+            transport.writelines(out)  # shared bytes are not copied
+        else:
+            transport.writelines([secured.encrypt(each) for each in out])
 
     def _told(self) -> bool:
         """Tell of calls of which everything is taken; true when there is more to send."""
@@ -171,8 +191,12 @@ class Peer(asyncio.Protocol):
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+        transport, secured = self._transport, self._secured
+        if transport is None or transport.is_closing():
+            return
+        if secured is not None:
+            transport.write(secured.end())
+        transport.close()
 
     def abort(self) -> None:
         if self._transport is not None:

@@ -1,13 +1,12 @@
-"""TLS of `h2.H2Server`, by the standard library, and what `proofs.prove` asks of a call."""
+"""What `proofs.prove` asks of a call of `h2.H2Server`."""
 
 from __future__ import annotations
 
-import os
 import ssl
 from typing import TYPE_CHECKING, Any
 
 from reconciler.http2.headers import Header
-from reconciler.tls import KeyFiles, KeyPair, Proof
+from reconciler.tls import Proof
 
 if TYPE_CHECKING:
     from reconciler.server.h2_peer import Peer
@@ -37,43 +36,3 @@ def at_once(proving: Any) -> Proof:
         return proof
     proving.close()
     raise AssertionError("it waited")
-
-
-def context_of(tls: KeyPair | KeyFiles, tokens: bool) -> ssl.SSLContext:
-    """For one port; rotated files are used from the next handshake on."""
-    used = tls.current() if isinstance(tls, KeyFiles) else tls
-    first = _made(used, tokens)
-    if not isinstance(tls, KeyFiles):
-        return first
-    newest = first
-
-    def hello(connection: ssl.SSLObject, _name: str | None, _: ssl.SSLContext) -> None:
-        """Before each handshake; the context brings certificate and trusted CA with it."""
-        nonlocal used, newest
-        keys = tls.current()
-        if keys is not used:
-            newest, used = _made(keys, tokens), keys
-        if newest is not first:
-            connection.context = newest
-
-    first.sni_callback = hello
-    return first
-
-
-def _made(keys: KeyPair, tokens: bool) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["h2"])
-    context.num_tickets = 0  # no client of xDS resumes; making two is a third of a handshake
-    # The module reads a chain from files only; this one is nowhere on a disk.
-    file = os.memfd_create("keys", os.MFD_CLOEXEC)
-    try:
-        with os.fdopen(os.dup(file), "wb") as out:
-            out.write(keys.key.rstrip() + b"\n" + keys.certificate)
-        context.load_cert_chain(f"/proc/self/fd/{file}")
-    finally:
-        os.close(file)
-    if not tokens:
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(cadata=keys.ca.decode())
-    return context

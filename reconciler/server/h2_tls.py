@@ -1,0 +1,136 @@
+"""TLS of `h2.H2Server`: contexts from files that rotate, and one connection's session without IO.
+
+The sessions of a server share the buffers between them and OpenSSL. Each leaves both empty, so a
+connection that is quiet keeps none, and those in use stay warm; with ten thousand connections that
+is most of what TLS takes beside the handshakes. (A buffer of OpenSSL's never shrinks: with two of
+its own a connection keeps room for the most that ever went through.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import ssl
+from typing import Final, cast
+
+from reconciler.tls import KeyFiles, KeyPair
+
+_RECORD: Final = 16 << 10  # bytes of plaintext, at most (RFC 8446, 5.1)
+
+
+class Contexts:
+    """For one port; rotated files are used from the next connection on."""
+
+    def __init__(self, tls: KeyPair | KeyFiles, tokens: bool) -> None:
+        """tokens: who connects has no certificate."""
+        self._files = tls if isinstance(tls, KeyFiles) else None
+        self._keys = tls.current() if isinstance(tls, KeyFiles) else tls
+        self._tokens = tokens
+        self._context = _made(self._keys, tokens)
+
+    def current(self) -> ssl.SSLContext:
+        """Certificate and trusted CA come with it."""
+        if self._files is not None:
+            keys = self._files.current()
+            if keys is not self._keys:
+                self._context, self._keys = _made(keys, self._tokens), keys
+        return self._context
+
+
+def _made(keys: KeyPair, tokens: bool) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    context.num_tickets = 0  # no client of xDS resumes; making two is a third of a handshake
+    # The module reads a chain from files only; this one is nowhere on a disk.
+    file = os.memfd_create("keys", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(os.dup(file), "wb") as out:
+            out.write(keys.key.rstrip() + b"\n" + keys.certificate)
+        context.load_cert_chain(f"/proc/self/fd/{file}")
+    finally:
+        os.close(file)
+    if not tokens:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=keys.ca.decode())
+    return context
+
+
+class Buffers:
+    """What the sessions of one event loop share; empty between any two calls."""
+
+    __slots__ = ("incoming", "outgoing", "plain", "view")
+
+    def __init__(self) -> None:
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.plain = bytearray(_RECORD)
+        self.view = memoryview(self.plain)
+
+
+class Session:
+    """One connection's. established: the handshake is over; ended: the peer has said its last
+
+    What goes to the socket comes from `answers` and `encrypt`.
+    """
+
+    __slots__ = ("_answers", "_buffers", "_object", "_rest", "ended", "established")
+
+    def __init__(self, context: ssl.SSLContext, buffers: Buffers) -> None:
+        self._buffers = buffers
+        self._object = context.wrap_bio(buffers.incoming, buffers.outgoing, server_side=True)
+        self._rest = b""  # of a record that is not whole
+        self._answers = b""
+        self.established = self.ended = False
+
+    def receive(self, data: bytes) -> bytes:
+        """What these bytes of the socket say; b"": nothing yet.
+
+        ssl.SSLError: the connection is lost; `answers` has the alert that says why.
+        """
+        buffers, found = self._buffers, b""
+        if self.ended:
+            return b""
+        incoming = buffers.incoming
+        incoming.write(self._rest + data if self._rest else data)
+        try:
+            if not self.established:
+                self._object.do_handshake()
+                self.established = True
+            while incoming.pending and not self.ended:
+                size = cast("int", self._object.read(_RECORD, buffers.plain))
+                self.ended = not size
+                plain = bytes(buffers.view[:size])
+                found = found + plain if found else plain
+        except ssl.SSLWantReadError:
+            pass
+        finally:
+            self._rest = incoming.read() if incoming.pending else b""
+            if buffers.outgoing.pending:
+                self._answers += buffers.outgoing.read()
+        return found
+
+    def answers(self) -> bytes:
+        """What TLS itself has to say after `receive`."""
+        out, self._answers = self._answers, b""
+        return out
+
+    def encrypt(self, data: bytes) -> bytes:
+        """Not before the session is established."""
+        self._object.write(data)
+        return self._buffers.outgoing.read()
+
+    def end(self) -> bytes:
+        """Our last words; b"" when the peer can't hear them."""
+        if not self.established:
+            return b""
+        with contextlib.suppress(ssl.SSLError):
+            self._object.unwrap()
+        return self._buffers.outgoing.read()
+
+    def certificate(self) -> bytes | None:
+        """DER of the peer's, which the handshake has verified."""
+        return self._object.getpeercert(True)
+
+    def protocol(self) -> str | None:
+        """That both sides agreed on (ALPN)."""
+        return self._object.selected_alpn_protocol()
