@@ -341,7 +341,9 @@ class H2Server(StreamServer[Call]):
                 peer.connection.leave()
                 peer.flush()
                 peer.close()
-            elif peer.number % turns == self._tick % turns and peer.connection.probe():
+                continue
+            due = peer.number % turns == self._tick % turns and peer.established
+            if due and peer.connection.probe():
                 self._probed.append((now + self._answer_time, peer))
                 peer.touch()
 

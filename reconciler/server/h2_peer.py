@@ -74,6 +74,11 @@ class Peer(asyncio.Protocol):
             return f"{family}:{found[0]}:{found[1]}"
         return "unix:"
 
+    @property
+    def established(self) -> bool:
+        """Nothing can be said before."""
+        return self._secured is None or self._secured.established
+
     def certificate(self) -> bytes | None:
         """DER of the peer's, which the handshake has verified."""
         return None if self._secured is None else self._secured.certificate()
@@ -144,7 +149,7 @@ class Peer(asyncio.Protocol):
     def flush(self) -> None:
         self._queued = False
         transport, connection = self._transport, self.connection
-        if transport is None or not (self._secured is None or self._secured.established):
+        if transport is None or not self.established:
             return
         while True:
             out = connection.out

@@ -88,8 +88,6 @@ class Session:
         ssl.SSLError: the connection is lost; `answers` has the alert that says why.
         """
         buffers, found = self._buffers, b""
-        if self.ended:
-            return b""
         incoming = buffers.incoming
         incoming.write(self._rest + data if self._rest else data)
         try:
@@ -104,7 +102,8 @@ class Session:
         except ssl.SSLWantReadError:
             pass
         finally:
-            self._rest = incoming.read() if incoming.pending else b""
+            rest = incoming.read() if incoming.pending else b""
+            self._rest = b"" if self.ended else rest
             if buffers.outgoing.pending:
                 self._answers += buffers.outgoing.read()
         return found

@@ -123,6 +123,8 @@ class Delivery:
                 self._beat(type_url, clients, now)
 
     def next_deadline(self) -> float | None:
+        if not (self._beats or self._waiting or self._held):
+            return None  # as nearly always; asked for with each request
         times = list(self._beats.values())
         if self._waiting and self._bucket is not None:
             times.append(self._bucket.next_at)
