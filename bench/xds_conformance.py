@@ -53,6 +53,17 @@ A scenario runs for state of the world and delta, on the aggregated service and 
 for each type that it is about. It is passed when all of that is; *not supported* is what the
 adapter can't do, which says nothing about the server.
 
+A server that wants TLS is asked with the options of `reconciler xds get`: `--tls` or `--tls-ca`,
+`--tls-cert` and `--tls-key` for mutual TLS, `--token-file` for a bearer token. The scenarios ask as
+the node `test-id`, or what `--node` says, and the state that is set must be what that node is
+served. A server that believes the certificate and not the request, as `reconciler xds serve` does,
+serves the certificate's node: one of that name is needed, or a state for the node that it has. Here
+
+    reconciler certs issue --dir DIR --node test-id
+
+issues it, from the CA of the server's `--tls-ca` in DIR: for client use, its subject
+`CN=system:node:test-id, O=system:nodes` (a SPIFFE ID, `spiffe://CLUSTER/node/test-id`, does too).
+
 *ours* is `reconciler xds serve` with either `--transport`, *linear* and *snapshot* are a
 go-control-plane server with that cache, used as its documentation shows (bench/xds/server).
 """

@@ -198,7 +198,15 @@ def load_token(path: str) -> str:
 
 def load(certificate: str, key: str, ca: str) -> KeyPair:
     """Read the files ("": none); ConfigError names the one that can't be read."""
-    return KeyPair(*(_read(path) if path else b"" for path in (certificate, key, ca)))
+    return KeyPair(*(load_pem(path) if path else b"" for path in (certificate, key, ca)))
+
+
+def load_pem(path: str) -> bytes:
+    """One file; ConfigError when it can't be read or is none."""
+    data = _bytes(path)
+    if b"-----BEGIN " not in data:
+        raise ConfigError(f"{path}: not a PEM file")
+    return data
 
 
 def check(keys: KeyPair, paths: Sequence[str], now: float) -> None:
@@ -298,13 +306,6 @@ class KeyFiles:
             except OSError:
                 found.append((0, 0, 0, 0))
         return found
-
-
-def _read(path: str) -> bytes:
-    data = _bytes(path)
-    if b"-----BEGIN " not in data:
-        raise ConfigError(f"{path}: not a PEM file")
-    return data
 
 
 def _bytes(path: str) -> bytes:

@@ -5,32 +5,37 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from reconciler.commands.output import FAILED, Format, emit_value, table, with_json
+from reconciler.commands.xds_access import Access, with_structs
 from reconciler.config import address_of
 from reconciler.errors import ConfigError, UnavailableError
 
 if TYPE_CHECKING:
+    from reconciler.probe.client import Client
+    from reconciler.probe.frames import Node
     from reconciler.testing.conformance.adapters import Adapter
     from reconciler.testing.conformance.language import Scenario
-    from reconciler.testing.conformance.runner import Result
+    from reconciler.testing.conformance.runner import Result, Target
 
 _ALL: Final = "all"
 
 
 def register(app: typer.Typer) -> None:
     app.command("conformance", help="Run scenarios of the xDS protocol against a server.")(
-        with_json(_conformance)
+        with_json(with_structs(_conformance))
     )
 
 
 def _conformance(
+    *,
     target: Annotated[str, typer.Option("--target", help="host:port of the xDS server.")] = "",
+    access: Access,
     adapter: Annotated[
         str, typer.Option("--adapter", help="URL of what sets the server's state.")
     ] = "",
@@ -64,7 +69,9 @@ def _conformance(
         Format, typer.Option("-o", "--output", help="table, yaml or json.")
     ] = Format.TABLE,
 ) -> None:
+    from reconciler.probe.frames import Node
     from reconciler.testing.conformance import language, report
+    from reconciler.testing.conformance.runner import Target
 
     found = [
         scenario
@@ -81,7 +88,9 @@ def _conformance(
         "services": _chosen(service, language.SERVICES, "--service"),
         "types": _chosen(type_.upper(), language.TYPES, "--type"),
     }
-    made = asyncio.run(_run(found, chosen, target, adapter, resources, restart, node, wait))
+    clients = access.clients(address_of(target, "--target"))
+    used = _adapter(adapter, resources, restart, clients, Node(node))
+    made = asyncio.run(_run(Target(clients, used, Node(node), wait), found, chosen))
     if output is Format.TABLE:
         _show(made)
     else:
@@ -116,40 +125,30 @@ def _list(found: Sequence[Scenario], form: Format) -> None:
     print(table(("name", "says"), [[row["name"], row["says"]] for row in rows]))
 
 
-async def _run(
-    found: Sequence[Scenario],
-    chosen: dict[str, tuple[str, ...]],
-    target: str,
-    adapter: str,
-    resources: Path | None,
-    restart: str,
-    node: str,
-    wait: float,
-) -> list[Result]:
-    from reconciler.probe.client import Client
-    from reconciler.probe.frames import Node
+def _adapter(
+    url: str, resources: Path | None, restart: str, clients: Callable[[], Client], node: Node
+) -> Adapter:
     from reconciler.testing.conformance.adapters import DirectoryAdapter, HttpAdapter
-    from reconciler.testing.conformance.runner import Target, run_all
 
-    address = address_of(target, "--target")
-
-    def client() -> Client:
-        return Client(address)
-
-    if bool(adapter) == (resources is not None):
+    if bool(url) == (resources is not None):
         raise ConfigError("either --adapter or --resources: how is the state set?")
-    used: Adapter
-    if resources is not None:
-        if not resources.is_dir():
-            raise ConfigError(f"--resources {resources}: not a directory")
-        again = (lambda: _shell(restart)) if restart else None
-        used = DirectoryAdapter(resources, client, Node(node), again)
-    else:
-        used = HttpAdapter(adapter)
+    if resources is None:
+        return HttpAdapter(url)
+    if not resources.is_dir():
+        raise ConfigError(f"--resources {resources}: not a directory")
+    again = (lambda: _shell(restart)) if restart else None
+    return DirectoryAdapter(resources, clients, node, again)
+
+
+async def _run(
+    target: Target, found: Sequence[Scenario], chosen: dict[str, tuple[str, ...]]
+) -> list[Result]:
+    from reconciler.testing.conformance.runner import reach, run_all
+
     made = []
-    async with used:
-        all_ = run_all(Target(client, used, Node(node), wait), found, **chosen)
-        async for result in all_:
+    async with target.adapter:
+        await reach(target)
+        async for result in run_all(target, found, **chosen):
             made.append(result)
             _progress(result, len(made))
     if sys.stderr.isatty():

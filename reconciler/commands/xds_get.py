@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import typer
 
 from reconciler.commands.output import FAILED, Format, emit, emit_value, with_json
+from reconciler.commands.xds_access import Access, with_structs
 from reconciler.config import address_of
 from reconciler.errors import ConfigError, UnavailableError
 
 if TYPE_CHECKING:
-    from reconciler.probe.client import Client, Stream
+    from reconciler.probe.client import Stream
     from reconciler.probe.follow import Follower
     from reconciler.probe.frames import Item, Request, Response
 
@@ -31,7 +31,7 @@ Wait = Annotated[
 Count = Annotated[int, typer.Option("--count", help="End after so many responses; 0: never.")]
 
 
-class Ask(msgspec.Struct, frozen=True):
+class Ask(Access, frozen=True):
     """What both commands ask, and of whom; its fields are their options."""
 
     names: Annotated[
@@ -64,46 +64,13 @@ class Ask(msgspec.Struct, frozen=True):
         list[str] | None,
         typer.Option("--have", help="NAME=VERSION that is held already (delta); VERSION (SotW)."),
     ] = None
-    tls: Annotated[
-        bool, typer.Option("--tls", help="TLS with the CAs that this machine trusts.")
-    ] = False
-    tls_cert: Annotated[str, typer.Option("--tls-cert", help="Client certificate, PEM.")] = ""
-    tls_key: Annotated[str, typer.Option("--tls-key", help="Its key, PEM.")] = ""
-    tls_ca: Annotated[
-        str, typer.Option("--tls-ca", help="CA that the server's certificate is of, PEM.")
-    ] = ""
-    server_name: Annotated[
-        str, typer.Option("--server-name", help="Name in the server's certificate, if another.")
-    ] = ""
-    token_file: Annotated[
-        str, typer.Option("--token-file", help="File with a bearer token, sent over TLS.")
-    ] = ""
 
 
 def register(app: typer.Typer) -> None:
-    app.command("get", help="Print what a server serves.")(with_json(_asking(_get)))
+    app.command("get", help="Print what a server serves.")(with_json(with_structs(_get)))
     app.command("watch", help="Print each response of a server, until Ctrl-C.")(
-        with_json(_asking(_watch))
+        with_json(with_structs(_watch))
     )
-
-
-def _asking(function: Callable[..., None]) -> Callable[..., None]:
-    """A command whose first parameter is an `Ask`, with that one's fields as options."""
-
-    def command(**values: Any) -> None:
-        asked = {field: values.pop(field) for field in Ask.__struct_fields__}
-        function(Ask(**asked), **values)
-
-    hints = get_type_hints(Ask, include_extras=True)
-    kind = inspect.Parameter.KEYWORD_ONLY
-    parameters = [
-        inspect.Parameter(field.name, kind, default=field.default, annotation=hints[field.name])
-        for field in msgspec.structs.fields(Ask)
-    ]
-    _, *own = inspect.signature(function, eval_str=True).parameters.values()
-    parameters += [each.replace(kind=kind) for each in own]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return command
 
 
 def _get(ask: Ask, wait: Wait = 5.0, output: Output = Format.YAML) -> None:
@@ -156,8 +123,9 @@ async def _opened(ask: Ask) -> AsyncIterator[tuple[Stream, Follower]]:
     service = own_service(type_url) if ask.own else AGGREGATED
     follower = Follower(type_url, variant)
     first = _first(ask, follower)
-    async with _client(ask) as client:
-        stream = client.open(service, variant)
+    client = ask.clients(address_of(ask.server, "--server"))
+    async with client() as connection:
+        stream = connection.open(service, variant)
         try:
             await stream.send(first)
             yield stream, follower
@@ -181,22 +149,6 @@ def _first(ask: Ask, follower: Follower) -> Request:
             raise ConfigError(f"--have {each}: expected NAME=VERSION")
         held[name] = Item(name, version, None)
     return follower.first(names, node=node, held=held)
-
-
-def _client(ask: Ask) -> Client:
-    from reconciler.probe.client import Client
-    from reconciler.tls import KeyPair, load, load_token
-
-    server = address_of(ask.server, "--server")
-    if bool(ask.tls_cert) != bool(ask.tls_key):
-        raise ConfigError("--tls-cert and --tls-key go together")
-    keys: KeyPair | None = None
-    if ask.tls or ask.tls_ca or ask.tls_cert:
-        keys = load(ask.tls_cert, ask.tls_key, ask.tls_ca)
-    token = load_token(ask.token_file) if ask.token_file else ""
-    if token and keys is None and not server.local:
-        raise ConfigError("--token-file: a token goes over TLS only; see --tls and --tls-ca")
-    return Client(server, keys, server_name=ask.server_name, token=token)
 
 
 async def _collect(ask: Ask, seconds: float) -> tuple[list[Item], tuple[str, ...]]:

@@ -5,9 +5,11 @@ can be wrong is found by the scenario that is meant to find it.
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,28 +18,31 @@ from typer.testing import CliRunner
 
 from reconciler.address import Address
 from reconciler.cli import build
-from reconciler.errors import ReconcilerError
-from reconciler.probe.client import Client
+from reconciler.commands.xds_access import Access
+from reconciler.errors import ReconcilerError, UnavailableError
 from reconciler.probe.frames import Node
 from reconciler.probe.services import Variant
+from reconciler.server import certs
 from reconciler.server.transport import TRANSPORTS
-from reconciler.testing.conformance import language, report
+from reconciler.testing.conformance import adapters, language, report
 from reconciler.testing.conformance.adapters import Adapter, DirectoryAdapter, NotSupported
 from reconciler.testing.conformance.language import Scenario
 from reconciler.testing.conformance.runner import Outcome, Result, Target, run, run_all
 from tests.conftest import PROFILE
+from tests.integration.xds_app import App
 from tests.integration.xds_own_server import own_server
 from tests.integration.xds_processes import Replica
-from tests.xds_small_server import FAULTS, SmallServer, small_server, xds_cli
+from tests.xds_small_server import FAULTS, small_server, xds_cli
 
+OPEN = Access()
 SCENARIOS = {scenario.name: scenario for scenario in language.load()}
 
 
-def target(adapter: Adapter, port: int, wait: float) -> Target:
-    return Target(lambda: Client(Address("127.0.0.1", port)), adapter, wait=wait)
+def target(adapter: Adapter, port: int, wait: float, access: Access = OPEN) -> Target:
+    return Target(access.clients(Address("127.0.0.1", port)), adapter, wait=wait)
 
 
-def chosen(scenario: Scenario, at: int) -> Collection[tuple[Variant, str, str]]:
+def chosen(scenario: Scenario, at: int) -> Sequence[tuple[Variant, str, str]]:
     """Of which runs: all in the long profile, else one of each variant, of another type each time
     (and of the aggregated service as of the type's own)."""
     runs = list(scenario.runs())
@@ -49,10 +54,14 @@ def chosen(scenario: Scenario, at: int) -> Collection[tuple[Variant, str, str]]:
     return [found[(at * 5 + n * 3) % len(found)] for n, found in enumerate(each.values())]
 
 
-async def passes_everything(adapter: Adapter, port: int) -> None:
-    for at, scenario in enumerate(SCENARIOS.values()):
+async def passes_everything(
+    adapter: Adapter, port: int, access: Access = OPEN, *, every: int = 1
+) -> None:
+    """every: n of the scenarios is run"""
+    at_ = target(adapter, port, 10.0, access)
+    for at, scenario in list(enumerate(SCENARIOS.values()))[::every]:
         for variant, service, type in chosen(scenario, at):
-            found = await run(target(adapter, port, 10.0), scenario, variant, service, type)
+            found = await run(at_, scenario, variant, service, type)
             assert found.outcome is Outcome.PASS, found
 
 
@@ -168,8 +177,8 @@ async def test_a_directory_is_an_adapter_too(tmp_path: Path) -> None:
             again = await asyncio.to_thread(Replica, resources, tmp_path / "second", port=port)
             replicas.append(again)
 
-        address = Address("127.0.0.1", port)
-        adapter = DirectoryAdapter(resources, lambda: Client(address), Node("test-id"), restart)
+        clients = OPEN.clients(Address("127.0.0.1", port))
+        adapter = DirectoryAdapter(resources, clients, Node("test-id"), restart)
         async with adapter:
             names = ["names-updates", "removed-is-said", "ttl-heartbeat"]
             for name in (*names, "restart-versions") if PROFILE == "long" else names:
@@ -181,12 +190,12 @@ async def test_a_directory_is_an_adapter_too(tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def adapter_of(small: SmallServer) -> AsyncIterator[str]:
-    """The adapter's HTTP interface on the small server."""
+async def adapter_of(adapter: Adapter) -> AsyncIterator[str]:
+    """The HTTP interface of one that can't restart its target."""
 
     async def put(request: web.Request) -> web.Response:
         try:
-            await small.put((await request.json())["resources"])
+            await adapter.put((await request.json())["resources"])
         except NotSupported:
             return web.Response(status=501)
         return web.Response(status=204)
@@ -264,3 +273,171 @@ def test_differences_are_told_by_scenario_and_target() -> None:
     assert report.differences(scenarios, {"one": good, "two": bad}) == [
         (SCENARIOS["names-only"], {"one": "pass", "two": "fail (delta)"})
     ]
+
+
+# ------------------------------------------------------------------------------------- mutual TLS
+
+NODE = "test-id"
+EVERY = 1 if PROFILE == "long" else 8
+
+
+class Mutual:
+    """`reconciler xds serve` with mutual TLS, whose state is set by files of one node only: that
+    of the certificate of `access`."""
+
+    def __init__(self, home: Path, authority: Path, transport: str, stack: AsyncExitStack) -> None:
+        now = datetime.datetime.now(datetime.UTC)
+        server = certs.issue_server(authority, names=("127.0.0.1",), now=now)
+        node = certs.issue_node(authority, NODE, now=now)
+        ca = str(authority / "ca.crt")
+        self.access = Access(tls_cert=str(node.certificate), tls_key=str(node.key), tls_ca=ca)
+        self.options = (
+            "--tls-cert", str(node.certificate), "--tls-key", str(node.key), "--tls-ca", ca,
+        )  # fmt: skip
+        self._home, self._stack = home, stack
+        self._config = {
+            "transport": transport, "insecure": False, "tls_ca": ca,
+            "tls_cert": str(server.certificate), "tls_key": str(server.key),
+        }  # fmt: skip
+        self.files = home / "resources" / "nodes" / NODE
+
+    async def start(self, port: int = 0) -> None:
+        listen = f"127.0.0.1:{port}"
+        app = App(self._home, listen=listen, **self._config)
+        self._app = await self._stack.enter_async_context(app)
+        self.files.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def port(self) -> int:
+        return self._app.port
+
+    async def restart(self) -> None:
+        await self._app.stop()
+        await self.start(self.port)
+
+    def adapter(self) -> DirectoryAdapter:
+        """As another node, which the server does not believe."""
+        clients = self.access.clients(Address("127.0.0.1", self.port))
+        return DirectoryAdapter(self.files, clients, Node("another"), self.restart)
+
+
+@pytest.fixture(params=sorted(TRANSPORTS))
+async def mutual(
+    request: pytest.FixtureRequest, tmp_path: Path, authority: Path
+) -> AsyncIterator[Mutual]:
+    async with AsyncExitStack() as stack:
+        found = Mutual(tmp_path, authority, request.param, stack)
+        await found.start()
+        yield found
+
+
+async def test_our_own_server_passes_over_mutual_tls(mutual: Mutual) -> None:
+    async with mutual.adapter() as adapter:
+        await passes_everything(adapter, mutual.port, mutual.access, every=EVERY)
+        restarted = SCENARIOS["restart-serves"]
+        found = await run(
+            target(adapter, mutual.port, 10.0, mutual.access),
+            restarted,
+            *chosen(restarted, 0)[0],
+        )
+        assert found.outcome is Outcome.PASS, found
+
+
+async def test_the_command_asks_with_the_node_of_its_certificate(mutual: Mutual) -> None:
+    code, out, err = await xds_cli(
+        "conformance", "--target", f"127.0.0.1:{mutual.port}", "--resources", str(mutual.files),
+        "--only", "names-updates", "--type", "CDS", *mutual.options,
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert out.endswith("\n4 runs: 4 pass, 0 fail, 0 not supported\n")  # behind the server's log
+
+
+def another_ca(mutual: Mutual, other: Path) -> tuple[str, ...]:
+    return (*mutual.options[:4], "--tls-ca", str(other / "ca.crt"))
+
+
+def another_node(mutual: Mutual, other: Path) -> tuple[str, ...]:
+    """Of a CA that the server does not know."""
+    issued = certs.issue_node(other, NODE, now=datetime.datetime.now(datetime.UTC))
+    keys = ("--tls-cert", str(issued.certificate), "--tls-key", str(issued.key))
+    return (*keys, *mutual.options[4:])
+
+
+def no_certificate(mutual: Mutual, other: Path) -> tuple[str, ...]:
+    return mutual.options[4:]
+
+
+def no_tls(mutual: Mutual, other: Path) -> tuple[str, ...]:
+    return ()
+
+
+async def test_who_is_not_let_in_is_told_at_once(
+    mutual: Mutual, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    certs.init(other, cluster="other", now=datetime.datetime.now(datetime.UTC))
+    at = ("conformance", "--target", f"127.0.0.1:{mutual.port}")
+    wrong = [each(mutual, other) for each in (another_ca, another_node, no_certificate, no_tls)]
+    async with mutual.adapter() as adapter, adapter_of(adapter) as url:
+        for options in wrong:
+            with pytest.raises(UnavailableError, match=r"^the target: UNA[A-Z]+: "):
+                await xds_cli(*at, *options, "--adapter", url)
+    monkeypatch.setattr(adapters, "SECONDS", 0.5)
+    for options in wrong:
+        with pytest.raises(UnavailableError, match=r"UNA[A-Z]+: "):
+            await xds_cli(*at, *options, "--resources", str(mutual.files))
+
+
+async def test_a_wrong_ca_ends_the_command_with_one_line(mutual: Mutual, tmp_path: Path) -> None:
+    certs.init(tmp_path / "other", cluster="other", now=datetime.datetime.now(datetime.UTC))
+    async with mutual.adapter() as adapter, adapter_of(adapter) as url:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "reconciler.cli", "xds", "conformance", "--adapter", url,
+            "--target", f"127.0.0.1:{mutual.port}", *another_ca(mutual, tmp_path / "other"),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await process.communicate()
+    assert (process.returncode, out) == (UnavailableError.exit_code, b"")
+    said = err.decode().splitlines()
+    assert [line for line in said if line.startswith("reconciler: the target: UNAVAILABLE: ")]
+    assert "CERTIFICATE_VERIFY_FAILED" in err.decode()
+    assert "Traceback" not in err.decode()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "get --server xds.invalid:1",
+        "watch --server xds.invalid:1",
+        "conformance --target xds.invalid:1 --adapter http://127.0.0.1:1",
+    ],
+)
+def test_what_is_wrong_with_the_files_names_option_and_file(
+    command: str, tmp_path: Path, authority: Path
+) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    node = certs.issue_node(authority, NODE, now=now)
+    other = certs.issue_node(authority, "other", now=now)
+    text, ended = (
+        tmp_path / "text",
+        certs.issue_node(authority, "ended", now=now - datetime.timedelta(days=2), days=1),
+    )
+    text.write_text("hello")
+    folder, cert = str(tmp_path), f"--tls-cert {node.certificate}"
+    for line, reason in {
+        cert: "--tls-cert and --tls-key go together",
+        f"--tls-key {node.key}": "--tls-cert and --tls-key go together",
+        "--tls-ca /nonesuch": "--tls-ca: /nonesuch: No such file or directory",
+        f"{cert} --tls-key /nonesuch": "--tls-key: /nonesuch: No such file or directory",
+        f"--tls-cert {folder} --tls-key {node.key}": f"--tls-cert: {folder}: Is a directory",
+        f"--tls-ca {text}": f"--tls-ca: {text}: not a PEM file",
+        f"{cert} --tls-key {other.key}": f"--tls-key: {other.key}: not the key of --tls-cert: ",
+        f"--tls-cert {ended.certificate} --tls-key {ended.key}": "--tls-cert: "
+        f"{ended.certificate}: expired at ",
+        "--tls --token-file /nonesuch": "--token-file: /nonesuch: No such file or directory",
+        f"--token-file {text}": "--token-file: a token goes over TLS only",
+    }.items():
+        done = CliRunner().invoke(build(), ["xds", *command.split(), *line.split()])
+        assert isinstance(done.exception, ReconcilerError), line
+        assert done.exception.exit_code == 2
+        assert str(done.exception).startswith(reason)

@@ -30,6 +30,9 @@ from reconciler.probe.messages import unpack
 from reconciler.probe.services import AGGREGATED, OWN, Variant
 
 SECONDS: Final = 20.0
+_TROUBLE_SECONDS: Final = 1.0
+"""In which a connection on this machine or near it fails, if it does."""
+
 FILE: Final = "conformance.json"
 EPOCH: Final = "conformance-epoch"
 
@@ -161,7 +164,17 @@ class DirectoryAdapter:
                     pass
         except TimeoutError:
             reason = f"what is in {self._folder} is not served after {SECONDS:g} s"
-            raise UnavailableError(reason) from None
+            raise UnavailableError(reason + await self._trouble()) from None
+
+    async def _trouble(self) -> str:
+        """What a patient stream doesn't tell: why there is no connection; "" when there is one."""
+        async with self._new_client() as client:
+            stream = client.open(AGGREGATED, Variant.DELTA)
+            try:
+                ended = await stream.receive(_TROUBLE_SECONDS)
+            finally:
+                await stream.close()
+        return f": {ended}" if isinstance(ended, Ended) else ""
 
     async def _reached(self) -> bool:
         """Take one response; whether it has the newest number."""

@@ -15,8 +15,9 @@ from typing import Final
 import msgspec
 from google.protobuf.message import Message
 
-from reconciler.errors import ProtocolError
+from reconciler.errors import ProtocolError, UnavailableError
 from reconciler.probe.client import Client, Ended, Stream
+from reconciler.probe.follow import Follower
 from reconciler.probe.frames import Item, Node, Request, Response
 from reconciler.probe.services import AGGREGATED, OWN, Variant
 from reconciler.testing.conformance.adapters import Adapter, NotSupported, Refused
@@ -31,6 +32,10 @@ TTL_FEATURES: Final = {
     Variant.SOTW: {"xds.config.supports-resource-ttl", "xds.config.supports-resource-in-sotw"},
 }
 """What a client must have before a server may send it times to live ("TTL", "SotW TTL")."""
+
+
+_CLOSED: Final = {"UNAVAILABLE", "UNAUTHENTICATED", "PERMISSION_DENIED"}
+"""How a stream ends where there is no connection to be had, or no right to ask."""
 
 
 class Outcome(enum.StrEnum):
@@ -58,6 +63,25 @@ class Target(msgspec.Struct, frozen=True):
     adapter: Adapter
     node: Node = Node(NODE)
     wait: float = WAIT_SECONDS
+
+
+async def reach(target: Target) -> None:
+    """UnavailableError with the reason when the target lets this client ask nothing at all, which
+    each of the runs would fail with. It has a resource then, as there is something to answer."""
+    with contextlib.suppress(NotSupported, Refused):
+        await target.adapter.put([written(Piece("CDS", "reach"))])
+    async with target.client() as client:
+        stream = client.open(AGGREGATED, Variant.DELTA)
+        try:
+            follower = Follower(OWN["CDS"].type_url, Variant.DELTA)
+            await stream.send(follower.first((), node=target.node))
+            found = await stream.receive(target.wait)
+        except ProtocolError:
+            return  # for the scenarios to say
+        finally:
+            await stream.close()
+    if isinstance(found, Ended) and found.status in _CLOSED:
+        raise UnavailableError(f"the target: {found}")
 
 
 async def run_all(
