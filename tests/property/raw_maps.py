@@ -52,15 +52,26 @@ class RawMaps:
         self.revision = 0
         self.root = bytes(32)
         self._found: dict[MapId, dict[bytes, bytes | None]] = {each: {} for each in STAGED}
+        # What questions share, each until something is written that it was read from.
+        self._numbers: dict[tuple[int, Direction, int], int] = {}
+        self._peers: dict[bytes, tuple[int, int]] = {}
+        self._verdicts: dict[tuple[int, int, Direction, int, int], bool] = {}
 
     def write(self, write: Write) -> None:
         if isinstance(write, Flip):
             self.active, self.revision, self.root = write.half, write.revision, write.root
+            self._numbers.clear()
+            self._peers.clear()
             return
         if isinstance(write, Grace):
             return
         map_id, key, value = write
         self._found[map_id].clear()
+        if map_id is MapId.POLICIES:
+            self._verdicts.clear()
+        else:
+            self._numbers.clear()
+            self._peers.clear()
         held = self.maps[map_id]
         if value is None:
             if held.pop(key, None) is not None:
@@ -123,28 +134,44 @@ class RawMaps:
             return group, IdentityIndex.UNKNOWN
         return group, self.row(group)[0] or IdentityIndex.UNKNOWN
 
-    def allowed(
-        self, ifindex: int, peer: bytes, direction: Direction, protocol: int, port: int
-    ) -> bool:
+    def number(self, ifindex: int, direction: Direction, size: int) -> int:
+        """Of the rules of an endpoint for addresses of so many bytes; 0: nothing is allowed."""
         entry = self.maps[MapId.ENDPOINTS].get(ENDPOINT_KEY.pack(ifindex))
         if entry is None:
-            return False
+            return 0
         _, flags, *halves = ENDPOINT_VALUE.unpack(entry)
         group, ipv4, ipv6 = halves[3 * self.active : 3 * self.active + 3]
-        if flags & ENDPOINT_CLOSED or not any(ipv4 if len(peer) == 4 else ipv6):
-            return False
+        if flags & ENDPOINT_CLOSED or not any(ipv4 if size == 4 else ipv6):
+            return 0
         _, ingress, egress = self.row(group)
-        number = ingress if direction is Direction.INGRESS else egress
-        if number == 0:
-            return False
-        their_group, index = self.peer(peer)
-        if their_group == GroupIndex.SERVICE:
-            if direction is Direction.EGRESS:
-                return False
-            index = IdentityIndex.UNKNOWN
+        return ingress if direction is Direction.INGRESS else egress
+
+    def verdict(
+        self, number: int, index: int, direction: Direction, protocol: int, port: int
+    ) -> bool:
         verdicts = []
         for each in (index, 0):
             key = POLICY_KEY.pack(0, number, each, direction, protocol, port.to_bytes(2, "big"))
             found = self.longest(MapId.POLICIES, key[4:])
             verdicts.append(POLICY_VALUE.unpack(found)[0] if found else 0)
         return 2 not in verdicts and 1 in verdicts
+
+    def allowed(
+        self, ifindex: int, peer: bytes, direction: Direction, protocol: int, port: int
+    ) -> bool:
+        asked = ifindex, direction, len(peer)
+        if (number := self._numbers.get(asked)) is None:
+            number = self._numbers[asked] = self.number(*asked)
+        if number == 0:
+            return False
+        if (place := self._peers.get(peer)) is None:
+            place = self._peers[peer] = self.peer(peer)
+        their_group, index = place
+        if their_group == GroupIndex.SERVICE:
+            if direction is Direction.EGRESS:
+                return False
+            index = IdentityIndex.UNKNOWN
+        question = number, index, direction, protocol, port
+        if (verdict := self._verdicts.get(question)) is None:
+            verdict = self._verdicts[question] = self.verdict(*question)
+        return verdict
