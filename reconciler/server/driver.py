@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 from reconciler.core import plane as core
 from reconciler.core import seen
@@ -21,15 +21,10 @@ from reconciler.core.objects import Change
 from reconciler.core.resources.types import Resource
 from reconciler.core.xds.effects import Close, Send
 from reconciler.errors import JournalConflict, JournalError
+from reconciler.server.driving import Streams, Timed
 
 
-class Streams(Protocol):
-    def send(self, stream: int, frame: bytes) -> None: ...
-
-    def close(self, stream: int, status: str, reason: str) -> None: ...
-
-
-class Driver:
+class Driver(Timed):
     """`grpc.Hub` for the service; `changed` for the sources of objects.
 
     failed: set when the core can't go on (another server has taken the journal)
@@ -45,12 +40,12 @@ class Driver:
         debounce: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(clock)
         self._plane = plane
         self._journal = journal
         self._thread = journal_thread
         self._log = log
         self._debounce = debounce
-        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._streams: Streams | None = None
         self._collected: list[Change] = []
@@ -120,10 +115,6 @@ class Driver:
     def content(self, view: str, type_url: str, name: str) -> Resource | None:
         """A resource as a node has it, or is being brought it. view: the node's name"""
         return seen.content(self._plane, view, type_url, name)
-
-    def unix(self, seconds: float) -> float:
-        """The core's time as Unix time."""
-        return time.time() - (self._clock() - seconds)
 
     async def written(self) -> None:
         """Until no journal write is under way."""

@@ -20,7 +20,6 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
-from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -269,7 +268,7 @@ def _refused(decoded: Decoded) -> set[str | None]:
 # --------------------------------------------------------------------------------- watching
 
 
-async def watch(
+def watch(
     directory: str | Path,
     stop: asyncio.Event,
     *,
@@ -284,7 +283,4 @@ async def watch(
     if not root.is_dir():
         raise ConfigError(f"manifests: {root} is not a directory")
     scan = Directory(root).scan
-    found = looks(root, scan, stop, rescan_seconds=rescan_seconds, force_polling=force_polling)
-    async with aclosing(found):
-        async for batch in found:
-            yield batch
+    return looks(root, scan, stop, rescan_seconds=rescan_seconds, force_polling=force_polling)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
@@ -23,6 +23,7 @@ from reconciler.errors import ProtocolError
 from reconciler.probe import services
 from reconciler.server.discovery.documents import Found
 from reconciler.server.discovery.files import State
+from reconciler.server.driving import Streams, Timed
 
 _PAUSE_SECONDS: Final = 0.02
 """Between two changes that streams are led to, at least: what comes in a burst is sent once."""
@@ -37,13 +38,7 @@ _IDLE_VIEWS: Final = 1024
 Opened = Callable[[int, str], None]
 
 
-class Streams(Protocol):
-    def send(self, stream: int, frame: bytes) -> None: ...
-
-    def close(self, stream: int, status: str, reason: str) -> None: ...
-
-
-class Driver:
+class Driver(Timed):
     """`grpc.Hub` for the services in `methods`; call on the event loop only."""
 
     def __init__(
@@ -54,8 +49,8 @@ class Driver:
         **options: Any,
     ) -> None:
         """options: of `core.discovery.Service`."""
+        super().__init__(clock)
         self._log = log
-        self._clock = clock
         self._service = Service(self._view_of, **options)
         self._loop = asyncio.get_running_loop()
         self._streams: Streams | None = None
@@ -135,10 +130,6 @@ class Driver:
     @property
     def views(self) -> int:
         return len(self._service.views)
-
-    def unix(self, seconds: float) -> float:
-        """The core's time as Unix time."""
-        return time.time() - (self._clock() - seconds)
 
     def _view_of(self, node: Node) -> str:
         names = self.state.of(node)

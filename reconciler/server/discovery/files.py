@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
-from contextlib import aclosing
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -211,7 +210,7 @@ def _duplicates(directories: tuple[Directory, ...]) -> Iterator[Rejected]:
 # --------------------------------------------------------------------------------- watching
 
 
-async def watch(
+def watch(
     directory: str | Path,
     stop: asyncio.Event,
     *,
@@ -222,7 +221,4 @@ async def watch(
     if not root.is_dir():
         raise ConfigError(f"resources: {root} is not a directory")
     scan = Resources(root).scan
-    found = looks(root, scan, stop, rescan_seconds=rescan_seconds, quiet_ms=_QUIET_MS)
-    async with aclosing(found):
-        async for outcome in found:
-            yield outcome
+    return looks(root, scan, stop, rescan_seconds=rescan_seconds, quiet_ms=_QUIET_MS)
