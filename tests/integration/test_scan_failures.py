@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from reconciler.config import DiscoveryConfig, ServerConfig
 from reconciler.server import app as server
 from reconciler.server.discovery import app as discovery
+from tests.integration.xds_app import running
 from tests.integration.xds_processes import cluster, put
 
 Start = Callable[[Callable[[int], None]], Coroutine[Any, Any, None]]
@@ -60,22 +60,16 @@ async def test_a_look_that_fails_is_the_end_and_its_reason(
 ) -> None:
     files = tmp_path / "files"
     files.mkdir()
-    ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(serve(tmp_path, files)(ready.set_result))
-    try:
-        async with asyncio.timeout(20):
-            ends: set[asyncio.Future[Any]] = {ready, task}
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
 
-            def fail(_: Path) -> None:
-                raise ZeroDivisionError
+    def fail(_: Path) -> None:
+        raise ZeroDivisionError
 
+    async def served() -> None:
+        async with asyncio.timeout(20), running(serve(tmp_path, files)) as app:
             monkeypatch.setattr(listing, fail)
             put(files, "a", cluster("a"))
-            with pytest.raises(BaseExceptionGroup) as caught:
-                await asyncio.shield(task)
-            assert caught.group_contains(ZeroDivisionError)
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, BaseExceptionGroup):
-            await task
+            await asyncio.shield(app.task)
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await served()
+    assert caught.group_contains(ZeroDivisionError)

@@ -21,6 +21,7 @@ longer = pytest.mark.slow
 unless_built = [] if xds_build.built() else [longer]
 
 STREAMS = 20
+NAMES = dict(zip(("own connections", "shared connections"), LAYOUTS, strict=True))
 Rig = tuple[Server, Load]
 
 
@@ -29,17 +30,26 @@ def programs() -> Path:
     return xds_build.programs()
 
 
-@pytest.fixture(params=LAYOUTS, ids=["own connections", "shared connections"])
-def layout(request: pytest.FixtureRequest) -> Layout:
-    found: Layout = request.param
-    return found
+layouts = pytest.mark.parametrize("layout", NAMES.values(), ids=NAMES)
+
+rigs = pytest.mark.parametrize(
+    ("kind", "layout"),
+    [
+        pytest.param(
+            kind,
+            layout,
+            id=f"{kind}, {name}",
+            marks=unless_built if (kind, layout) == ("http2", LAYOUTS[0]) else longer,
+        )
+        for kind in (*OURS, *THEIRS)
+        for name, layout in NAMES.items()
+    ],
+)
+"""Of each server; one is of any run, in the tests that are not longer themselves."""
 
 
-@pytest.fixture(params=(*OURS, *THEIRS))
-def rig(
-    request: pytest.FixtureRequest, programs: Path, tmp_path: Path, layout: Layout
-) -> Iterator[Rig]:
-    kind: Kind = request.param
+@pytest.fixture
+def rig(kind: Kind, programs: Path, tmp_path: Path, layout: Layout) -> Iterator[Rig]:
     keys = xds_rig.make_keys(tmp_path) if layout.tls else None
     with (
         Server(kind, tmp_path / "server", programs, keys) as server,
@@ -48,23 +58,9 @@ def rig(
         yield server, load
 
 
-@longer
+@rigs
 def test_each_stream_is_counted_once(rig: Rig) -> None:
-    _count(*rig)
-
-
-@pytest.mark.parametrize("kind", [pytest.param("http2", marks=unless_built)])
-def test_each_stream_is_counted_once_by_what_is_built(kind: Kind, tmp_path: Path) -> None:
-    keys = xds_rig.make_keys(tmp_path)
-    programs = xds_build.programs()
-    with (
-        Server(kind, tmp_path / "server", programs, keys) as server,
-        Load(server, programs, LAYOUTS[0], keys, tmp_path / "load.log") as load,
-    ):
-        _count(server, load)
-
-
-def _count(server: Server, load: Load) -> None:
+    server, load = rig
     opened = load.open(STREAMS)
     assert (opened.in_sync, opened.failed, opened.missing) == (STREAMS, 0, 0)
     assert (opened.resources, opened.repeated) == (STREAMS * IDENTITIES, 0)
@@ -87,6 +83,7 @@ def _count(server: Server, load: Load) -> None:
 
 
 @longer
+@rigs
 def test_a_reconnect_with_equal_versions_brings_nothing_but_answers(rig: Rig) -> None:
     server, load = rig
     load.open(STREAMS)
@@ -98,6 +95,7 @@ def test_a_reconnect_with_equal_versions_brings_nothing_but_answers(rig: Rig) ->
 
 
 @longer
+@rigs
 def test_streams_are_behind_what_they_have_not_got(rig: Rig) -> None:
     server, load = rig
     load.open(STREAMS)
@@ -112,6 +110,7 @@ def test_streams_are_behind_what_they_have_not_got(rig: Rig) -> None:
 
 
 @longer
+@rigs
 def test_a_server_that_ends_is_no_success(rig: Rig) -> None:
     server, load = rig
     load.open(STREAMS)
@@ -121,6 +120,7 @@ def test_a_server_that_ends_is_no_success(rig: Rig) -> None:
 
 
 @longer
+@layouts
 def test_streams_that_end_are_counted_with_their_status(
     programs: Path, tmp_path: Path, layout: Layout
 ) -> None:

@@ -20,10 +20,7 @@ from reconciler.probe.follow import Follower
 from reconciler.probe.frames import Node, Response
 from reconciler.probe.services import AGGREGATED, Variant
 from tests.integration.xds_processes import Serve, free_port
-
-
-def cluster(name: str, seconds: int = 1) -> dict[str, Any]:
-    return {"@type": CDS, "name": name, "connectTimeout": f"{seconds}s"}
+from tests.pushed import cluster
 
 
 class Server(Serve):

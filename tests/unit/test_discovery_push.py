@@ -13,15 +13,11 @@ import pytest
 import structlog
 
 from reconciler.address import Address
+from reconciler.core.discovery.types import CDS
 from reconciler.server.discovery import push
 from reconciler.server.discovery.files import Outcome
 from reconciler.server.discovery.rules import violations
-
-CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
-
-
-def cluster(name: str, seconds: int = 1) -> dict[str, Any]:
-    return {"@type": CLUSTER, "name": name, "connectTimeout": f"{seconds}s"}
+from tests.pushed import cluster
 
 
 class Server:
@@ -39,7 +35,7 @@ class Server:
     async def follow(self) -> None:
         async for outcome in self.outcomes:
             if outcome.state is not None:
-                found = outcome.state.resources(("",)).get(CLUSTER, {})
+                found = outcome.state.resources(("",)).get(CDS, {})
                 self.taken.append(sorted(found))
 
 
