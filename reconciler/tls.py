@@ -124,6 +124,10 @@ def _by_subject(certificate: x509.Certificate) -> str | None:
 
 def _by_uri(certificate: x509.Certificate, cluster: str | None) -> str | None:
     """The node of the SPIFFE ID; None: there is no SPIFFE ID, "" if it is not a node's here."""
+    if SPIFFE.encode() not in certificate.tbs_certificate_bytes.lower():
+        return (
+            None  # DER has a URI in one piece; to parse the extensions costs a tenth of a handshake
+        )
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:

@@ -138,12 +138,16 @@ class Delivery:
         """Additions and changes, and then removals, each stage when the one before is answered."""
         gated = client.service is None and not client.mute
         early, late = self._open(client) if gated else (False, False)
-        behind.sort(key=self._place)
         apart = len(behind) > 1 or early or late
+        if not apart:  # as nearly always: no order to keep
+            if self._advance(client, *behind[0], now) is not _Done.UNADMITTED:
+                self._held.pop(client.id, None)
+            return
+        behind.sort(key=self._place)
         held = False
         for type_url, kind, target in behind:
             # What is begun with may be what a client said it has, of which there is no content.
-            at = target.step(kind.base).between() if apart and not kind.fresh else target
+            at = target if kind.fresh else target.step(kind.base).between()
             staged = gated and type_url in _RANK
             wait = early and staged and type_url not in EARLY and not (kind.fresh or kind.forced)
             done = self._advance(client, type_url, kind, at, now, wait=wait)
