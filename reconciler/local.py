@@ -188,7 +188,7 @@ def _error(status: int, body: bytes) -> ReconcilerError:
     try:
         content: Any = msgspec.json.decode(body)
         text = str(content["error"])
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
         text = f"HTTP status {status}"
     if status == 503:
         return UnavailableError(text)

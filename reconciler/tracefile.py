@@ -176,7 +176,7 @@ def _parse(line: bytes) -> Head | Event | None:
         if line.startswith(b'{"process":'):
             return msgspec.json.decode(line, type=Head)
         return msgspec.json.decode(line, type=Event)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 

@@ -153,7 +153,7 @@ def holder(path: str | os.PathLike[str]) -> Holder | None:
     """Who holds (or, if that process was killed, last held) the journal's lock."""
     try:
         return msgspec.json.decode(_lock_file(pathlib.Path(path)).read_bytes(), type=Holder)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 

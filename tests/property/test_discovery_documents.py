@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reconciler.probe.messages import WRAPPER, message_class
@@ -87,6 +87,7 @@ def test_whatever_is_written_is_read_or_refused(document: Any, as_yaml: bool) ->
 
 
 @given(st.binary(max_size=200))
+@example(b'"\x80"')
 def test_any_bytes_are_no_error(data: bytes) -> None:
     for name in ("a.yaml", "a.json"):
         parse(data, name)

@@ -67,11 +67,15 @@ async def test_half_a_last_line_is_left_out(tmp_path: Path) -> None:
             '{"process":"server","name":"s"}\n{"spec":"A"}\n{"spec":"A","action":"B"}\n',
             "t.jsonl:2: expected an event",
         ),
+        (
+            '{"process":"server","name":"s"}\n{"spec":"\x80","action":"B"}\n{"spec":"A"}\n',
+            "t.jsonl:2: expected an event",
+        ),
     ],
 )
 def test_what_is_no_trace_is_refused_with_the_line(tmp_path: Path, text: str, problem: str) -> None:
     path = tmp_path / "t.jsonl"
-    path.write_text(text)
+    path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=problem):
         read(path)
 

@@ -110,7 +110,7 @@ def _documents(data: bytes, file: str) -> Iterator[Any]:
     if file.lower().endswith(".json"):
         try:
             yield msgspec.json.decode(data)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise YamlError(str(error)) from None
         except RecursionError:
             raise YamlError("nested too deeply") from None

@@ -127,7 +127,7 @@ class TokenReviewer:
                 return _unavailable()
             try:
                 status = await self._ask(token)
-            except (ApiError, UnavailableError, msgspec.DecodeError) as error:
+            except (ApiError, UnavailableError, msgspec.DecodeError, UnicodeDecodeError) as error:
                 wait = error.retry_after if isinstance(error, ApiError) else 0.0
                 pause = min(max(wait, PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
                 self._paused_until = self._monotonic() + pause

@@ -203,7 +203,7 @@ class Recorder:
                 await self._update(series, count)
             else:
                 await self._create(series, count)
-        except (ApiError, UnavailableError, msgspec.DecodeError) as error:
+        except (ApiError, UnavailableError, msgspec.DecodeError, UnicodeDecodeError) as error:
             if isinstance(error, ApiError) and error.status < 500 and error.status != 429:
                 if series.name and error.status == 404:  # it has expired
                     series.name, series.written = "", 0

@@ -147,7 +147,7 @@ class JournalApi:
             except Refused as error:
                 if error.status != 410:  # the pages' version is history: from the beginning
                     raise
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise Unanswered(f"a list of CiliumIdentities can't be read: {error}") from error
 
     def close(self) -> None:

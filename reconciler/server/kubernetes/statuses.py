@@ -207,7 +207,7 @@ class Statuses:
                     return max(wait, LOOK_SECONDS / 4)
                 self._tokens -= 1
                 await self._write(name, look)
-        except (ApiError, UnavailableError, msgspec.DecodeError) as error:
+        except (ApiError, UnavailableError, msgspec.DecodeError, UnicodeDecodeError) as error:
             asked = error.retry_after if isinstance(error, ApiError) else 0.0
             self.results["failed"] += 1
             self._log.warning("policy status", reason=str(error))
