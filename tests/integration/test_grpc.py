@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,19 @@ async def test_the_certificate_alone_names_the_node(authority: Path) -> None:
             client.send(request("node-2"))  # what it claims
             await hub.wait(lambda: len(hub.frames) == 1)
             assert hub.nodes == {1: "node-1"}
+
+
+async def test_a_stop_waits_for_nobody_who_was_told_that_it_is_over(authority: Path) -> None:
+    server_keys = keys_of(authority, certs.issue_server(authority, names=("127.0.0.1",), now=NOW))
+    node_keys = keys_of(authority, certs.issue_node(authority, "node-1", now=NOW))
+    async with (
+        serving(Address("127.0.0.1", 0), server_keys) as (_, server),
+        client_of(Address("127.0.0.1", server.port), node_keys) as (client, seen),
+    ):
+        client.connect()
+        await seen.wait(lambda: seen.up == 1)
+        async with asyncio.timeout(15):  # not half of what others wait for TLS's last words
+            await server.stop(grace=1_000.0)
 
 
 async def test_a_certificate_that_is_no_node_is_refused(authority: Path) -> None:
