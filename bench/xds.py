@@ -110,7 +110,7 @@ def _round(context: Context, programs: Path, case: Case, kind: Kind, title: str)
         with contextlib.ExitStack() as stack:
             directory = stack.enter_context(machine.scratch(disk=True))
             context.say(f"{title}: start")
-            loads = _loads(stack, programs, directory, kind, case)
+            found = loads(stack, programs, directory, kind, case)
             while left:
                 name = left[0]
                 if kind == "snapshot" and name == "burst" and case.streams > _FEW:
@@ -118,7 +118,7 @@ def _round(context: Context, programs: Path, case: Case, kind: Kind, title: str)
                     case.why.setdefault(kind, {})[name] = "not measured: takes too long"
                     left.pop(0)
                     continue
-                once, times = loads[name]
+                once, times = found[name]
                 for at in range(context.runs(times)):
                     context.say(f"{title}: {LOADS[name]} ({at + 1})")
                     report = once()
@@ -138,7 +138,7 @@ class _OverError(Exception):
     """Streams waited until the time was over."""
 
 
-def _loads(
+def loads(
     stack: contextlib.ExitStack, programs: Path, directory: Path, kind: Kind, case: Case
 ) -> dict[str, tuple[Callable[[], Report], int]]:
     """What measures each load once, and how often it is repeated in a round."""

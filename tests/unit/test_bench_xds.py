@@ -199,7 +199,7 @@ def rounds_of(monkeypatch: pytest.MonkeyPatch, kind: Kind, **loads: Report | str
     def made(*_: object) -> dict[str, tuple[Callable[[], Report], int]]:
         return {name: (partial(measure, loads.get(name, whole)), 2) for name in LOADS}
 
-    monkeypatch.setattr(xds, "_loads", made)
+    monkeypatch.setattr(xds, "loads", made)
     found = Case(SHARED, STREAMS, {}, {})
     xds._round(context(), Path(), found, kind, "round 1")
     return found
