@@ -23,6 +23,7 @@ unless_built = [] if xds_build.built() else [longer]
 STREAMS = 20
 NAMES = dict(zip(("own connections", "shared connections"), LAYOUTS, strict=True))
 Rig = tuple[Server, Load]
+BARE: tuple[Kind, ...] = ("bare",)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +42,9 @@ rigs = pytest.mark.parametrize(
             id=f"{kind}, {name}",
             marks=unless_built if (kind, layout) == ("http2", LAYOUTS[0]) else longer,
         )
-        for kind in (*OURS, *THEIRS)
+        for kind in (*OURS, *THEIRS, *BARE)
         for name, layout in NAMES.items()
+        if layout.tls or kind not in BARE
     ],
 )
 """Of each server; one is of any run, in the tests that are not longer themselves."""
