@@ -9,11 +9,10 @@ its own a connection keeps room for the most that ever went through.)
 from __future__ import annotations
 
 import contextlib
-import os
 import ssl
 from typing import Final, cast
 
-from reconciler.tls import KeyFiles, KeyPair
+from reconciler.tls import KeyFiles, KeyPair, take
 
 _RECORD: Final = 16 << 10  # bytes of plaintext, at most (RFC 8446, 5.1)
 
@@ -22,7 +21,7 @@ class Contexts:
     """For one port; rotated files are used from the next connection on."""
 
     def __init__(self, tls: KeyPair | KeyFiles, tokens: bool) -> None:
-        """tokens: who connects has no certificate."""
+        """tls: as `tls.check` lets them pass; tokens: who connects has no certificate."""
         self._files = tls if isinstance(tls, KeyFiles) else None
         self._keys = tls.current() if isinstance(tls, KeyFiles) else tls
         self._tokens = tokens
@@ -42,14 +41,7 @@ def _made(keys: KeyPair, tokens: bool) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
     context.num_tickets = 0  # no client of xDS resumes; making two is a third of a handshake
-    # The module reads a chain from files only; this one is nowhere on a disk.
-    file = os.memfd_create("keys", os.MFD_CLOEXEC)
-    try:
-        with os.fdopen(os.dup(file), "wb") as out:
-            out.write(keys.key.rstrip() + b"\n" + keys.certificate)
-        context.load_cert_chain(f"/proc/self/fd/{file}")
-    finally:
-        os.close(file)
+    take(context, keys)
     if not tokens:
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(cadata=keys.ca.decode())

@@ -132,6 +132,10 @@ def test_files_that_hold_no_token(tmp_path: Path, data: bytes) -> None:
 # ------------------------------------------------------------------------------------------- files
 
 
+WEAK = ec.generate_private_key(ec.SECP192R1())
+"""96 bits of security, and OpenSSL wants 112 (its level 2, the default of Debian's)."""
+
+
 class Mounted:
     """A mounted Secret: files are links into a folder that a link names, which is swapped."""
 
@@ -183,6 +187,7 @@ def test_a_swapped_secret_is_read(tmp_path: Path) -> None:
         (b"", KEY, "not a PEM file"),
         (pem("system:node:n1", begin=BEGIN - LIFE), KEY, "expired at 2026-01-01 00:00:00 UTC"),
         (pem("system:node:n1", begin=BEGIN + LIFE), KEY, "not valid before 2026-01-11"),
+        (pem("system:node:n1", key=WEAK), WEAK, "OpenSSL refuses it: EE_KEY_TOO_SMALL"),
     ],
 )
 def test_the_last_good_files_stay(
