@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from reconciler.http2 import Connection, Stream
 from reconciler.http2.headers import Header
-from reconciler.server.h2_tls import Contexts, Session
+from reconciler.server.h2_tls import RECORD, Contexts, Session
 
 if TYPE_CHECKING:
     from reconciler.server.h2 import H2Server
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from reconciler.server.streams import Traffic
 
 _JOIN: Final = 4096  # bytes up to which a copy is cheaper than a list of buffers
+_RECORDS: Final = 16 * RECORD  # bytes to encrypt at once: what OpenSSL's buffer grows to stays
 _CONTROL_BYTES: Final = 4 << 20  # answers to PING and the like that a peer may leave unread
 
 
@@ -167,13 +168,15 @@ class Peer(asyncio.Protocol):
 
     def _write(self, transport: asyncio.Transport, out: list[bytes]) -> None:
         secured = self._secured
-        if sum(map(len, out)) <= _JOIN:
-            data = out[0] if len(out) == 1 else b"".join(out)
-            transport.write(data if secured is None else secured.encrypt(data))
-        elif secured is None:
+        if secured is None and sum(map(len, out)) > _JOIN:
             transport.writelines(out)  # shared bytes are not copied
-        else:
-            transport.writelines([secured.encrypt(each) for each in out])
+            return
+        data = out[0] if len(out) == 1 else b"".join(out)
+        if secured is None:
+            transport.write(data)
+            return
+        for at in range(0, len(data), _RECORDS):  # whole records, but for the last one
+            transport.write(secured.encrypt(data[at : at + _RECORDS]))
 
     def _told(self) -> bool:
         """Tell of calls of which everything is taken; true when there is more to send."""

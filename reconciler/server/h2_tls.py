@@ -14,7 +14,8 @@ from typing import Final, cast
 
 from reconciler.tls import KeyFiles, KeyPair, take
 
-_RECORD: Final = 16 << 10  # bytes of plaintext, at most (RFC 8446, 5.1)
+RECORD: Final = 16 << 10
+"""Bytes of plaintext in one, at most (RFC 8446, 5.1)."""
 
 
 class Contexts:
@@ -55,7 +56,7 @@ class Buffers:
 
     def __init__(self) -> None:
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.plain = bytearray(_RECORD)
+        self.plain = bytearray(RECORD)
         self.view = memoryview(self.plain)
 
 
@@ -87,7 +88,7 @@ class Session:
                 self._object.do_handshake()
                 self.established = True
             while incoming.pending and not self.ended:
-                size = cast("int", self._object.read(_RECORD, buffers.plain))
+                size = cast("int", self._object.read(RECORD, buffers.plain))
                 self.ended = not size
                 plain = bytes(buffers.view[:size])
                 found = found + plain if found else plain
