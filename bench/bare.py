@@ -21,6 +21,7 @@ from envoy.service.discovery.v3 import discovery_pb2
 from bench import machine
 from bench.xds_rig import EXTENSION, SECRET
 from reconciler import tls
+from reconciler.http2 import Wires
 from reconciler.http2 import frames as f
 from reconciler.http2 import headers as h
 from reconciler.server.discovery.documents import Found, parse
@@ -59,7 +60,7 @@ def _removals(types: Collection[str]) -> list[bytes]:
     for type_url in sorted(types):
         response = discovery_pb2.DeltaDiscoveryResponse(type_url=type_url, nonce="1")
         response.removed_resources.append(_GONE.decode())
-        out += _frames(response.SerializeToString())
+        out += Wires().frames(_STREAM, response.SerializeToString())
     return out
 
 
@@ -71,14 +72,8 @@ def _responses(found: tuple[Found, ...]) -> list[bytes]:
             if each.type_url == type_url:
                 one = response.resources.add(name=each.name, version=each.version)
                 one.resource.type_url, one.resource.value = type_url, each.body
-        out += _frames(response.SerializeToString())
+        out += Wires().frames(_STREAM, response.SerializeToString())
     return out
-
-
-def _frames(message: bytes) -> list[bytes]:
-    data, most = f.prefix(len(message)) + message, f.DEFAULT_FRAME
-    parts = [data[at : at + most] for at in range(0, len(data), most)]
-    return [f.head(len(part), f.DATA, 0, _STREAM) + part for part in parts]
 
 
 class Connection(asyncio.Protocol):
@@ -106,7 +101,6 @@ class Connection(asyncio.Protocol):
             if not secured.established:
                 return
             self._transport.write(secured.encrypt(_HELLO))
-            plain = plain.removeprefix(f.PREFACE)
         self._read(plain.removeprefix(f.PREFACE))
 
     def _read(self, data: bytes) -> None:
@@ -146,7 +140,7 @@ class Connection(asyncio.Protocol):
             said += 1
         self._waiting = told[said:]
         if said:
-            self._transport.writelines([self._secured.encrypt(each) for each in told[:said]])
+            self._transport.write(self._secured.encrypt(b"".join(told[:said])))
 
 
 def _adapter(ready: Ready) -> web.Application:

@@ -1,9 +1,8 @@
 """TLS of `h2.H2Server`: contexts from files that rotate, and one connection's session without IO.
 
 The sessions of a server share the buffers between them and OpenSSL. Each leaves both empty, so a
-connection that is quiet keeps none, and those in use stay warm; with ten thousand connections that
-is most of what TLS takes beside the handshakes. (A buffer of OpenSSL's never shrinks: with two of
-its own a connection keeps room for the most that ever went through.)
+connection that is quiet keeps none, and those in use stay warm. (A buffer of OpenSSL's never
+shrinks: with two of its own a connection keeps room for the most that ever went through.)
 """
 
 from __future__ import annotations

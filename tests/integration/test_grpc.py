@@ -109,7 +109,7 @@ async def test_a_stop_waits_for_nobody_who_was_told_that_it_is_over(authority: P
     ):
         client.connect()
         await seen.wait(lambda: seen.up == 1)
-        async with asyncio.timeout(15):  # not half of what others wait for TLS's last words
+        async with asyncio.timeout(15):  # half of what uvloop's own TLS waits for the last words
             await server.stop(grace=1_000.0)
 
 

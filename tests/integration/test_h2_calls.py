@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import struct
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -19,8 +18,10 @@ import h2.config
 import h2.connection
 import h2.errors
 import h2.events
+import pytest
 
 from reconciler.config import Address
+from reconciler.http2.frames import prefix
 from reconciler.server import certs
 from reconciler.server.h2 import H2Server
 from reconciler.server.streams import METHOD
@@ -29,6 +30,11 @@ from tests.integration.grpc_rig import NOW, Hub, keys_of, request
 
 ANY_PORT = Address("127.0.0.1", 0)
 SLOW = "/test.Service/Slow"
+
+
+def framed(message: bytes) -> bytes:
+    """As gRPC sends it."""
+    return prefix(len(message)) + message
 
 
 class Client:
@@ -62,7 +68,7 @@ class Client:
 
     def say(self, stream: int, message: bytes) -> None:
         """The window lets all of it through."""
-        data = struct.pack(">BL", 0, len(message)) + message
+        data = framed(message)
         assert self.say_bytes(stream, data) == len(data)
 
     def say_bytes(self, stream: int, data: bytes) -> int:
@@ -170,35 +176,23 @@ class Slow:
         server.add_registered_method_handlers("test.Service", {"Slow": handler})
 
 
-async def test_requests_that_a_service_does_not_take_are_bounded() -> None:
+@pytest.mark.parametrize(
+    ("data", "most"),
+    [(framed(bytes(30_000)), 2 << 20), (framed(b"") * 2_000, 500_000)],
+    ids=["large ones", "without a byte"],
+)
+async def test_requests_that_a_service_does_not_take_are_bounded(data: bytes, most: int) -> None:
     slow = Slow()
     async with served(add=slow.add) as (_, _, client):
         stream = client.open(SLOW)
         said = 0
-        while stream not in client.status and said < 2 << 20:
-            client.say(stream, bytes(30_000))
-            said += 30_000
+        while stream not in client.status and said < most:
+            assert client.say_bytes(stream, data) == len(data)
+            said += len(data)
             await client.until(
                 lambda: (
                     stream in client.status
-                    or client.http.local_flow_control_window(stream) > 30_005
-                )
-            )
-        assert client.status[stream] == "8"
-
-
-async def test_requests_without_a_byte_are_bounded_too() -> None:
-    slow = Slow()
-    async with served(add=slow.add) as (_, _, client):
-        stream = client.open(SLOW)
-        said = 0
-        while stream not in client.status and said < 100_000:
-            assert client.say_bytes(stream, bytes(10_000)) == 10_000
-            said += 2_000
-            await client.until(
-                lambda: (
-                    stream in client.status
-                    or client.http.local_flow_control_window(stream) > 10_000
+                    or client.http.local_flow_control_window(stream) >= len(data)
                 )
             )
         assert client.status[stream] == "8"
@@ -248,7 +242,7 @@ async def test_who_has_not_proven_anything_yet_is_taken_one_window_of(authority:
     async with served(keys, tokens=tokens) as (hub, _, client):
         stream = client.open(METHOD, ("authorization", "Bearer node-1"))
         message = request("node-1", "t" * 200_000)
-        data = struct.pack(">BL", 0, len(message)) + message
+        data = framed(message)
         assert client.say_bytes(stream, data) == 65_535
         client.http.ping(b"12345678")
         await client.until(lambda: client.pongs == 1)
