@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from tests.pushed import cluster
 class Server:
     """stop: of the application; taken: names that each state had, a consumer permitting."""
 
-    def __init__(self, client: aiohttp.ClientSession, outcomes: AsyncGenerator[Outcome]) -> None:
-        self.client, self.outcomes = client, outcomes
+    def __init__(self, client: aiohttp.ClientSession, pushes: push.Pushes) -> None:
+        self.client, self.pushes = client, pushes
         self.taken: list[list[str]] = []
 
     async def ask(self, method: str, *resources: dict[str, Any]) -> tuple[int, Any]:
@@ -33,10 +33,13 @@ class Server:
             return answer.status, await answer.json() if answer.status != 204 else None
 
     async def follow(self) -> None:
-        async for outcome in self.outcomes:
-            if outcome.state is not None:
-                found = outcome.state.resources(("",)).get(CDS, {})
-                self.taken.append(sorted(found))
+        self.take(await self.pushes.first())
+        await self.pushes.follow(self.take)
+
+    def take(self, outcome: Outcome) -> None:
+        if outcome.state is not None:
+            found = outcome.state.resources(("",)).get(CDS, {})
+            self.taken.append(sorted(found))
 
 
 @pytest.fixture
@@ -48,11 +51,10 @@ def stop() -> asyncio.Event:
 async def server(tmp_path: Path, stop: asyncio.Event) -> AsyncIterator[Server]:
     async with AsyncExitStack() as stack:
         address = Address(path=f"{tmp_path}/push.sock")
-        outcomes = await push.listen(address, stop, stack, structlog.get_logger())
-        stack.push_async_callback(outcomes.aclose)
+        pushes = await push.listen(address, stop, stack, structlog.get_logger())
         connector = aiohttp.UnixConnector(address.path)
         client = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
-        yield Server(client, outcomes)
+        yield Server(client, pushes)
 
 
 @asynccontextmanager
@@ -102,19 +104,19 @@ async def test_what_comes_after_a_stop_is_answered(server: Server, stop: asyncio
 async def test_what_waits_at_a_stop_is_answered(
     server: Server, stop: asyncio.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given, give = asyncio.Event(), push._Pushes._give
+    given, give = asyncio.Event(), push.Pushes._give
 
-    async def tell(self: push._Pushes, outcome: Outcome) -> None:
+    async def tell(self: push.Pushes, outcome: Outcome) -> None:
         given.set()
         await give(self, outcome)
 
-    monkeypatch.setattr(push._Pushes, "_give", tell)
+    monkeypatch.setattr(push.Pushes, "_give", tell)
     async with asyncio.timeout(20):
         waiting = asyncio.create_task(server.ask("PUT", cluster("a")))
         await given.wait()
         stop.set()
-        rest = [outcome async for outcome in server.outcomes]
-        assert [each.state and each.state.count for each in rest] == [0]  # to begin with
+        await server.follow()
+        assert server.taken == [[]]  # to begin with
         assert await waiting == STOPPING
 
 
@@ -123,16 +125,41 @@ async def test_what_is_in_force_at_a_stop_is_so_answered(
 ) -> None:
     async with asyncio.timeout(20):
         began = asyncio.create_task(server.ask("PUT", cluster("a")))
-        assert (await anext(server.outcomes)).state is not None
+        server.take(await server.pushes.first())
         behind = asyncio.create_task(server.ask("PUT", cluster("b")))
         stop.set()
-        assert [outcome async for outcome in server.outcomes] == []
+        await server.pushes.follow(server.take)
         assert (await began, await behind) == ((204, None), STOPPING)
+        assert server.taken == [["a"]]
 
 
-async def test_who_is_not_followed_any_more_is_answered(server: Server) -> None:
+async def test_who_is_never_followed_is_answered(server: Server) -> None:
     async with asyncio.timeout(20):
         waiting = asyncio.create_task(server.ask("PUT", cluster("a")))
-        assert (await anext(server.outcomes)).state is not None
-        await server.outcomes.aclose()
+        assert (await server.pushes.first()).state is not None
+        server.pushes.end()
         assert await waiting == STOPPING
+
+
+async def test_what_comes_before_it_is_followed_waits(server: Server) -> None:
+    async with asyncio.timeout(20):
+        first = asyncio.create_task(server.ask("PUT", cluster("a")))
+        server.take(await server.pushes.first())
+        second = asyncio.create_task(server.ask("PATCH", cluster("b")))
+        async with asyncio.TaskGroup() as tasks:
+            following = tasks.create_task(server.pushes.follow(server.take))
+            assert (await first, await second) == ((204, None), (204, None))
+            following.cancel()
+    assert server.taken == [["a"], ["a", "b"]]
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+async def test_what_is_short_and_what_is_not_is_taken(server: Server, size: int) -> None:
+    long = cluster("a") | {"altStatName": "a" * size}
+    async with following(server), asyncio.timeout(20):
+        assert await server.ask("PUT", cluster("b")) == (204, None)
+        assert await server.ask("PATCH", long) == (204, None)
+        status, answer = await server.ask("PATCH", long | {"lbPolicy": "NONE_SUCH"})
+    assert status == 400
+    assert "NONE_SUCH" in answer["error"]
+    assert server.taken == [["b"], ["a", "b"]]

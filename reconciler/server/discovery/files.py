@@ -13,7 +13,7 @@ Every file counts that `watching` finds; which nodes its resources are for says 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -222,3 +222,23 @@ def watch(
         raise ConfigError(f"resources: {root} is not a directory")
     scan = Resources(root).scan
     return looks(root, scan, stop, rescan_seconds=rescan_seconds, quiet_ms=_QUIET_MS)
+
+
+class Watched:
+    """A directory as a `parts.Source`. ConfigError: no such directory."""
+
+    def __init__(self, directory: str | Path, stop: asyncio.Event) -> None:
+        self._outcomes = watch(directory, stop)
+
+    async def __aenter__(self) -> Watched:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._outcomes.aclose()
+
+    async def first(self) -> Outcome:
+        return await anext(self._outcomes)
+
+    async def follow(self, take: Callable[[Outcome], None]) -> None:
+        async for outcome in self._outcomes:
+            take(outcome)

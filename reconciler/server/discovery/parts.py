@@ -7,9 +7,9 @@ beside its agents (`beside`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Final, Protocol
 
 import grpc.aio
 from envoy.service.cluster.v3 import cds_pb2
@@ -28,9 +28,10 @@ from reconciler.config import Address
 from reconciler.errors import ConfigError, Rejected, UnavailableError
 from reconciler.server.discovery import push
 from reconciler.server.discovery.csds import SERVICE as CSDS
-from reconciler.server.discovery.csds import Csds, Source
+from reconciler.server.discovery.csds import Csds
+from reconciler.server.discovery.csds import Source as Clients
 from reconciler.server.discovery.driver import Driver
-from reconciler.server.discovery.files import Outcome, watch
+from reconciler.server.discovery.files import Outcome, Watched
 from reconciler.server.discovery.status import Files
 
 _SERVICES: Final = tuple(
@@ -44,20 +45,30 @@ _SERVICES: Final = tuple(
 """Whose descriptors reflection gives."""
 
 
+class Source(Protocol):
+    """Where resources come from."""
+
+    async def first(self) -> Outcome:
+        """What there is to begin with."""
+
+    async def follow(self, take: Callable[[Outcome], None]) -> None:
+        """Give each change of it, until the stop; what `take` has returned from is in force."""
+
+
 class Parts:
     """driver: `grpc.Hub` of the xDS methods; files: how looks at the files went; more: what is
     served beside xDS."""
 
     def __init__(
         self,
-        outcomes: AsyncGenerator[Outcome, None],
+        source: Source,
         log: Any,
         *,
         open: bool,
-        beside: Sequence[Source] = (),
+        beside: Sequence[Clients] = (),
         **options: Any,
     ) -> None:
-        self._outcomes, self._log = outcomes, log
+        self._source, self._log = source, log
         self.driver = Driver(log, **options)
         self.files = Files()
         self.more = More(*beside, self.driver, open=open)
@@ -72,7 +83,7 @@ class Parts:
         log: Any,
         *,
         open: bool,
-        beside: Sequence[Source] = (),
+        beside: Sequence[Clients] = (),
         **options: Any,
     ) -> Parts:
         """Take the first look; ConfigError with all that is wrong with the files.
@@ -82,15 +93,15 @@ class Parts:
         beside: other clients of the same port, to be told of too
         options: of `core.discovery.Service`
         """
+        given: Source
         if isinstance(source, Address):
             given = await push.listen(source, stop, stack, log)
         else:
-            given = watch(source, stop)
-        outcomes = await stack.enter_async_context(aclosing(given))
-        first = await anext(outcomes)
+            given = await stack.enter_async_context(Watched(source, stop))
+        first = await given.first()
         if first.state is None:
             raise ConfigError("\n  ".join([f"{source}:", *map(str, first.problems)]))
-        parts = cls(outcomes, log, open=open, beside=beside, **options)
+        parts = cls(given, log, open=open, beside=beside, **options)
         stack.callback(parts.driver.stop)
         parts.files.good += 1
         parts.driver.changed(first.state)
@@ -98,25 +109,27 @@ class Parts:
 
     async def follow(self) -> None:
         """Serve what changes, until `stop`; problems go to the log, and to `on_problem`."""
-        async for outcome in self._outcomes:
-            self.files.problems = outcome.problems
-            if outcome.state is not None:
-                self.files.good += 1
-                self.driver.changed(outcome.state)
-                self._log.info("serving what has changed", resources=outcome.state.count)
-                continue
-            self.files.bad += 1
-            for problem in outcome.problems:
-                self._log.warning("resource refused, the last good state stays",
-                                  problem=str(problem))  # fmt: skip
-                if self.on_problem is not None:
-                    self.on_problem(problem)
+        await self._source.follow(self._take)
+
+    def _take(self, outcome: Outcome) -> None:
+        self.files.problems = outcome.problems
+        if outcome.state is not None:
+            self.files.good += 1
+            self.driver.changed(outcome.state)
+            self._log.info("serving what has changed", resources=outcome.state.count)
+            return
+        self.files.bad += 1
+        for problem in outcome.problems:
+            self._log.warning("resource refused, the last good state stays",
+                              problem=str(problem))  # fmt: skip
+            if self.on_problem is not None:
+                self.on_problem(problem)
 
 
 class More:
     """Health, CSDS and reflection. open: also the latter two on the clients' port."""
 
-    def __init__(self, *clients: Source, open: bool) -> None:
+    def __init__(self, *clients: Clients, open: bool) -> None:
         self._health = health.aio.HealthServicer()
         self._csds = Csds(*clients)
         self._open = open

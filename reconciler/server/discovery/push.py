@@ -13,7 +13,7 @@ nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -28,64 +28,66 @@ from reconciler.server.discovery.match import EVERY
 
 _MAX_BODY: Final = 64 << 20
 _SOURCE: Final = "resources.json"  # JSON, whatever name it has
-_STOPPING: Final = "the server is shutting down"
+
+_SHORT: Final = 16 << 10
+"""Bytes that are read on the event loop, in a few milliseconds at most. What goes to a thread comes
+back behind all that the loop has to do by then; what was changed 50 times is then told 50 times."""
 
 
-async def listen(
-    address: Address, stop: asyncio.Event, stack: AsyncExitStack, log: Any
-) -> AsyncGenerator[Outcome, None]:
-    """What is given, from the first good state on. It listens as long as the stack is."""
-    pushes = _Pushes()
+async def listen(address: Address, stop: asyncio.Event, stack: AsyncExitStack, log: Any) -> Pushes:
+    """Takes what is given as long as the stack is."""
+    pushes = Pushes(stop)
     routes: dict[str, local.Handler] = {
         "PUT /resources": pushes.put,
         "PATCH /resources": pushes.patch,
     }
     port = await stack.enter_async_context(local.serve(routes, address, max_body=_MAX_BODY))
+    stack.callback(pushes.end)
     log.info("waiting for resources", push=address.target, port=port)
-    return pushes.outcomes(stop)
+    return pushes
 
 
-class _Pushes:
-    def __init__(self) -> None:
+class Pushes:
+    """A `parts.Source`. A stop takes nothing away; whoever waits then, or comes later, is told that
+    nothing more is taken."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        self._stop = stop
         self._found: dict[tuple[str, str], Found] = {}
         self._known: Mapping[bytes, Found] = {}  # hash of what was written → what it is
         self._order = asyncio.Lock()
-        self._given: asyncio.Queue[tuple[Outcome, asyncio.Future[None]]] = asyncio.Queue()
-        self._unanswered: set[asyncio.Future[None]] = set()
-        self._ended = False
-        self._first = True
+        self._first: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._began = asyncio.Event()  # to be followed; or it never will be
+        self._in_force = False  # the first
+        self._take: Callable[[Outcome], None] | None = None
 
-    async def outcomes(self, stop: asyncio.Event) -> AsyncGenerator[Outcome, None]:
-        """Who asks for the next one has put the last one in force. A stop takes nothing away;
-        whoever waits then, or comes later, is told that nothing more is taken."""
-        nothing = True
+    async def first(self) -> Outcome:
+        """The first good state; the empty one if nothing comes before a stop."""
+        stopped = asyncio.ensure_future(self._stop.wait())
         try:
-            while True:
-                given = asyncio.ensure_future(self._given.get())
-                stopped = asyncio.ensure_future(stop.wait())
-                try:
-                    await asyncio.wait((given, stopped), return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    given.cancel()
-                    stopped.cancel()
-                if stop.is_set():
-                    self._end()
-                    if nothing:  # to begin with, so there is this
-                        yield Outcome(State())
-                    return
-                outcome, taken = given.result()
-                nothing = False
-                yield outcome
-                if not taken.done():
-                    taken.set_result(None)
+            await asyncio.wait((self._first, stopped), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._end()
+            stopped.cancel()
+        if self._stop.is_set():
+            self.end()
+            return Outcome(State())
+        return self._first.result()
 
-    def _end(self) -> None:
-        self._ended = True
-        for taken in self._unanswered:
-            if not taken.done():
-                taken.set_exception(UnavailableError(_STOPPING))
+    async def follow(self, take: Callable[[Outcome], None]) -> None:
+        """Whoever calls this has put the first in force."""
+        if self._began.is_set():
+            return
+        self._in_force, self._take = True, take
+        self._began.set()
+        try:
+            await self._stop.wait()
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """Take nothing more."""
+        self._take = None
+        self._began.set()
 
     async def put(self, request: web.Request) -> web.StreamResponse:
         return await self._change(request, keep=False)
@@ -96,10 +98,13 @@ class _Pushes:
     async def _change(self, request: web.Request, *, keep: bool) -> web.Response:
         data = await request.read()
         async with self._order:
-            parsed = await asyncio.to_thread(parse, data, _SOURCE, self._known)
+            if len(data) > _SHORT:
+                parsed = await asyncio.to_thread(parse, data, _SOURCE, self._known)
+            else:
+                parsed = parse(data, _SOURCE, self._known)
             problems = (*parsed.problems, *_twice(parsed))
             if problems:
-                if not self._first:
+                if self._first.done():
                     await self._give(Outcome(None, problems))
                 lines = [str(each) for each in problems]
                 return local.json({"error": "\n".join(lines), "problems": lines}, 400)
@@ -109,22 +114,22 @@ class _Pushes:
             self._known = {
                 key: each for key, each in known.items() if found[each.type_url, each.name] is each
             }
-            self._found, self._first = found, False
+            self._found = found
             everything = Directory("", EVERY, tuple(found.values()))
             await self._give(Outcome(State((everything,) if found else ())))
         return web.Response(status=204)
 
     async def _give(self, outcome: Outcome) -> None:
         """Return when it is in force; UnavailableError when it will not be."""
-        if self._ended:
-            raise UnavailableError(_STOPPING)
-        taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._unanswered.add(taken)
-        try:
-            self._given.put_nowait((outcome, taken))
-            await taken
-        finally:
-            self._unanswered.discard(taken)
+        first = not self._first.done()
+        if first:
+            self._first.set_result(outcome)
+        await self._began.wait()
+        if first and self._in_force:
+            return
+        if self._take is None or self._stop.is_set():
+            raise UnavailableError("the server is shutting down")
+        self._take(outcome)
 
 
 def _twice(parsed: Parsed) -> Iterable[Rejected]:
