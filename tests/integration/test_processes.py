@@ -23,6 +23,7 @@ from reconciler.commands.ask import query
 from reconciler.errors import ConfigError, UnavailableError
 from reconciler.server import certs
 from reconciler.server import status as server_status
+from tests.command import cli_here
 
 SHOP = Path(__file__).parents[2] / "demo" / "shop"
 
@@ -73,28 +74,108 @@ class Processes:
             if dead or time.monotonic() > end:
                 logs = [path.read_text() for path in sorted(self.directory.glob("*.log"))]
                 raise AssertionError("\n".join([f"ended: {dead}", *logs]))
-            pause.wait(0.02)
+            pause.wait(0.05)
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         return {row["name"]: row for row in query(self.server_status, "/v1/nodes")}
 
     def in_sync(self) -> bool:
+        node = self.nodes().get("node-1", {})
         return bool(
-            self.nodes().get("node-1", {}).get("state") == "in-sync"
-            and self.nodes()["node-1"]["streams"] == 1
+            (node.get("state"), node.get("streams")) == ("in-sync", 1)
             and all(
                 row["state"] == "enforcing" for row in query(self.agent_status, "/v1/endpoints")
             )
         )
 
+    def end(self) -> None:
+        for name in list(self.running):
+            self.stop(name, signal.SIGKILL)
+
+
+class World(Processes):
+    """A server and an agent that tests share: starting them is most of what such a test costs.
+
+    A test leaves it as it found it, or closes it with `end`: then the next one gets a new one.
+    """
+
+    def __init__(self, directory: Path, transport: str) -> None:
+        super().__init__(directory)
+        self.transport = transport
+        self.server_metrics = f"unix:{directory}/server-metrics.sock"
+        self.agent_metrics = f"unix:{directory}/agent-metrics.sock"
+        self._new: dict[str, Any] = {}
+
+    def server(self, *options: str) -> None:
+        super().server("--metrics", self.server_metrics, *options)
+
+    def agent(self, node: str = "node-1", *options: str) -> None:
+        super().agent(node, "--metrics", self.agent_metrics, *options)
+
+    def begin(self) -> None:
+        self.server()
+        self.agent()
+        self.wait(self.in_sync)
+        self._new = self._standing()
+
+    def check(self) -> None:
+        """It is as it was when it was new."""
+        self.wait(self.in_sync)
+        assert self._standing() == self._new, "a test has changed the world that others share"
+
+    def _standing(self) -> dict[str, Any]:
+        """What is served, to whom, and how it is enforced."""
+        node = self.nodes()["node-1"]
+        return {
+            "running": sorted(self.running),
+            "node": {key: node[key] for key in ("state", "rollout", "nack", "alarms")},
+            "enforced": query(self.agent_status, "/v1/endpoints"),
+            "filling": query(self.agent_status, "/v1/status")["filling"],
+            **{
+                kind: query(self.server_status, f"/v1/{kind}")
+                for kind in ("identities", "groups", "policies", "endpoints")
+            },
+        }
+
+
+@pytest.fixture(scope="module")
+def worlds() -> Iterator[dict[str, World]]:
+    """Those that stand, by transport."""
+    made: dict[str, World] = {}
+    yield made
+    for each in made.values():
+        each.end()
+
 
 @pytest.fixture
-def processes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Processes]:
+def world(
+    worlds: dict[str, World],
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Iterator[World]:
+    """In sync. One that a test has left changed is an error of that test, and of no other."""
+    transport = getattr(request, "param", "grpc")
+    found = worlds.pop(transport, None) or World(tmp_path_factory.mktemp(transport), transport)
+    try:
+        if found.running:
+            found.check()
+        else:
+            found.begin()
+        yield found
+        if found.running:
+            found.check()
+            worlds[transport] = found
+    finally:
+        if transport not in worlds:
+            found.end()
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    """Of this test alone; nothing runs yet."""
     found = Processes(tmp_path)
-    found.transport = getattr(request, "param", found.transport)
     yield found
-    for name in list(found.running):
-        found.stop(name, signal.SIGKILL)
+    found.end()
 
 
 def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -106,38 +187,35 @@ def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("processes", ["grpc", "http2"], indirect=True)
-def test_a_cluster_is_served_and_can_be_asked(processes: Processes) -> None:
-    processes.server()
-    processes.agent()
-    processes.wait(processes.in_sync)
-    server = ("--server", processes.server_status)
-    status = query(processes.server_status, "/v1/status")
+@pytest.mark.parametrize("world", ["grpc", "http2"], indirect=True)
+def test_a_cluster_is_served_and_can_be_asked(world: World) -> None:
+    server = ("--server", world.server_status)
+    status = query(world.server_status, "/v1/status")
     assert status["pods"] == 12
     assert status["identities"] == 11
     assert status["problems"] == []
     rows = json.loads(cli("get", "identities", *server, "-o", "json").stdout)
     assert [row["number"] for row in rows] == list(range(256, 267))
     for kind in ("groups", "policies", "endpoints", "nodes", "status"):
-        done = cli("get", kind, *server)
+        done = cli_here("get", kind, *server)
         assert done.returncode == 0, done.stderr
         assert len(done.stdout.splitlines()) > 3
-    shop = json.loads(cli("get", "policies", "-n", "shop", *server, "-o", "json").stdout)
+    shop = json.loads(cli_here("get", "policies", "-n", "shop", *server, "-o", "json").stdout)
     assert {row["namespace"] for row in shop} == {"shop"}
-    metrics = cli_http(processes.server_status, "/metrics")
+    metrics = cli_http(world.server_status, "/metrics")
     assert 'reconciler_nodes{state="in-sync"} 1.0' in metrics
-    assert "reconciler_map_entries" in cli_http(processes.agent_status, "/metrics")
-    for address in (processes.server_status, processes.agent_status):
+    assert "reconciler_map_entries" in cli_http(world.agent_status, "/metrics")
+    for address in (world.server_status, world.agent_status):
         assert query(address, "/readyz") == {"status": "ok"}
 
 
-def test_prometheus_gets_metrics_and_nothing_else(processes: Processes) -> None:
+def test_prometheus_gets_metrics_and_nothing_else(world: World) -> None:
     """Every documented family is on the page, on a port of its own, and no way to more."""
-    server, agent = (f"unix:{processes.directory}/{name}-metrics.sock" for name in ("s", "a"))
-    processes.server("--metrics", server)
-    processes.agent("node-1", "--metrics", agent)
-    processes.wait(processes.in_sync)
-    for address, families in ((server, server_status.METRICS), (agent, agent_status.METRICS)):
+    pages = (
+        (world.server_metrics, server_status.METRICS),
+        (world.agent_metrics, agent_status.METRICS),
+    )
+    for address, families in pages:
         page = cli_http(address, "/metrics")
         for family in families:
             assert f"\n# TYPE {family.exposed} {family.kind}\n" in page
@@ -150,25 +228,6 @@ def test_prometheus_gets_metrics_and_nothing_else(processes: Processes) -> None:
                 query(address, path)
 
 
-def test_a_map_that_fills_is_said_before_it_is_full(processes: Processes) -> None:
-    processes.server()
-    processes.agent()
-    processes.wait(processes.in_sync)
-    row = query(processes.agent_status, "/v1/status")
-    assert row["filling"] == {}
-    used = row["usage"]["addresses"]
-    assert used >= 16
-    processes.stop("agent")
-    processes.agent("node-1", "--max-addresses", str(used + 1))
-    processes.wait(processes.in_sync)
-    row = query(processes.agent_status, "/v1/status")
-    assert row["filling"] == {"addresses": 90}
-    assert row["refusal"] == ""
-    text = f"{used} of {used + 1} entries are in use, which is 90 % or more"
-    assert (processes.directory / "agent.log").read_text().count(text) == 1
-    assert "reconciler_alarms_total 1.0" in cli_http(processes.agent_status, "/metrics")
-
-
 def cli_http(address: str, path: str) -> str:
     import asyncio
 
@@ -178,46 +237,55 @@ def cli_http(address: str, path: str) -> str:
     return asyncio.run(Client(parse_address(address)).get(path)).decode()
 
 
-def test_explain_and_the_datapath_agree(processes: Processes) -> None:
-    processes.server()
-    processes.agent()
-    processes.wait(processes.in_sync)
-    options = ("--server", processes.server_status, "--agent", processes.agent_status, "--node")
+def test_explain_and_the_datapath_agree(world: World) -> None:
+    options = ("--server", world.server_status, "--agent", world.agent_status, "--node")
     allowed = cli("explain", "--from", "203.0.113.7", "--to", "shop/frontend-1",
                   "--port", "8080/tcp", *options)  # fmt: skip
     assert "NetworkPolicy shop/frontend#spec.ingress[0]" in allowed.stdout
     assert "kernel   ingress: allowed (probe)" in allowed.stdout
-    denied = cli("explain", "--from", "203.0.113.200", "--to", "shop/frontend-1",
-                 "--port", "8080/tcp", *options)  # fmt: skip
+    denied = cli_here("explain", "--from", "203.0.113.200", "--to", "shop/frontend-1",
+                      "--port", "8080/tcp", *options)  # fmt: skip
     assert "verdict  8080/tcp: deny" in denied.stdout
     assert "kernel   ingress: no-rule (probe)" in denied.stdout
-    unknown = cli("explain", "--from", "shop/nobody", "--to", "shop/frontend-1", *options)
+    unknown = cli_here("explain", "--from", "shop/nobody", "--to", "shop/frontend-1", *options)
     assert unknown.returncode == 2
     assert "shop/nobody" in unknown.stderr
 
 
-def test_numbers_survive_a_server_that_is_killed(processes: Processes) -> None:
-    processes.server()
-    processes.agent()
-    processes.wait(processes.in_sync)
-    before = query(processes.server_status, "/v1/identities")
-    whole = processes.nodes()["node-1"]["sent_bytes"]
-    processes.stop("server", signal.SIGKILL)
-    processes.server()
-    processes.wait(processes.in_sync)
-    assert query(processes.server_status, "/v1/identities") == before
-    assert processes.nodes()["node-1"]["sent_bytes"] < whole / 10
+def test_numbers_survive_a_server_that_is_killed(world: World) -> None:
+    before = query(world.server_status, "/v1/identities")
+    whole = world.nodes()["node-1"]["sent_bytes"]
+    world.stop("server", signal.SIGKILL)
+    world.server()
+    world.wait(world.in_sync)
+    assert query(world.server_status, "/v1/identities") == before
+    assert world.nodes()["node-1"]["sent_bytes"] < whole / 10
 
 
-def test_a_second_server_on_one_journal_is_refused(processes: Processes) -> None:
-    processes.server()
-    processes.wait(lambda: bool(query(processes.server_status, "/v1/status")))
-    done = cli("server", "--insecure", "--listen", f"unix:{processes.directory}/other.sock",
-               "--status", f"unix:{processes.directory}/other-status.sock",
-               "--state-dir", str(processes.directory / "state"))  # fmt: skip
+def test_a_second_server_on_one_journal_is_refused(world: World) -> None:
+    done = cli("server", "--insecure", "--listen", f"unix:{world.directory}/other.sock",
+               "--status", f"unix:{world.directory}/other-status.sock",
+               "--state-dir", str(world.directory / "state"))  # fmt: skip
     assert done.returncode == 1
     assert len([line for line in done.stderr.splitlines() if line.startswith("reconciler: ")]) == 1
     assert "journal" in done.stderr
+
+
+def test_a_map_that_fills_is_said_before_it_is_full(world: World) -> None:
+    row = query(world.agent_status, "/v1/status")
+    assert row["filling"] == {}
+    used = row["usage"]["addresses"]
+    assert used >= 16
+    world.stop("agent")
+    world.agent("node-1", "--max-addresses", str(used + 1))
+    world.wait(world.in_sync)
+    row = query(world.agent_status, "/v1/status")
+    assert row["filling"] == {"addresses": 90}
+    assert row["refusal"] == ""
+    text = f"{used} of {used + 1} entries are in use, which is 90 % or more"
+    assert (world.directory / "agent.log").read_text().count(text) == 1
+    assert "reconciler_alarms_total 1.0" in cli_http(world.agent_status, "/metrics")
+    world.end()  # its agent has another limit now
 
 
 def test_a_manifest_directory_that_is_not_there(tmp_path: Path) -> None:
