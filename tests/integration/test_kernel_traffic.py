@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,9 +17,13 @@ from reconciler.core.dataplane.ops import Flip, Put, Remove
 from reconciler.core.policy.ir import Direction, Verdict
 from reconciler.errors import DatapathError
 from tests.integration import frames, kernel_world, netns
+from tests.integration.conftest import own_pins
 from tests.integration.kernel_world import Entry, policy_entry, small_specs, world
 from tests.integration.netns import Namespace, node_with_pods, wait_until
 from tests.root import need_feature
+
+if TYPE_CHECKING:
+    from reconciler.datapath.kernel import KernelDatapath
 
 pytestmark = pytest.mark.kernel
 
@@ -79,19 +85,35 @@ def mode(request: pytest.FixtureRequest, kernel: None) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def net(mode: str, pin_dir: Path) -> Iterator[Net]:
+@pytest.fixture(scope="module")
+def loaded(kernel: None) -> Iterator[Callable[[str], KernelDatapath]]:
+    """One datapath for each mode: to have its programs verified is most of what a test costs."""
     from reconciler.datapath.kernel import KernelDatapath
 
-    with (
-        node_with_pods(2) as (node, pods),
-        node.entered(),
-        KernelDatapath(pin_dir, small_specs(), attach=mode) as datapath,  # type: ignore[arg-type]
-    ):
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def of(mode: str) -> KernelDatapath:
+            path = stack.enter_context(own_pins(mode))
+            made = KernelDatapath(path, small_specs(), attach=mode)  # type: ignore[arg-type]
+            return stack.enter_context(made)
+
+        yield of
+
+
+@pytest.fixture
+def net(mode: str, loaded: Callable[[str], KernelDatapath]) -> Iterator[Net]:
+    """A node and pods of this test alone, and its mode's datapath as if new."""
+    datapath = loaded(mode)
+    kernel_world.empty(datapath)
+    with node_with_pods(2) as (node, pods), node.entered():
+        assert datapath.attached() == set(), "a test has left something attached"
+        assert list((datapath.pin_dir / "links").iterdir()) == []
         net = Net(node, pods, datapath)
         datapath.apply(world(net.known, net.policies()))
         yield net
-        datapath.unpin_all()
+        for ifindex in datapath.attached():  # forgets those of devices that are gone, too
+            datapath.detach(ifindex)
 
 
 @pytest.mark.parametrize("six", [False, True])
@@ -300,7 +322,11 @@ def test_a_restart_moves_devices_to_the_other_way(net: Net, mode: str, pin_dir: 
     from reconciler.datapath.kernel import KernelDatapath
 
     need_feature("tcx")
-    net.datapath.close()
+    for pod in net.pods:
+        net.datapath.detach(pod.ifindex)
+    with KernelDatapath(pin_dir, small_specs(), attach=mode) as first:  # type: ignore[arg-type]
+        Net(net.node, net.pods, first)
+        first.apply(world(net.known, net.policies()))
     other = "clsact" if mode == "tcx" else "tcx"
     with KernelDatapath(pin_dir, small_specs(), attach=other) as second:  # type: ignore[arg-type]
         assert second.attached() == {pod.ifindex for pod in net.pods}
@@ -309,11 +335,12 @@ def test_a_restart_moves_devices_to_the_other_way(net: Net, mode: str, pin_dir: 
         device = net.pods[0].host_device
         shown = net.node.run("tc", "filter", "show", "dev", device, "egress").stdout
         assert ("to_pod" in shown) is (other == "clsact")
-        first = second.metrics().get((Reason.ALLOWED, OUT), (0, 0))[0]
+        before = second.metrics().get((Reason.ALLOWED, OUT), (0, 0))[0]
         with net.udp_pair(False, ALLOWED_PORT) as (client, server):
             client.send(b"x")
             assert server.recv(1) == b"x"
-        assert second.metrics()[Reason.ALLOWED, OUT][0] == first + 1, "judged once"
+        assert second.metrics()[Reason.ALLOWED, OUT][0] == before + 1, "judged once"
+        assert net.count(Reason.ALLOWED, OUT) == 0, "by no other"
 
 
 def test_foreign_filters_stay(net: Net, mode: str) -> None:
