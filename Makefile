@@ -42,7 +42,9 @@ $(STAMPS)/python: pyproject.toml | $(STAMPS)/system
 	@$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e '.[dev,specs]'
 	@mkdir -p $(@D) && touch $@
 
+# Compiled ahead: where PYTHONDONTWRITEBYTECODE is set each process would compile all of it anew.
 build: reconciler/wire/resources_pb2.py kernel ## generated protobuf, BPF object, cffi extension
+	@$(BIN)/python -m compileall -q reconciler bench
 
 reconciler/wire/resources_pb2.py: proto/reconciler/v1/resources.proto | $(STAMPS)/python
 	@$(BIN)/python -m grpc_tools.protoc -Ireconciler/wire=proto/reconciler/v1 --python_out=. --pyi_out=. reconciler/wire/resources.proto

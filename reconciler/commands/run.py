@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from reconciler import starting
 from reconciler.config import (
     CONFIG_ENV,
     AgentConfig,
@@ -89,19 +90,22 @@ def _only(group: BaseException) -> BaseException:
 
 
 async def _server(config: ServerConfig) -> None:
-    from reconciler.server.app import run
+    with starting.imports():
+        from reconciler.server.app import run
 
     await run(config)
 
 
 async def _agent(config: AgentConfig) -> None:
-    from reconciler.agent.app import run
+    with starting.imports():
+        from reconciler.agent.app import run
 
     await run(config)
 
 
 def _log_to_stderr(*, json: bool) -> None:
-    import structlog  # a third of the time that a command takes to start, of which most never log
+    with starting.imports():
+        import structlog  # not at the top: most commands never log
 
     if json:
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines, of handshakes, are no JSON

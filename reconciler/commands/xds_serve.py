@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from reconciler import starting
 from reconciler.commands.run import command_of
 from reconciler.config import DiscoveryConfig
 
@@ -16,6 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 async def _serve(config: DiscoveryConfig) -> None:
-    from reconciler.server.discovery.app import run
+    with starting.imports():
+        from reconciler.server.discovery.app import run
 
     await run(config)
