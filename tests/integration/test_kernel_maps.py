@@ -81,8 +81,8 @@ ENTRIES: dict[MapId, tuple[Entry, Entry, Entry]] = {  # new, its key with anothe
 
 
 @pytest.mark.parametrize("id", list(ENTRIES))
-def test_put_overwrite_remove_dump(opened: Open, id: MapId) -> None:
-    datapath = opened()
+def test_put_overwrite_remove_dump(emptied: Datapath, id: MapId) -> None:
+    datapath = emptied
     one, other_value, two = ENTRIES[id]
     assert datapath.dump(id) == {}
     datapath.apply([Put(id, ()), Remove(id, ()), Remove(id, (two[0],))])
@@ -98,8 +98,8 @@ def test_put_overwrite_remove_dump(opened: Open, id: MapId) -> None:
 
 
 @pytest.mark.parametrize("id", [MapId.CUT, MapId.METRICS, MapId.EVENTS])
-def test_what_is_not_written_by_entries(opened: Open, id: MapId) -> None:
-    datapath = opened()
+def test_what_is_not_written_by_entries(emptied: Datapath, id: MapId) -> None:
+    datapath = emptied
     ops: tuple[Op, ...] = (Put(id, ((bytes(4), bytes(16)),)), Remove(id, (bytes(4),)))
     for op in ops:
         with pytest.raises(DatapathError, match=f"update {id}"):
@@ -107,8 +107,8 @@ def test_what_is_not_written_by_entries(opened: Open, id: MapId) -> None:
 
 
 @pytest.mark.parametrize("id", list(ENTRIES))
-def test_wrong_sizes_are_refused(opened: Open, id: MapId) -> None:
-    datapath = opened()
+def test_wrong_sizes_are_refused(emptied: Datapath, id: MapId) -> None:
+    datapath = emptied
     (key, value), _, (other, _) = ENTRIES[id]
     for bad in ((key + b"\0", value), (key, value[:-1])):
         with pytest.raises(DatapathError, match="bytes long"):
@@ -118,16 +118,16 @@ def test_wrong_sizes_are_refused(opened: Open, id: MapId) -> None:
 
 
 @pytest.mark.parametrize("flip", [Flip(2, 1, bytes(32)), Flip(0, 1, bytes(31))])
-def test_wrong_flips_are_refused(opened: Open, flip: Flip) -> None:
-    datapath = opened()
+def test_wrong_flips_are_refused(emptied: Datapath, flip: Flip) -> None:
+    datapath = emptied
     with pytest.raises(DatapathError, match="flip cut"):
         datapath.apply([flip])
     assert datapath.cut().revisions == (0, 0)
 
 
-def test_a_full_map(opened: Open) -> None:
+def test_a_full_map(emptied: Datapath) -> None:
     """A Put that has no room writes nothing, names need and limit; overwriting always has room."""
-    datapath = opened()
+    datapath = emptied
     limit = datapath.limits[MapId.ADDRESSES]
     assert limit == 64
     datapath.apply([Put(MapId.ADDRESSES, addresses(limit))])
@@ -145,8 +145,8 @@ def test_a_full_map(opened: Open) -> None:
     assert datapath.dump(MapId.GROUPS) == {}
 
 
-def test_operations_before_a_failing_one_stay_done(opened: Open) -> None:
-    datapath = opened()
+def test_operations_before_a_failing_one_stay_done(emptied: Datapath) -> None:
+    datapath = emptied
     ops: list[Op] = [
         Put(MapId.POLICIES, (policy_entry(1, 0, OUT),)),
         Put(MapId.ADDRESSES, addresses(65)),
@@ -248,10 +248,10 @@ def test_large_puts_and_dumps(opened: Open) -> None:
     assert datapath.dump(MapId.CONNTRACK) == dict(flows[1::2])
 
 
-def test_grace_waits_for_programs(pin_dir: Path, opened: Open) -> None:
+def test_grace_waits_for_programs(emptied: Datapath) -> None:
     from reconciler.datapath.objects import lib
 
-    opened().apply([Grace()])
+    emptied.apply([Grace()])
     assert lib.rk_synchronize() == 0, "the way without membarrier"
 
 
@@ -474,8 +474,8 @@ def test_no_descriptor_leaks(opened: Open) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_bench_run(opened: Open) -> None:
-    datapath = opened()
+def test_bench_run(emptied: Datapath) -> None:
+    datapath = emptied
     datapath.apply(world((POD_A,), (policy_entry(POD_A.egress, 0, OUT),)))
     frame = ip(POD_A.ipv4, POD_B.ipv4, TCP, tcp(1, 80))
     start = time.perf_counter_ns()
