@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import weakref
 from pathlib import Path
 from typing import Any, cast
 
@@ -184,3 +185,15 @@ async def test_who_is_probed_once_it_is_known(rig: Rig) -> None:
     for _ in range(20):
         rig.look()
     assert rig.server._probed
+
+
+async def test_a_lost_connection_keeps_nothing_of_openssl(rig: Rig) -> None:
+    """Not even while something still has it: what is in a circle waits for the collector."""
+    client = rig.tls.client()
+    client.hear(rig.shake(client))
+    assert rig.peer._secured is not None
+    kept = weakref.ref(rig.peer._secured._object)
+    rig.peer.connection_lost(None)
+    assert kept() is None
+    rig.peer.touch()
+    rig.peer.flush()
