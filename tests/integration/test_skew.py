@@ -71,9 +71,8 @@ class Skewed(Processes):
     def change(self, *edits: dict[str, tuple[str, str]]) -> None:
         """Make the other version."""
         tree = self.directory / "next"
-        for name in ("reconciler", "models", "proto"):
-            skipped = shutil.ignore_patterns("__pycache__", "testing", "formal")
-            shutil.copytree(REPOSITORY / name, tree / name, ignore=skipped)
+        for name in ("reconciler", "models", "proto"):  # and what is compiled of them
+            shutil.copytree(REPOSITORY / name, tree / name)
         for edit in edits:
             for name, (old, new) in edit.items():
                 text = (tree / name).read_text()
