@@ -5,6 +5,8 @@ rendered(values)    # the chart's objects, by Helm itself
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import re
 import subprocess
@@ -41,7 +43,13 @@ def template(
 
 
 def rendered(values: Mapping[str, Any], *, namespace: str = NAMESPACE) -> list[dict[str, Any]]:
-    done = template(values, namespace=namespace)
+    """New objects each time, from one run of Helm for the same values."""
+    return copy.deepcopy(_rendered(json.dumps(values), namespace))
+
+
+@functools.cache
+def _rendered(values: str, namespace: str) -> list[dict[str, Any]]:
+    done = template(json.loads(values), namespace=namespace)
     assert done.returncode == 0, done.stderr
     return [object for object in yaml.safe_load_all(done.stdout) if object is not None]
 
