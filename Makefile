@@ -63,6 +63,7 @@ check: setup ## format, lint, types, import contracts, file length
 # Builds a Kubernetes API server once, into a cache outside of this folder, while other tests run.
 KUBERNETES_BUILD := $(BIN)/python -m reconciler.testing.kubernetes.build
 
+# With tests/kubernetes first, each worker's API server ends when there is nothing left for it.
 test: setup ## everything: unit, property, specs, real packets, a real Kubernetes API server
 	@mkdir -p build && { nice -n 10 $(KUBERNETES_BUILD) >build/kubernetes-build.log 2>&1 </dev/null & }
 	@echo "== unit and property tests"
@@ -75,7 +76,7 @@ test: setup ## everything: unit, property, specs, real packets, a real Kubernete
 	  $(CHECKER_TESTS)
 	@echo "== processes, packets in network namespaces, a real Kubernetes API server"
 	@$(KUBERNETES_BUILD)
-	@$(BIN)/pytest -q -n 3 --dist loadfile tests/integration tests/kubernetes \
+	@$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder tests/kubernetes tests/integration \
 	  $(addprefix --ignore=,$(SPEC_TESTS) $(CHECKER_TESTS))
 
 demo: setup ## the main job: a cluster on this machine, policies enforced on real packets

@@ -1,6 +1,7 @@
-"""One real API server for the whole session (for each worker, with -n), a prefix for each test.
+"""One real API server for this folder (for each worker, with -n), a prefix for each test.
 
-A test that kills or pauses the API server, or compacts etcd, leaves it running and ready.
+It ends with the folder's last test: one that nobody asks still takes a tenth of a processor. A test
+that kills or pauses the API server, or compacts etcd, leaves it running and ready.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tests.kubernetes.plane import Plane
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
     """Fails, with what to do, where its programs are not built."""
     with Cluster() as running:
