@@ -56,7 +56,8 @@ def install(wheel: Path) -> dict[str, str]:
     subprocess.run(
         [*command, "--no-compile", "--target", str(into), str(wheel)], check=True, timeout=60
     )
-    return {**os.environ, "PYTHONPATH": str(into)}
+    # What the first run compiles is there for the next ones
+    return {**os.environ, "PYTHONPATH": str(into), "PYTHONDONTWRITEBYTECODE": ""}
 
 
 def python(environment: dict[str, str], at: Path, *arguments: str) -> str:
