@@ -16,6 +16,7 @@ from reconciler.errors import UnavailableError
 from reconciler.server.kubernetes.client import ApiClient, ApiError
 from reconciler.server.kubernetes.install import PATH, definitions, install
 from reconciler.testing.kubernetes import Cluster
+from tests.command import cli_here
 from tests.kubernetes.api import Api, absent
 from tests.kubernetes.identities import identity
 from tests.kubernetes.reading import WAIT
@@ -55,6 +56,13 @@ def command(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[st
     )
 
 
+async def command_here(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """As `command`, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", cluster.kubeconfig())
+        return await asyncio.to_thread(cli_here, "install", *arguments)
+
+
 async def test_kinds_are_made_and_served_and_a_second_time_changes_nothing(
     client: ApiClient, api: Api
 ) -> None:
@@ -73,7 +81,7 @@ async def test_kinds_are_made_and_served_and_a_second_time_changes_nothing(
 
 
 async def test_dry_run_makes_nothing(cluster: Cluster, api: Api) -> None:
-    done = command(cluster, "--dry-run", "-o", "json")
+    done = await command_here(cluster, "--dry-run", "-o", "json")
     assert (done.returncode, done.stderr) == (0, "")
     rows = json.loads(done.stdout)
     assert [(row["name"], row["done"]) for row in rows] == [(name, "created") for name in ALL]
@@ -130,7 +138,7 @@ async def test_ours_is_brought_to_this_version(client: ApiClient, api: Api) -> N
 
 
 async def test_who_may_not_install_is_told(cluster: Cluster) -> None:
-    done = command(cluster, "--kubeconfig", cluster.kubeconfig("nobody", ()))
+    done = await command_here(cluster, "--kubeconfig", cluster.kubeconfig("nobody", ()))
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("reconciler: ")
