@@ -38,7 +38,7 @@ Ours = Literal["http2", "grpc"]
 """Ours, by what carries its streams."""
 
 Kind = Ours | Literal["linear", "snapshot", "bare"]
-"""bare: see bench/bare.py; with TLS only"""
+"""bare: see bench/bare.py"""
 
 OURS: Final[tuple[Ours, ...]] = get_args(Ours)
 THEIRS: Final[tuple[Kind, ...]] = ("linear", "snapshot")
@@ -178,10 +178,11 @@ class Server:
         if kind in OURS:
             command = _serve(kind, adapter, self.address, directory / "status", keys)
         elif kind == "bare":
-            assert keys is not None
             command = [sys.executable, "-m", "bench.bare", "--listen", self.address]
-            command += ["--adapter", adapter, "--cert", str(keys.certificate)]
-            command += ["--key", str(keys.key), "--ca", str(keys.ca)]
+            command += ["--adapter", adapter]
+            if keys is not None:
+                command += ["--cert", str(keys.certificate)]
+                command += ["--key", str(keys.key), "--ca", str(keys.ca)]
         else:
             command = [str(programs / "server"), "-cache", kind, "-listen", self.address]
             command += ["-adapter", adapter]

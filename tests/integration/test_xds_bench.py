@@ -44,7 +44,6 @@ rigs = pytest.mark.parametrize(
         )
         for kind in (*OURS, *THEIRS, *BARE)
         for name, layout in NAMES.items()
-        if layout.tls or kind not in BARE
     ],
 )
 """Of each server; one is of any run, in the tests that are not longer themselves."""
