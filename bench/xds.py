@@ -3,7 +3,8 @@
 Both are processes of their own, loaded by the same client with the same resources, one after the
 other; the client shares their cores. go-control-plane serves from its linear cache (one set for
 all nodes) and from its snapshot cache (a snapshot for each node). The goals are factors of the
-better one of these two, in each number for itself.
+better one of these two, in each number for itself. Beside them runs a server that only says what it
+has ready (bench/bare.py): where that alone takes more than a goal, no change of ours reaches it.
 
 In a round each server is started anew and put under all loads; rounds of one number of streams
 follow each other, so that what the machine does meanwhile meets all servers. What was measured is
@@ -24,7 +25,7 @@ from bench import machine, xds_build, xds_case, xds_report, xds_rig
 from bench.rows import OUT, Context, Row, measured
 from bench.xds_case import TITLES, Case, Comparison, wall
 from bench.xds_report import summary
-from bench.xds_rig import OURS, THEIRS, Kind, Layout, Load, Report, Server
+from bench.xds_rig import BARE, OURS, THEIRS, Kind, Layout, Load, Report, Server
 from reconciler.errors import ReconcilerError
 
 GROUP: Final = "xds"
@@ -63,11 +64,11 @@ def run(context: Context) -> list[Row]:
         loads=dict(LOADS),
         goals=(WALL, CPU, MEMORY),
         planned=[(layout, streams) for streams in counts for layout in LAYOUTS],
-        kinds=[*(kind for kind in OURS if kind in context.transports), *THEIRS],
+        kinds=[*(kind for kind in OURS if kind in context.transports), BARE, *THEIRS],
         rounds={each: context.runs(_ROUNDS if each <= _FEW else 1) for each in counts},
         cases=[],
     )
-    whole = made.kinds == [*OURS, *THEIRS] and counts == COUNTS and not context.quick
+    whole = made.kinds == [*OURS, BARE, *THEIRS] and counts == COUNTS and not context.quick
     page = context.page or (xds_report.PAGE if whole else None)
     results = OUT / ("xds.json" if whole else "xds-part.json")
 
@@ -113,9 +114,8 @@ def _round(context: Context, programs: Path, case: Case, kind: Kind, title: str)
             found = loads(stack, programs, directory, kind, case)
             while left:
                 name = left[0]
-                if kind == "snapshot" and name == "burst" and case.streams > _FEW:
-                    # A snapshot for each of many nodes would be set 50 times.
-                    case.why.setdefault(kind, {})[name] = "not measured: takes too long"
+                if why := _not_for(kind, name, case.streams):
+                    case.why.setdefault(kind, {})[name] = why
                     left.pop(0)
                     continue
                 once, times = found[name]
@@ -132,6 +132,15 @@ def _round(context: Context, programs: Path, case: Case, kind: Kind, title: str)
     except (RuntimeError, OSError, ReconcilerError) as error:
         why = f"failed: {' '.join(str(error).split())}"  # one line, for a table
         case.why.setdefault(kind, {}).update(dict.fromkeys(left, why))
+
+
+def _not_for(kind: Kind, name: str, streams: int) -> str:
+    """Why a load is not measured of a server."""
+    if name == "burst" and kind == BARE:
+        return "not measured: it would say each change by itself"
+    if name == "burst" and kind == "snapshot" and streams > _FEW:
+        return "not measured: takes too long"  # a snapshot for each node would be set 50 times
+    return ""
 
 
 class _OverError(Exception):

@@ -27,6 +27,7 @@ TITLES: Final[dict[Kind, str]] = {
     "grpc": "ours on grpc",
     "linear": "linear",
     "snapshot": "snapshot",
+    "bare": "bare",
 }
 
 

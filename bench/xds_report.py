@@ -26,7 +26,7 @@ from bench.xds_case import (
     memory,
     wall,
 )
-from bench.xds_rig import OURS, PENDING, Kind
+from bench.xds_rig import BARE, OURS, PENDING, Kind
 
 PAGE: Final = Path(__file__).parent.parent / "docs" / "xds-benchmarks.md"
 
@@ -35,8 +35,10 @@ _HEAD: Final = f"""\
 
 Written by `make bench-xds`. *ours* is `reconciler xds serve` with either `--transport`, *linear*
 and *snapshot* are a go-control-plane server with that cache; the snapshot cache has a key for each
-node. Each is a process of its own with default settings, one after the other, under the same load
-client, on the same cores as the client.
+node. *bare* is what a server in Python can't do without: it has every response ready as bytes, says
+them, and reads nothing of what it is told (bench/bare.py), on the event loop and the TLS library of
+ours on http2. Each is a process of its own with default settings, one after the other, under the
+same load client, on the same cores as the client.
 
 * A stream is delta ADS, subscribed to `*` of two types, and acknowledges what it gets at once.
 * **wall**: from the moment before the change is made (a request over HTTP, of the same form to all:
@@ -72,7 +74,8 @@ def _page(run: Comparison) -> Iterator[str]:
     yield (
         "Ours divided by the smaller number of the caches that served every stream (named in the "
         "last column), each number for itself. "
-        f"Goals: wall {walls}, CPU {cpus}, memory {memories}; what reaches its goal is bold."
+        f"Goals: wall {walls}, CPU {cpus}, memory {memories}; what reaches its goal is bold. "
+        "†: the bare server does not reach it either."
     )
     layouts = dict.fromkeys(case.layout for case in run.cases)
     for layout in layouts:
@@ -126,11 +129,13 @@ def _factors(case: Case, kind: Kind, name: str, goals: tuple[float, float, float
     numbers: tuple[tuple[Number, float], ...]
     numbers = ((wall, walls), (from_first, walls), (cpu, cpus), (memory, memories))
     for of, goal in numbers:
-        factor = case.factor(kind, name, of)
+        factor, least = case.factor(kind, name, of), case.factor(BARE, name, of)
         if factor is None:
             yield "–"
+        elif factor <= goal:
+            yield f"**{factor:.2f}**"
         else:
-            yield f"**{factor:.2f}**" if factor <= goal else f"{factor:.2f}"
+            yield f"{factor:.2f} †" if least is not None and least > goal else f"{factor:.2f}"
     if not case.complete(kind, name):
         yield "streams were lost"
     else:

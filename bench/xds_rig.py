@@ -42,6 +42,7 @@ Kind = Ours | Literal["linear", "snapshot", "bare"]
 
 OURS: Final[tuple[Ours, ...]] = get_args(Ours)
 THEIRS: Final[tuple[Kind, ...]] = ("linear", "snapshot")
+BARE: Final[Kind] = "bare"
 
 _PREFIX: Final = "type.googleapis.com/"
 SECRET: Final = f"{_PREFIX}envoy.extensions.transport_sockets.tls.v3.Secret"
@@ -177,7 +178,7 @@ class Server:
         self._adapter = f"http://{adapter}/resources"
         if kind in OURS:
             command = _serve(kind, adapter, self.address, directory / "status", keys)
-        elif kind == "bare":
+        elif kind == BARE:
             command = [sys.executable, "-m", "bench.bare", "--listen", self.address]
             command += ["--adapter", adapter]
             if keys is not None:

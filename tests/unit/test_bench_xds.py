@@ -36,7 +36,7 @@ def report(last: float, *, used: float = 1.0, in_sync: int = STREAMS, **more: ob
 
 
 def case(**found: list[Report]) -> Case:
-    servers: tuple[Kind, ...] = ("http2", "grpc", "linear", "snapshot")
+    servers: tuple[Kind, ...] = ("http2", "grpc", "bare", "linear", "snapshot")
     return Case(SHARED, STREAMS, {kind: {"one": found[kind]} for kind in servers if kind in found})
 
 
@@ -97,6 +97,25 @@ def test_ours_has_no_factor_when_it_lost_streams() -> None:
     page = xds_report.text(run(made))
     assert "| ours on http2 | – | – | – | – | streams were lost |" in page
     assert "| 5 of 100: Unavailable: gone (3), time was over (2) |" in page
+
+
+def test_what_the_bare_server_does_not_reach_either_is_marked() -> None:
+    made = case(
+        http2=[report(9, used=8)],
+        grpc=[report(5, used=5)],
+        bare=[report(7, used=4)],
+        linear=[report(10, used=10)],
+    )
+    page = xds_report.text(run(made))
+    assert "| ours on http2 | 0.90 † | 0.90 † | 0.80 | 1.00 † | linear |" in page
+    assert "| ours on grpc | **0.50** | **0.50** | **0.50** | 1.00 † | linear |" in page
+
+
+def test_each_change_of_a_burst_is_not_for_the_bare_server() -> None:
+    assert [name for name in LOADS if xds._not_for("bare", name, 200)] == ["burst"]
+    assert [name for name in LOADS if xds._not_for("snapshot", name, 10_000)] == ["burst"]
+    assert not [name for name in LOADS if xds._not_for("snapshot", name, 200)]
+    assert not [name for name in LOADS if xds._not_for("http2", name, 10_000)]
 
 
 def test_a_page_of_a_part_says_what_is_missing(tmp_path: Path) -> None:
