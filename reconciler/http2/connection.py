@@ -286,7 +286,8 @@ class Connection:
     # Messages
 
     def _on_data(self, number: int, flags: int, body: bytes) -> None:
-        self._expect(0 < number <= self._last, f.PROTOCOL_ERROR, "DATA")
+        if not 0 < number <= self._last:
+            raise _Broken(f.PROTOCOL_ERROR, "a broken DATA frame")
         size = len(body)
         self._received += size
         if self._received > _CONNECTION_WINDOW:

@@ -123,7 +123,8 @@ class Client:
 
     __slots__ = (
         "admitted", "again", "again_at", "claimed", "core", "drained", "held_until", "id", "kinds",
-        "mute", "node", "node_hash", "opened_at", "proven", "service", "ttl", "variant", "view",
+        "late", "mute", "node", "node_hash", "opened_at", "proven", "service", "ttl", "variant",
+        "view",
     )  # fmt: skip
 
     def __init__(
@@ -148,6 +149,7 @@ class Client:
         self.node_hash = 0  # of the bytes of the node, as the first request has them
         self.view = NOWHERE
         self.drained = True  # nothing is on its way to it
+        self.late = False  # something may have come meanwhile
         self.admitted = False  # it had its first response
         self.ttl = False  # it can take a time to live
         self.held_until = 0.0  # while its next stage waits for its answers

@@ -62,6 +62,7 @@ class Delivery:
         """Lead a stream to the newest state of its view, as far as it can take it now."""
         view = client.view
         if not client.drained:
+            client.late = True
             return
         if not view.published:
             self._held.pop(client.id, None)

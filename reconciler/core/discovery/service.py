@@ -217,12 +217,18 @@ class Service:
         if due:
             self._delivery.flush(client, now)
 
-    def drained(self, stream: int, now: float) -> None:
-        """The transport has taken everything that was sent to the stream."""
+    def drained(self, stream: int, now: float) -> bool:
+        """The transport has taken everything that was sent to the stream. False: and as nearly
+        always nothing came meanwhile, so nothing is to be done."""
         client = self._clients.get(stream)
-        if client is not None:
-            client.drained = True
+        if client is None:
+            return False
+        client.drained = True
+        if client.late:
+            client.late = False
             self._delivery.flush(client, now)
+            return True
+        return False
 
     def stream_closed(self, stream: int) -> None:
         client = self._clients.get(stream)

@@ -184,8 +184,8 @@ class Driver(Timed):
 
     def drained(self, stream: int) -> None:
         now = self._clock()
-        self._service.drained(stream, now)
-        self._carry_out(now)
+        if self._service.drained(stream, now):
+            self._carry_out(now)
 
     def stream_closed(self, stream: int) -> None:
         self._service.stream_closed(stream)
