@@ -22,7 +22,7 @@ from typing import Final
 from reconciler.http2 import frames as f
 from reconciler.http2 import headers as h
 from reconciler.http2.headers import HeaderError, HeaderReader
-from reconciler.http2.stream import Budget, Handler, Limits, Stream, Wires
+from reconciler.http2.stream import NOBODY, Budget, Handler, Limits, Stream, Wires
 
 _STREAM_WINDOW: Final = 1 << 16
 _CONNECTION_WINDOW: Final = 1 << 20
@@ -445,6 +445,7 @@ class Connection:
         for stream in list(self.streams.values()):
             self._drop(stream)
             self._handler.reset(stream)
+        self._handler = NOBODY
 
     def start(self, stream: Stream) -> None:
         """Send the response's headers; with the first message, if not before."""

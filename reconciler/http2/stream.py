@@ -105,3 +105,20 @@ class Handler(Protocol):
 
     def drained(self, stream: Stream) -> None:
         """Nothing of what was sent waits any more."""
+
+
+class _Nobody:
+    def request(self, stream: Stream, headers: tuple[Header, ...]) -> None: ...
+
+    def message(self, stream: Stream, message: bytes) -> None: ...
+
+    def ended(self, stream: Stream) -> None: ...
+
+    def reset(self, stream: Stream) -> None: ...
+
+    def drained(self, stream: Stream) -> None: ...
+
+
+NOBODY: Final[Handler] = _Nobody()
+"""Of a connection that is over: what has a handler in it that has the connection is a circle, which
+would wait for the garbage collector."""

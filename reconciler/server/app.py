@@ -8,17 +8,16 @@ can't be read at the start ends the process; later the last good state stays.
 from __future__ import annotations
 
 import asyncio
-import gc
 import ipaddress
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from reconciler import local, tls
+from reconciler import local, starting, tls
 from reconciler.config import ServerConfig, parse_address
 from reconciler.core.intake import IntakeConfig
 from reconciler.core.labels import LabelFilter
@@ -59,7 +58,7 @@ async def run(config: ServerConfig, *, ready: Callable[[int], None] | None = Non
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         loaded = asyncio.Event()
         runs = [tasks.create_task(each(loaded)) for each in cluster.runs]
-        with _no_garbage(stack):
+        with starting.kept(stack):
             await _first(loaded, runs)
 
         if keys is not None:
@@ -206,21 +205,6 @@ async def _files(
 
     stack.push_async_callback(end)
     return found
-
-
-@contextmanager
-def _no_garbage(stack: AsyncExitStack) -> Iterator[None]:
-    """What is made in here stays, and is never looked through for garbage as long as the stack is.
-
-    Of a large cluster's objects each look costs, and finds nothing (bench, `kubernetes`).
-    """
-    gc.disable()
-    try:
-        yield
-        stack.callback(gc.unfreeze)
-        gc.freeze()
-    finally:
-        gc.enable()
 
 
 async def _first(loaded: asyncio.Event, runs: list[asyncio.Task[None]]) -> None:

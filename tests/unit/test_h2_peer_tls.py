@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ssl
 import weakref
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from reconciler.address import parse_address
+from reconciler.http2 import Connection
 from reconciler.http2 import frames as f
 from reconciler.server import h2
 from reconciler.server.h2 import H2Server
@@ -185,6 +187,25 @@ async def test_who_is_probed_once_it_is_known(rig: Rig) -> None:
     for _ in range(20):
         rig.look()
     assert rig.server._probed
+
+
+async def test_a_connection_that_is_over_needs_no_collector(rig: Rig) -> None:
+    client = rig.tls.client()
+    client.hear(rig.shake(client))
+    rig.peer.data_received(client.say(HELLO))
+    gc.collect()
+    gc.disable()
+    try:
+        assert len(_alive()) == 2
+        rig.peer.connection_lost(None)
+        del rig.peer
+        assert _alive() == []
+    finally:
+        gc.enable()
+
+
+def _alive() -> list[Any]:
+    return [each for each in gc.get_objects() if isinstance(each, Peer | Connection)]
 
 
 async def test_a_lost_connection_keeps_nothing_of_openssl(rig: Rig) -> None:

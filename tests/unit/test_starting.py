@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 
 import pytest
+
+from reconciler import starting
 
 _BEGIN = """
 import gc, os, sys
@@ -62,3 +66,24 @@ code = "import ssl; print(ssl.create_default_context().cert_store_stats()['x509_
 there = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
 assert with_them["x509_ca"] == int(there)
 """)
+
+
+async def test_what_is_kept_is_left_alone_as_long_as_the_process_serves() -> None:
+    before = gc.get_threshold(), gc.get_freeze_count()
+    async with AsyncExitStack() as stack:
+        with starting.kept(stack):
+            assert not gc.isenabled()
+            made = [[each] for each in range(1000)]
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > before[1] + len(made)
+        assert gc.get_threshold() > before[0]
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (before[0], 0)
+
+
+async def test_what_fails_to_start_leaves_the_collector_as_it_was() -> None:
+    before = gc.get_threshold()
+    async with AsyncExitStack() as stack:
+        with pytest.raises(OSError, match="no"), starting.kept(stack):
+            raise OSError("no")
+        assert gc.isenabled()
+        assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)

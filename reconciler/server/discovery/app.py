@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import structlog
 
-from reconciler import local, tls
+from reconciler import local, starting, tls
 from reconciler.config import DiscoveryConfig, parse_address
 from reconciler.server.discovery.parts import Parts
 from reconciler.server.discovery.status import Status
@@ -50,6 +50,7 @@ async def run(config: DiscoveryConfig, *, ready: Callable[[int], None] | None = 
             response_bytes=config.response_bytes,
             initial_rate=config.initial_rate or None,
         )
+        starting.settle(stack)
         driver, more = parts.driver, parts.more
         service = TRANSPORTS[config.transport](
             driver,
