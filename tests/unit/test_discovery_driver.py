@@ -14,7 +14,7 @@ from reconciler.probe import frames, services
 from reconciler.probe.frames import Node, Request
 from reconciler.probe.services import Variant
 from reconciler.server.discovery.documents import Found
-from reconciler.server.discovery.driver import Driver, pause_after, summary
+from reconciler.server.discovery.driver import Driver, summary
 from reconciler.server.discovery.files import Directory, State
 from reconciler.server.discovery.match import condition_of
 from reconciler.server.streams import METHOD
@@ -166,10 +166,3 @@ async def test_a_stream_that_says_nothing_is_in_no_view(rig: Rig) -> None:
     rig.driver.stream_closed(1)
     assert msgspec.structs.asdict(summary(rig.driver, ("x",)))["problems"] == ("x",)
     assert services.AGGREGATED.method(Variant.DELTA) == METHOD
-
-
-def test_streams_have_a_rest_between_two_changes_that_is_bounded() -> None:
-    assert pause_after(0.0) == 0.02
-    assert pause_after(0.03) == pytest.approx(0.09)
-    assert pause_after(0.05) == 0.1
-    assert pause_after(2.0) == 2.0

@@ -143,6 +143,16 @@ class Service:
         """Something was published that streams were not led to."""
         return bool(self._behind)
 
+    def unanswered(self) -> float:
+        """The part of the streams that was sent what it has not answered yet."""
+        waiting = 0
+        for client in self._clients.values():
+            for kind in client.kinds.values():
+                if kind.open:
+                    waiting += 1
+                    break
+        return waiting / max(1, len(self._clients))
+
     def reassign(self, now: float) -> None:
         """`view_of` may say something else now: lead every stream to its view."""
         for client in list(self._clients.values()):

@@ -23,14 +23,8 @@ from reconciler.errors import ProtocolError
 from reconciler.probe import services
 from reconciler.server.discovery.documents import Found
 from reconciler.server.discovery.files import State
+from reconciler.server.discovery.pace import Pace
 from reconciler.server.driving import Streams, Timed
-
-_PAUSE_SECONDS: Final = 0.02
-"""Between two changes that streams are led to, at least: what comes in a burst is sent once."""
-
-_BUSY, _CALM_SECONDS = 3, 0.1
-"""While changes come one by one, streams are led to them for a quarter of the time; but none waits
-longer for that than so many seconds, unless leading streams takes longer itself."""
 
 _IDLE_VIEWS: Final = 1024
 """Views that are kept although no stream has them: what was made for them may be of use again."""
@@ -55,6 +49,7 @@ class Driver(Timed):
         self._loop = asyncio.get_running_loop()
         self._streams: Streams | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._pace = Pace()
         self._pause: asyncio.Handle | None = None  # until streams are brought the next change
         self._due: float | None = None
         self._generation = 0
@@ -109,9 +104,16 @@ class Driver(Timed):
         self._pause = self._loop.call_soon(self._led, now)
 
     def _led(self, began: float) -> None:
-        self._pause = self._loop.call_later(pause_after(self._clock() - began), self._next)
+        self._rest(self._pace.led(began, self._clock()))
+
+    def _rest(self, seconds: float) -> None:
+        self._pause = self._loop.call_later(seconds, self._next)
 
     def _next(self) -> None:
+        longer = self._pace.again(self._clock(), self._service.unanswered())
+        if longer is not None:
+            self._rest(longer)
+            return
         self._pause = None
         self._lead()
 
@@ -223,11 +225,6 @@ class Driver(Timed):
         now = self._clock()
         self._service.tick(now)
         self._carry_out(now)
-
-
-def pause_after(took: float) -> float:
-    """Seconds until streams are led again, after it took so many."""
-    return max(_PAUSE_SECONDS, min(_BUSY * took, _CALM_SECONDS), took)
 
 
 def _classes(state: State) -> list[tuple[str, object]]:
