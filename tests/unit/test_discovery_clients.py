@@ -273,3 +273,22 @@ def test_a_view_that_nobody_has_published_is_waited_for(variant: Variant) -> Non
     assert peer.got() == []
     rig.publish({CDS: {"a": "1"}})
     assert peer.put() == [{"a": "1"}]
+
+
+@BOTH
+def test_the_part_of_the_streams_that_has_not_answered_is_known(variant: Variant) -> None:
+    rig = Rig()
+    assert rig.service.unanswered() == 0.0
+    rig.publish({EDS: {"a": "1"}, CDS: {"b": "1"}})
+    peers = [rig.open(variant) for _ in range(4)]
+    for peer in peers:
+        peer.ask(EDS, "*")
+        peer.got()
+    rig.publish({EDS: {"a": "2"}, CDS: {"b": "2"}})
+    assert rig.service.unanswered() == 1.0
+    peers[0].got()
+    answer(peers[1], "no such port")
+    assert rig.service.unanswered() == 0.5
+    rig.service.stream_closed(peers[2].id)
+    peers[3].got()
+    assert rig.service.unanswered() == 0.0
