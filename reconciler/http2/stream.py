@@ -120,5 +120,5 @@ class _Nobody:
 
 
 NOBODY: Final[Handler] = _Nobody()
-"""Of a connection that is over: what has a handler in it that has the connection is a circle, which
-would wait for the garbage collector."""
+"""Of a connection that is over: a handler that has its connection, which has it, would be a circle
+and wait for the garbage collector."""

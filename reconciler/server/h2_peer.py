@@ -139,7 +139,7 @@ class Peer(asyncio.Protocol):
         self.connection.lost()
         self.connection.out.clear()
         self._transport = None
-        self._secured = None  # tens of KB, and the rest goes in a circle that waits to be collected
+        self._secured = None  # tens of KB, whoever still has the peer
         self._server.gone()
 
     def touch(self) -> None:
