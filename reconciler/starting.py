@@ -1,9 +1,8 @@
 """How a process that is to run for long begins: its imports, and what it keeps.
 
-A quarter of what such a process takes to start is for this: structlog imports rich, for tracebacks
-that are drawn; aiohttp reads all CAs of the system, for requests that name no context of their own
-(ours to API servers do); and the garbage collector goes through all that was imported so far, again
-and again. `python -X importtime` shows each.
+structlog imports rich, for tracebacks that are drawn; aiohttp reads all CAs of the system, for
+requests that name no context of their own (ours to API servers do); and the garbage collector goes
+through all that was imported so far, again and again. `python -X importtime` shows each.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ from contextlib import AsyncExitStack, contextmanager
 from typing import Final
 
 _THRESHOLDS: Final = (10_000, 10, 10)
-"""A stream is some sixty objects that stay: with Python's own thresholds the collector looks at the
-young ones every tenth stream that comes, and finds nothing. At ten thousand a look takes about a
-millisecond."""
+"""A stream is dozens of objects that stay: with Python's own thresholds the collector looks at the
+young ones every few streams that come, and finds nothing."""
 
 _CAS: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # OpenSSL's
 

@@ -30,8 +30,8 @@ _MAX_BODY: Final = 64 << 20
 _SOURCE: Final = "resources.json"  # JSON, whatever name it has
 
 _SHORT: Final = 16 << 10
-"""Bytes that are read on the event loop, in a few milliseconds at most. What goes to a thread comes
-back behind all that the loop has to do by then; what was changed 50 times is then told 50 times."""
+"""Bytes that are read on the event loop: what goes to a thread comes back behind all that the loop
+has to do by then, which with many streams is longer than to read them."""
 
 
 async def listen(address: Address, stop: asyncio.Event, stack: AsyncExitStack, log: Any) -> Pushes:
