@@ -163,3 +163,20 @@ async def test_what_is_short_and_what_is_not_is_taken(server: Server, size: int)
     assert status == 400
     assert "NONE_SUCH" in answer["error"]
     assert server.taken == [["b"], ["a", "b"]]
+
+
+async def test_an_error_of_ours_ends_whoever_follows(server: Server) -> None:
+    """As with files. Who pushed is not told that it is in force, and who comes later neither."""
+
+    def broken(_: Outcome) -> None:
+        raise ZeroDivisionError("no thing of who pushes")
+
+    async with asyncio.timeout(20):
+        first = asyncio.create_task(server.ask("PUT", cluster("a")))
+        server.take(await server.pushes.first())
+        following = asyncio.create_task(server.pushes.follow(broken))
+        assert await first == (204, None)
+        assert await server.ask("PATCH", cluster("b")) == STOPPING
+        with pytest.raises(ZeroDivisionError):
+            await following
+        assert await server.ask("PATCH", cluster("c")) == STOPPING

@@ -33,6 +33,8 @@ _SHORT: Final = 16 << 10
 """Bytes that are read on the event loop: what goes to a thread comes back behind all that the loop
 has to do by then, which with many streams is longer than to read them."""
 
+_STOPPING: Final = "the server is shutting down"
+
 
 async def listen(address: Address, stop: asyncio.Event, stack: AsyncExitStack, log: Any) -> Pushes:
     """Takes what is given as long as the stack is."""
@@ -60,6 +62,8 @@ class Pushes:
         self._began = asyncio.Event()  # to be followed; or it never will be
         self._in_force = False  # the first
         self._take: Callable[[Outcome], None] | None = None
+        self._error: Exception | None = None  # of what took it
+        self._over = asyncio.Event()  # with that error
 
     async def first(self) -> Outcome:
         """The first good state; the empty one if nothing comes before a stop."""
@@ -74,15 +78,20 @@ class Pushes:
         return self._first.result()
 
     async def follow(self, take: Callable[[Outcome], None]) -> None:
-        """Whoever calls this has put the first in force."""
+        """Whoever calls this has put the first in force. Raises what `take` has raised."""
         if self._began.is_set():
             return
         self._in_force, self._take = True, take
         self._began.set()
+        ends = [asyncio.ensure_future(each.wait()) for each in (self._stop, self._over)]
         try:
-            await self._stop.wait()
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            for each in ends:
+                each.cancel()
             self.end()
+        if self._error is not None:
+            raise self._error
 
     def end(self) -> None:
         """Take nothing more."""
@@ -128,8 +137,14 @@ class Pushes:
         if first and self._in_force:
             return
         if self._take is None or self._stop.is_set():
-            raise UnavailableError("the server is shutting down")
-        self._take(outcome)
+            raise UnavailableError(_STOPPING)
+        try:
+            self._take(outcome)
+        except Exception as error:
+            self.end()
+            self._error = error
+            self._over.set()
+            raise UnavailableError(_STOPPING) from error
 
 
 def _twice(parsed: Parsed) -> Iterable[Rejected]:
