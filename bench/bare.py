@@ -2,30 +2,27 @@
 
 It has the bytes of a response made once and gives them to all, takes what a client sends for an
 answer without looking at it, and keeps nothing of a client but its windows. It runs on the event
-loop and the TLS library that ours on http2 runs on. So what it takes is what a server in Python
-can't do without here, and what is above it is ours to save. Only the load client (bench/xds/load)
-understands it: a stream asks for everything, or for what it held before.
+loop and the TLS library that ours on http2 runs on, checks nothing of what it is given, and imports
+no more than it needs. So what it takes is what a server in Python can't do without here, and what
+is above it is ours to save. Only the load client (bench/xds/load) understands it: a stream asks for
+everything, or for what it held before.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import ssl
 from collections.abc import Collection
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import uvloop
-from aiohttp import web
 from envoy.service.discovery.v3 import discovery_pb2
 
-from bench import machine
-from bench.xds_rig import EXTENSION, SECRET
-from reconciler import tls
 from reconciler.http2 import Wires
 from reconciler.http2 import frames as f
 from reconciler.http2 import headers as h
-from reconciler.server.discovery.documents import Found, parse
-from reconciler.server.h2_tls import Buffers, Contexts, Session
+from reconciler.server.h2_session import Buffers, Session
 
 _GONE: Final = b"bench-gone"  # as in bench/xds/load/wire.go: named by who reconnects
 _WIDE: Final = 1 << 30
@@ -56,20 +53,26 @@ class Ready:
     """What everybody is told."""
 
     def __init__(self) -> None:
-        self._resources: dict[tuple[str, str], Found] = {}
+        self._resources: dict[tuple[str, str], Any] = {}
         self.connections: set[Connection] = set()
         self.everything = self.removals = _NOTHING
 
-    def set(self, found: tuple[Found, ...]) -> None:
-        self._resources.update({(each.type_url, each.name): each for each in found})
-        self.everything = _responses(tuple(self._resources.values()))
-        self.removals = _removals({SECRET, EXTENSION})
+    def change(self, message: bytes) -> None:
+        """message: a DiscoveryResponse"""
+        given = discovery_pb2.DiscoveryResponse.FromString(message).resources
+        first = not self._resources
+        self._resources.update({(each.type_url, _name(each.value)): each for each in given})
+        self.everything = _responses(self._resources)
+        self.removals = _removals({type_url for type_url, _ in self._resources})
+        if not first:
+            told = _responses({(each.type_url, _name(each.value)): each for each in given})
+            for connection in self.connections:
+                connection.say(told)
 
-    def change(self, found: tuple[Found, ...]) -> None:
-        self.set(found)
-        told = _responses(found)
-        for connection in self.connections:
-            connection.say(told)
+
+def _name(body: bytes) -> str:
+    """The first field of both types, and short."""
+    return body[2 : 2 + body[1]].decode()
 
 
 def _removals(types: Collection[str]) -> Told:
@@ -81,16 +84,15 @@ def _removals(types: Collection[str]) -> Told:
     return Told(out)
 
 
-def _responses(found: tuple[Found, ...]) -> Told:
-    out: list[bytes] = []
-    for type_url in sorted({each.type_url for each in found}):
-        response = discovery_pb2.DeltaDiscoveryResponse(type_url=type_url, nonce="1")
-        for each in found:
-            if each.type_url == type_url:
-                one = response.resources.add(name=each.name, version=each.version)
-                one.resource.type_url, one.resource.value = type_url, each.body
-        out.append(response.SerializeToString())
-    return Told(out)
+def _responses(found: dict[tuple[str, str], Any]) -> Told:
+    responses: dict[str, Any] = {}
+    for (type_url, name), each in sorted(found.items(), key=lambda item: item[0]):
+        if type_url not in responses:
+            new = discovery_pb2.DeltaDiscoveryResponse(type_url=type_url, nonce="1")
+            responses[type_url] = new
+        version = f"{hash(each.value):x}"
+        responses[type_url].resources.add(name=name, version=version, resource=each)
+    return Told([each.SerializeToString() for each in responses.values()])
 
 
 class Connection(asyncio.Protocol):
@@ -193,35 +195,44 @@ class Connection(asyncio.Protocol):
             self._transport.writelines(out)
 
 
-def _adapter(ready: Ready) -> web.Application:
-    async def put(request: web.Request) -> web.Response:
-        ready.set(parse(await request.read(), "put.json").found)
-        return web.Response(status=204)
+async def _adapter(
+    ready: Ready, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """HTTP/1.1, as the load client and urllib speak it."""
+    try:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            size = head.partition(b"content-length:")[2].partition(b"\r")[0]
+            ready.change(await reader.readexactly(int(size)))
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        writer.close()
 
-    async def patch(request: web.Request) -> web.Response:
-        ready.change(parse(await request.read(), "patch.json").found)
-        return web.Response(status=204)
 
-    app = web.Application(client_max_size=1 << 30)
-    app.router.add_put("/resources", put)
-    app.router.add_patch("/resources", patch)
-    return app
-
-
-async def _serve(listen: str, adapter: str, keys: tls.KeyPair | None) -> None:
+async def _serve(listen: str, adapter: str, context: ssl.SSLContext | None) -> None:
     ready, buffers = Ready(), Buffers()
-    contexts = Contexts(keys, tokens=False) if keys is not None else None
 
     def connection() -> Connection:
-        return Connection(ready, None if contexts is None else Session(contexts.current(), buffers))
+        return Connection(ready, None if context is None else Session(context, buffers))
 
     host, _, port = listen.rpartition(":")
     await asyncio.get_running_loop().create_server(connection, host, int(port), backlog=4096)
-    runner = web.AppRunner(_adapter(ready))
-    await runner.setup()
     host, _, port = adapter.rpartition(":")
-    await web.TCPSite(runner, host, int(port)).start()
+    await asyncio.start_server(
+        lambda reader, writer: _adapter(ready, reader, writer), host, int(port), limit=1 << 20
+    )
     await asyncio.Event().wait()
+
+
+def _context(certificate: str, key: str, ca: str) -> ssl.SSLContext:
+    """As `server.h2_tls` makes them."""
+    found = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    found.set_alpn_protocols(["h2"])
+    found.num_tickets = 0
+    found.load_cert_chain(certificate, key)
+    found.load_verify_locations(ca)
+    found.verify_mode = ssl.CERT_REQUIRED
+    return found
 
 
 def main() -> None:
@@ -231,10 +242,8 @@ def main() -> None:
     for name in ("cert", "key", "ca"):
         parser.add_argument(f"--{name}", help="all three or none: without TLS")
     options = parser.parse_args()
-    machine.raise_descriptor_limit()
     paths = (options.cert, options.key, options.ca)
-    keys = tls.load(*paths) if any(paths) else None
-    uvloop.run(_serve(options.listen, options.adapter, keys))
+    uvloop.run(_serve(options.listen, options.adapter, _context(*paths) if any(paths) else None))
 
 
 if __name__ == "__main__":

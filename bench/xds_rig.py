@@ -1,8 +1,8 @@
 """Servers of xDS as processes, what they serve, and the client that loads them.
 
-All servers are given the same resources over the same HTTP interface (ours: `--push`). It is the
-load client (bench/xds/load) that gives them, and it has the only clock. What a resource is and how
-old it is stands in its payload; the rest of that is noise.
+All servers are given the same resources over the same HTTP interface (ours: `--push`), as the bytes
+of one message. It is the load client (bench/xds/load) that gives them, and it has the only clock.
+What a resource is and how old it is stands in its payload; the rest of that is noise.
 
 Every stream subscribes to everything of two types. Identities are secrets and policies are
 extension configs: both carry bytes as they are, so that nobody's time goes into fields.
@@ -28,6 +28,9 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import msgspec
+from envoy.extensions.transport_sockets.tls.v3 import secret_pb2  # noqa: F401  # a type to be found
+from envoy.service.discovery.v3 import discovery_pb2
+from google.protobuf import json_format, wrappers_pb2  # noqa: F401  # likewise
 
 from bench import machine
 from bench.fleet import free_port
@@ -213,12 +216,13 @@ class Server:
     def change(self, resources: Resources) -> dict[str, str]:
         """An action of the load client."""
         self._made += 1
-        path = self._next / f"{self._made}.json"
+        path = self._next / f"{self._made}.pb"
         path.write_bytes(_body(resources))
         return {"method": "PATCH", "url": self._adapter, "body": str(path)}
 
     def _put(self, resources: Resources) -> None:
-        request = urllib.request.Request(self._adapter, _body(resources), method="PUT")
+        headers = {"Content-Type": "application/x-protobuf"}
+        request = urllib.request.Request(self._adapter, _body(resources), headers, method="PUT")
         with urllib.request.urlopen(request, timeout=_START_SECONDS):
             pass
 
@@ -230,7 +234,9 @@ class Server:
 
 
 def _body(resources: Resources) -> bytes:
-    return json.dumps({"resources": resources}).encode()
+    response = discovery_pb2.DiscoveryResponse()
+    json_format.ParseDict({"resources": resources}, response)
+    return bytes(response.SerializeToString(deterministic=True))
 
 
 def _serve(kind: Kind, push: str, address: str, status: Path, keys: Keys | None) -> list[str]:

@@ -28,7 +28,8 @@ from reconciler.local import clear_socket
 from reconciler.server.h2_calls import Registry, Rpc
 from reconciler.server.h2_peer import Call, Peer
 from reconciler.server.h2_proofs import CallContext, at_once
-from reconciler.server.h2_tls import Buffers, Contexts
+from reconciler.server.h2_session import Buffers
+from reconciler.server.h2_tls import Contexts
 from reconciler.server.proofs import claimed, prove
 from reconciler.server.streams import (
     MAX_FRAME,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final, cast
 
 from reconciler.http2 import Connection, Stream
 from reconciler.http2.headers import Header
-from reconciler.server.h2_tls import RECORD, Contexts, Session
+from reconciler.server.h2_session import RECORD, Session
+from reconciler.server.h2_tls import Contexts
 
 if TYPE_CHECKING:
     from reconciler.server.h2 import H2Server

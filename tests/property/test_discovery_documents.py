@@ -1,7 +1,7 @@
 """Resources with anything written anywhere in them: each is read or refused, and nothing else.
 
 A file is what somebody typed. Whatever is in it, the answer is resources and problems, never an
-error that would end a server; and what was read is what its type can hold.
+error that would end a server; and what was read is what its type can hold. The same of bytes.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ from typing import Any
 
 import msgspec
 import yaml
+from envoy.service.discovery.v3 import discovery_pb2
+from google.protobuf import json_format
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reconciler.probe.messages import WRAPPER, message_class
+from reconciler.server.discovery.binary import parse_binary
 from reconciler.server.discovery.documents import parse
 from tests.integration.xds_processes import cluster, endpoints, listener, routes
 
@@ -91,3 +94,41 @@ def test_whatever_is_written_is_read_or_refused(document: Any, as_yaml: bool) ->
 def test_any_bytes_are_no_error(data: bytes) -> None:
     for name in ("a.yaml", "a.json"):
         parse(data, name)
+    parse_binary(data, "a.pb")
+
+
+def message_of(document: dict[str, Any]) -> bytes:
+    """The same resource as bytes. Its types are known: it was read once."""
+    parse(msgspec.json.encode(document), "a.json")
+    response = discovery_pb2.DiscoveryResponse()
+    json_format.ParseDict({"resources": [document]}, response)
+    return bytes(response.SerializeToString())
+
+
+@given(documents())
+def test_a_resource_is_the_same_in_both_forms(document: dict[str, Any]) -> None:
+    try:
+        data, written = message_of(document), msgspec.json.encode(document)
+    except (ValueError, TypeError, AttributeError, OverflowError, json_format.ParseError):
+        return  # no message, or no JSON
+    in_json, in_binary = parse(written, "a"), parse_binary(data, "a")
+    if in_json.found:
+        assert in_json.found == in_binary.found
+
+
+@given(st.sampled_from(GOOD), st.data())
+def test_whatever_bytes_are_in_a_message_it_is_read_or_refused(
+    good: dict[str, Any], data: st.DataObject
+) -> None:
+    written = bytearray(message_of(good))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(written)))
+        written[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=3))
+    parsed = parse_binary(bytes(written), "a.pb")
+    for each in parsed.found:
+        cls = message_class(each.type_url)
+        assert cls is not None
+        assert cls.FromString(each.body).SerializeToString(deterministic=True) == each.body
+        assert each.name not in ("", "*")
+    again = parse_binary(bytes(written), "a.pb", parsed.known)
+    assert (again.found, again.problems) == (parsed.found, parsed.problems)

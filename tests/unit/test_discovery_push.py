@@ -11,6 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 import structlog
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.service.discovery.v3 import discovery_pb2
+from google.protobuf import any_pb2
 
 from reconciler.address import Address
 from reconciler.core.discovery.types import CDS
@@ -180,3 +183,30 @@ async def test_an_error_of_ours_ends_whoever_follows(server: Server) -> None:
         with pytest.raises(ZeroDivisionError):
             await following
         assert await server.ask("PATCH", cluster("c")) == STOPPING
+
+
+async def test_a_message_is_taken_as_a_document_is(server: Server) -> None:
+    binary = {"Content-Type": "application/x-protobuf"}
+
+    async def give(method: str, *resources: any_pb2.Any) -> tuple[int, str]:
+        body = discovery_pb2.DiscoveryResponse(resources=resources).SerializeToString()
+        url = "http://localhost/resources"
+        async with server.client.request(method, url, data=body, headers=binary) as answer:
+            return answer.status, await answer.text()
+
+    def message(name: str) -> any_pb2.Any:
+        packed = any_pb2.Any()
+        packed.Pack(cluster_pb2.Cluster(name=name))
+        return packed
+
+    async with following(server), asyncio.timeout(20):
+        assert await give("PUT", message("a"), message("b")) == (204, "")
+        assert await server.ask("PATCH", cluster("c")) == (204, None)
+        assert await give("PATCH", message("d")) == (204, "")
+        status, said = await give("PATCH", message("e"), message(""))
+        assert status == 400
+        assert "resources.pb#1: Cluster: resources[1].name: is required" in said
+        status, said = await give("PATCH", message("e"), message("e"))
+        assert (status, "Cluster e: comes twice" in said) == (400, True)
+        assert await give("PUT") == (204, "")
+    assert server.taken == [["a", "b"], ["a", "b", "c"], ["a", "b", "c", "d"], []]

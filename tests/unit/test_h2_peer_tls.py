@@ -18,7 +18,7 @@ from reconciler.http2 import frames as f
 from reconciler.server import h2
 from reconciler.server.h2 import H2Server
 from reconciler.server.h2_peer import Peer
-from reconciler.server.h2_tls import RECORD
+from reconciler.server.h2_session import RECORD
 from tests.integration.grpc_rig import Hub
 from tests.unit.tls_rig import Client, TlsRig
 

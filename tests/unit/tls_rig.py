@@ -1,4 +1,4 @@
-"""Clients and sessions of `h2_tls`, without IO."""
+"""Clients and sessions of `h2_session`, without IO."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 
 from reconciler import tls
 from reconciler.server import certs
-from reconciler.server.h2_tls import Buffers, Contexts, Session
+from reconciler.server.h2_session import Buffers, Session
+from reconciler.server.h2_tls import Contexts
 
 NOW = datetime.datetime.now(datetime.UTC)
 

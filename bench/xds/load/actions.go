@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// action is one change of the server's state.
+// action is one change of the server's state: a file with a message of resources, and where it goes.
 type action struct {
 	Method string `json:"method"`
 	URL    string `json:"url"`
@@ -42,6 +42,7 @@ func request(client *http.Client, method, url string, body []byte) error {
 	if err != nil {
 		return err
 	}
+	made.Header.Set("Content-Type", "application/x-protobuf")
 	answer, err := client.Do(made)
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
 	"github.com/envoyproxy/go-control-plane/pkg/cache/v3"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	// Types that may stand in a resource beside those that the server knows anyway.
@@ -37,7 +38,8 @@ const maxBody = 128 << 20
 //	POST  /restart    ends all streams, and serves the same state anew on the same port
 //
 // and answers 204 when it is done, 400 with the reason when the request is not understood, 501 when a
-// resource has a time to live: what is here gives the caches none.
+// resource has a time to live: what is here gives the caches none. With the content type
+// application/x-protobuf a body is the same as a DiscoveryResponse.
 func (t *target) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("PUT /resources", func(w http.ResponseWriter, r *http.Request) {
@@ -59,11 +61,15 @@ func (t *target) handler() http.Handler {
 }
 
 func (t *target) set(w http.ResponseWriter, r *http.Request, state func(held) held) {
-	read, err := parsed(http.MaxBytesReader(w, r.Body, maxBody))
+	read := parsed
+	if r.Header.Get("Content-Type") == "application/x-protobuf" {
+		read = unmarshalled
+	}
+	found, err := read(http.MaxBytesReader(w, r.Body, maxBody))
 	if err == nil {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		next := state(read)
+		next := state(found)
 		if err = t.store.replace(next); err == nil {
 			t.held = next
 			w.WriteHeader(http.StatusNoContent)
@@ -86,12 +92,31 @@ func parsed(body io.Reader) (held, error) {
 	if err := json.NewDecoder(body).Decode(&request); err != nil {
 		return nil, err
 	}
-	found := held{}
+	resources := make([]*anypb.Any, len(request.Resources))
 	for index, raw := range request.Resources {
-		var wrapped anypb.Any
-		if err := protojson.Unmarshal(raw, &wrapped); err != nil {
+		resources[index] = &anypb.Any{}
+		if err := protojson.Unmarshal(raw, resources[index]); err != nil {
 			return nil, fmt.Errorf("resource %d: %w", index, err)
 		}
+	}
+	return unpacked(resources)
+}
+
+func unmarshalled(body io.Reader) (held, error) {
+	data, err := io.ReadAll(body)
+	if err != nil {
+		return nil, err
+	}
+	var response discovery.DiscoveryResponse
+	if err := proto.Unmarshal(data, &response); err != nil {
+		return nil, err
+	}
+	return unpacked(response.GetResources())
+}
+
+func unpacked(resources []*anypb.Any) (held, error) {
+	found := held{}
+	for index, wrapped := range resources {
 		resource, err := wrapped.UnmarshalNew()
 		if err != nil {
 			return nil, fmt.Errorf("resource %d: %w", index, err)

@@ -33,7 +33,10 @@ from reconciler.probe.services import TYPE_PREFIX, message_name
 from reconciler.server.discovery.rules import violations
 from reconciler.server.discovery.values import Bad, join, plain
 
-_WRAPPED: Final = {"@type", "name", "ttl", "resource"}
+WRAPPED: Final = frozenset({"name", "ttl", "resource"})
+"""Fields of a wrapper that are read."""
+
+UNREAD: Final = "only name, ttl and resource are read of a wrapper"
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -55,6 +58,17 @@ class Found(msgspec.Struct, frozen=True):
     def title(self) -> str:
         """As problems name it: "Cluster shop"."""
         return f"{message_name(self.type_url)} {self.name}"
+
+
+class Around(msgspec.Struct, frozen=True):
+    """What a wrapper says of the resource in it. at: where that is, in what was written"""
+
+    name: str | None = None
+    ttl: float | None = None
+    at: str = ""
+
+
+UNWRAPPED: Final = Around()
 
 
 class Parsed(msgspec.Struct, frozen=True):
@@ -138,39 +152,54 @@ def _resource(value: Any, source: str) -> Found:
     if not isinstance(value, dict):
         raise Bad("", "a resource is a mapping with @type")
     if value.get("@type") != WRAPPER:
-        return _named(value, source, None, None, "")
-    for key in value.keys() - _WRAPPED:
-        raise Bad(str(key), "only name, ttl and resource are read of a wrapper")
+        return _named(value, source, UNWRAPPED)
+    for key in value.keys() - WRAPPED - {"@type"}:
+        raise Bad(str(key), UNREAD)
     name, inner = value.get("name"), value.get("resource")
     if name is not None and not isinstance(name, str):
         raise Bad("name", "a text is expected")
     if not isinstance(inner, dict):
         raise Bad("resource", "a resource is expected, as a mapping with @type")
-    return _named(inner, source, name, _ttl(value.get("ttl")), "resource")
+    return _named(inner, source, Around(name, _ttl(value.get("ttl")), "resource"))
 
 
-def _named(
-    value: dict[str, Any], source: str, given: str | None, ttl: float | None, at: str
-) -> Found:
+def _named(value: dict[str, Any], source: str, around: Around) -> Found:
     type_url = value.get("@type")
-    title = _title(type_url, value, given)
+    title = _title(type_url, value, around.name)
     try:
         message = _message(type_url, value)
-        name = _name(message, given)
     except Bad as bad:
-        raise Bad(join(at, bad.path), bad.reason, title) from None
+        raise Bad(join(around.at, bad.path), bad.reason, title) from None
+    return found_in(message, str(type_url), source, around, title)
+
+
+def found_in(message: Message, type_url: str, source: str, around: Around, title: str) -> Found:
+    """A resource by its message, checked. Bad: what it breaks."""
+    try:
+        name = _name(message, around.name)
+    except Bad as bad:
+        raise Bad(join(around.at, bad.path), bad.reason, title) from None
     for path, reason in violations(message):
-        raise Bad(join(at, path), reason, title)
+        raise Bad(join(around.at, path), reason, title)
     body = message.SerializeToString(deterministic=True)
-    return Found(str(type_url), name, _version(body, ttl), body, ttl, source)
+    return Found(type_url, name, _version(body, around.ttl), body, around.ttl, source)
+
+
+def class_of(type_url: object) -> type[Message]:
+    """Of a resource; Bad: there is none."""
+    if not isinstance(type_url, str) or not type_url.startswith(TYPE_PREFIX):
+        raise Bad("", f"is missing, or no type URL ({TYPE_PREFIX}...)")
+    found = message_class(type_url)
+    if found is None:
+        raise Bad("", f"{type_url.removeprefix(TYPE_PREFIX)}: there is no such type")
+    return found
 
 
 def _message(type_url: object, value: dict[str, Any]) -> Message:
-    if not isinstance(type_url, str) or not type_url.startswith(TYPE_PREFIX):
-        raise Bad("@type", f"is missing, or no type URL ({TYPE_PREFIX}...)")
-    cls = message_class(type_url)
-    if cls is None:
-        raise Bad("@type", f"{type_url.removeprefix(TYPE_PREFIX)}: there is no such type")
+    try:
+        cls = class_of(type_url)
+    except Bad as bad:
+        raise Bad("@type", bad.reason) from None
     for path, inner in _types(value, ""):
         if message_class(inner) is None:
             raise Bad(path, f"{inner.rpartition('/')[2]}: there is no such type")
@@ -228,9 +257,17 @@ def _ttl(value: object) -> float | None:
         found.FromJsonString(value)  # type: ignore[arg-type]  # what is no text is an error
     except (ValueError, AttributeError, TypeError):
         raise Bad("ttl", f'{value!r} is no duration, such as "30s"') from None
-    seconds = found.seconds + found.nanos / 1e9
+    try:
+        return seconds_of(found)
+    except Bad as bad:
+        raise Bad("ttl", bad.reason) from None
+
+
+def seconds_of(ttl: duration_pb2.Duration) -> float:
+    """Bad: it ends at once."""
+    seconds = ttl.seconds + ttl.nanos / 1e9
     if seconds <= 0:
-        raise Bad("ttl", "must be more than 0s")
+        raise Bad("", "must be more than 0s")
     return seconds
 
 

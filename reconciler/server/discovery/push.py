@@ -3,7 +3,8 @@
     PUT /resources     {"resources": [{"@type": ..., ...}, ...]}: the whole new state, of all nodes
     PATCH /resources   the same form: these are added or changed, all others stay
 
-The documents are those of files (`documents`). 204: it is in force, whoever subscribes from now on
+The documents are those of files (`documents`); with `Content-Type: application/x-protobuf` the body
+is the same as one message (`binary`). 204: it is in force, whoever subscribes from now on
 gets it, and all streams are being led to it; 400: nothing has changed, and every problem is named;
 503: the server is shutting down, and takes nothing more. What is written as it was is not read a
 second time. A server listens for clients once it was given something: none is told that there is
@@ -15,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
@@ -22,12 +24,15 @@ from aiohttp import web
 from reconciler import local
 from reconciler.config import Address
 from reconciler.errors import Rejected, UnavailableError
+from reconciler.server.discovery.binary import parse_binary
 from reconciler.server.discovery.documents import Found, Parsed, parse
 from reconciler.server.discovery.files import Directory, Outcome, State
 from reconciler.server.discovery.match import EVERY
 
 _MAX_BODY: Final = 64 << 20
 _SOURCE: Final = "resources.json"  # JSON, whatever name it has
+_BINARY: Final = frozenset({"application/x-protobuf", "application/protobuf"})
+_BINARY_SOURCE: Final = "resources.pb"
 
 _SHORT: Final = 16 << 10
 """Bytes that are read on the event loop: what goes to a thread comes back behind all that the loop
@@ -107,10 +112,10 @@ class Pushes:
     async def _change(self, request: web.Request, *, keep: bool) -> web.Response:
         data = await request.read()
         async with self._order:
-            if len(data) > _SHORT:
-                parsed = await asyncio.to_thread(parse, data, _SOURCE, self._known)
-            else:
-                parsed = parse(data, _SOURCE, self._known)
+            read = partial(parse, data, _SOURCE, self._known)
+            if request.content_type in _BINARY:
+                read = partial(parse_binary, data, _BINARY_SOURCE, self._known)
+            parsed = await asyncio.to_thread(read) if len(data) > _SHORT else read()
             problems = (*parsed.problems, *_twice(parsed))
             if problems:
                 if self._first.done():

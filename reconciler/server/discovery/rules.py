@@ -3,7 +3,7 @@
 They are field options (`validate/validate.proto`, protoc-gen-validate) that Envoy's own build makes
 checks from; a resource that breaks one is refused by Envoy as a whole. Here they are read from the
 descriptors, so that such a resource is refused before any client sees it, with the field's name.
-Messages inside an `Any` of a type that is known are looked at too.
+Messages inside an `Any` are looked at too; one that can't be is refused.
 
 Not looked at: rules about the present time (none of Envoy's has any). A text's `pattern` is RE2;
 the little of it that Python can't say (`core.labels.re2`) is left out.
@@ -24,7 +24,7 @@ from google.protobuf.message import Message
 from validate import validate_pb2
 
 from reconciler.core.labels.re2 import compile_re2
-from reconciler.probe.messages import unpack
+from reconciler.probe.messages import message_class, unpack
 from reconciler.server.discovery.values import join
 
 Descriptor = Any  # two classes, of which one is in C; the stubs have the other
@@ -60,6 +60,8 @@ def _look(message: Message, depth: int, found: list[Problem]) -> None:
         inner = unpack(message)  # type: ignore[arg-type]  # it is an Any
         if inner is not None:
             _look(inner, depth - 1, found)
+        elif reason := _why_none(message):
+            found.append(("", reason))
         return
     rules = _compiled(descriptor)
     for name, present, check in rules.fields:
@@ -92,6 +94,17 @@ def _look(message: Message, depth: int, found: list[Problem]) -> None:
             if len(found) > begin:
                 name = field.name if key is None else f"{field.name}[{key}]"
                 found[begin:] = [(join(name, path), reason) for path, reason in found[begin:]]
+
+
+def _why_none(packed: Any) -> str:
+    """Of an Any without a message; "" when it is empty, which is no message either."""
+    type_url = packed.type_url
+    if not type_url:
+        return "is a message without its type" if packed.value else ""
+    cls = message_class(type_url)
+    if cls is None:
+        return f"{type_url.rpartition('/')[2]}: there is no such type"
+    return f"is no {cls.DESCRIPTOR.full_name}"
 
 
 # ------------------------------------------------------------------------------ rules of a type
