@@ -12,6 +12,9 @@ class Streams(Protocol):
 
     def send(self, stream: int, frame: bytes) -> None: ...
 
+    def flush(self) -> bool:
+        """More comes, but for other streams. False: what was sent goes together with it."""
+
     def close(self, stream: int, status: str, reason: str) -> None: ...
 
 

@@ -110,6 +110,10 @@ class XdsServer(StreamServer[_Stream]):
         found.queue.append(frame)
         found.queued += len(frame)
 
+    def flush(self) -> bool:
+        """A stream's own task sends it."""
+        return False
+
     def close(self, stream: int, status: str, reason: str) -> None:
         """End a stream with a gRPC status, by name."""
         found = self._streams.get(stream)

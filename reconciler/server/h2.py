@@ -158,6 +158,13 @@ class H2Server(StreamServer[Call]):
             peer.sent[call] = None
         peer.touch()
 
+    def flush(self) -> bool:
+        """Where connections have many streams, theirs leaves together at the end of the turn."""
+        alone = 2 * len(self.peers) > len(self._streams)
+        if alone:
+            self._flush()
+        return alone
+
     def close(self, stream: int, status: str, reason: str) -> None:
         """End a stream with a gRPC status, by name."""
         call = self._streams.get(stream)

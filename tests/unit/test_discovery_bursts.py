@@ -35,6 +35,9 @@ class Streams:
         while self.under_way:
             self.driver.drained(self.under_way.pop())
 
+    def flush(self) -> bool:
+        return False
+
     def close(self, stream: int, status: str, reason: str) -> None:
         raise AssertionError(f"{status}: {reason}")
 

@@ -36,6 +36,9 @@ class Streams:
     def send(self, stream: int, frame: bytes) -> None:
         self.sent.setdefault(stream, []).append(frames.decode(frame, Variant.DELTA))
 
+    def flush(self) -> bool:
+        return False
+
     def close(self, stream: int, status: str, reason: str) -> None:
         raise AssertionError(reason)
 

@@ -133,10 +133,23 @@ class Service:
 
     def lead(self, now: float) -> None:
         """Lead all streams to what was published."""
+        for _ in self.leading(now, len(self._clients)):
+            pass
+
+    def leading(self, now: float, at_once: int) -> Iterator[None]:
+        """Likewise, with a break behind each so many streams and behind the last, in which some may
+        be closed: what is to be sent to them is in `effects` by then. To be gone through."""
         views, self._behind = self._behind, {}
+        led = 0
         for name in views:
-            for client in self._view(name).clients.values():
-                self._delivery.flush(client, now)
+            clients = self._view(name).clients
+            for client in list(clients.values()):
+                if client.id in clients:
+                    self._delivery.flush(client, now)
+                    led += 1
+                    if led % at_once == 0:
+                        yield
+        yield
 
     @property
     def behind(self) -> bool:
