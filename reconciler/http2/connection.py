@@ -49,8 +49,8 @@ class Connection:
     __slots__ = (
         "_block", "_block_ended", "_block_stream", "_blocked", "_budget", "_credit", "_data",
         "_handler", "_headers", "_last", "_leaving", "_limits", "_preface", "_received",
-        "_start_window", "_wires", "closed", "out", "pinged", "reason", "streams", "window",
-        "writable",
+        "_start_window", "_widened", "_wires", "closed", "out", "pinged", "reason", "streams",
+        "window", "writable",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +76,7 @@ class Connection:
         self._block_stream = 0
         self._block_ended = False
         self._blocked: dict[int, Stream] = {}  # with a queue, in turn
+        self._widened = False  # a window, since they were last looked at
         self.streams: dict[int, Stream] = {}
         self.window = f.DEFAULT_WINDOW
         self.writable = True
@@ -105,6 +106,8 @@ class Connection:
             self.fail(error.code, str(error))
             return
         self._data = data[at:] if at < len(data) else b""
+        if self._widened:  # once for all windows that came together
+            self._flush()
 
     def _parse(self, data: bytes) -> int:
         """Every whole frame; where the first is that is not."""
@@ -199,7 +202,7 @@ class Connection:
             elif key == f.ENABLE_PUSH:
                 self._expect(value <= 1, f.PROTOCOL_ERROR, "SETTINGS")
         self.out.append(f.SETTINGS_ACK)
-        self._flush()
+        self._widened = True
 
     def _on_window(self, stream: int, body: bytes) -> None:
         self._expect(len(body) == 4, f.FRAME_SIZE_ERROR, "WINDOW_UPDATE")
@@ -209,7 +212,7 @@ class Connection:
             self.window += by
             self._expect(self.window <= f.MAX_WINDOW, f.FLOW_CONTROL_ERROR, "WINDOW_UPDATE")
             if self._blocked:
-                self._flush()
+                self._widened = True
             else:
                 self._spend(1)
             return
@@ -226,7 +229,7 @@ class Connection:
             return
         found.window += by
         if found.queue:
-            self._flush()
+            self._widened = True
         else:
             self._spend(1)
 
@@ -456,29 +459,22 @@ class Connection:
 
     def _flush(self) -> None:
         """What the windows let go, a frame of each stream in turn."""
+        self._widened = False
         done: list[Stream] = []
         while self._blocked and self.window > 0 and self.writable:
             moved = False
             for stream in list(self._blocked.values()):
                 queue = stream.queue
-                if queue is None or stream.window <= 0 or self.window <= 0:
-                    continue
-                moved = True
-                frame = queue[0]
-                whole = len(frame) - f.HEAD
-                size = min(whole, stream.window, self.window)
-                stream.window -= size
-                self.window -= size
-                stream.queued -= size
-                if size < whole:
-                    cut = f.HEAD + size
-                    self.out.append(f.head(size, f.DATA, 0, stream.id) + frame[f.HEAD : cut])
-                    queue[0] = f.head(whole - size, f.DATA, 0, stream.id) + frame[cut:]
-                    continue
-                self.out.append(frame)
-                self._credit = min(self._credit + 20, _CREDIT)
-                queue.popleft()
-                if not queue:
+                while queue and stream.window > 0 and self.window > 0:
+                    moved, waiting = True, len(queue)
+                    frame = stream.let_frame(queue, self.window)
+                    self.out.append(frame)
+                    self.window -= len(frame) - f.HEAD
+                    if len(queue) < waiting:
+                        self._credit = min(self._credit + 20, _CREDIT)
+                    if len(self._blocked) > 1:
+                        break
+                if queue is not None and not queue:
                     stream.queue = None
                     del self._blocked[stream.id]
                     done.append(stream)

@@ -89,6 +89,22 @@ class Stream:
         self.held = False  # our window stays shut
         self.owner: Any = None
 
+    def let_frame(self, queue: deque[bytes], most: int) -> bytes:
+        """The first frame that waits, or as much of it as the windows let go.
+
+        most: bytes of content
+        """
+        frame = queue[0]
+        whole = len(frame) - f.HEAD
+        size = min(whole, self.window, most)
+        self.window -= size
+        self.queued -= size
+        if size == whole:
+            return queue.popleft()
+        cut = f.HEAD + size
+        queue[0] = f.head(whole - size, f.DATA, 0, self.id) + frame[cut:]
+        return f.head(size, f.DATA, 0, self.id) + frame[f.HEAD : cut]
+
 
 class Handler(Protocol):
     """Who is told. It may call `send` and `finish` of the connection from within."""
