@@ -18,7 +18,7 @@ import msgspec
 from reconciler.core.discovery.service import Service
 from reconciler.core.discovery.types import ClientState, Lasting, Node, Variant
 from reconciler.core.resources.types import Resource
-from reconciler.core.xds.effects import Close, Send
+from reconciler.core.xds.effects import Send
 from reconciler.errors import ProtocolError
 from reconciler.probe import services
 from reconciler.server.discovery.documents import Found
@@ -214,12 +214,12 @@ class Driver(Timed):
         streams = self._streams
         if streams is not None:
             for effect in self._service.effects():
-                match effect:
-                    case Send(stream, frame):
-                        streams.send(stream, frame)
-                    case Close(stream, status, reason):
-                        self._log.warning("stream ended", stream=stream, reason=reason)
-                        streams.close(stream, status, reason)
+                if isinstance(effect, Send):
+                    streams.send(effect.stream, effect.frame)
+                else:
+                    stream, reason = effect.stream, effect.reason
+                    self._log.warning("stream ended", stream=stream, reason=reason)
+                    streams.close(stream, effect.status, reason)
         due = self._service.next_deadline()
         if due != self._due:
             if self._timer is not None:
