@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from reconciler.http2 import Budget, Connection, Limits, Stream, Wires
+from reconciler.http2 import frames as f
 from reconciler.http2.headers import Header, HeaderReader
 
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
@@ -413,6 +414,16 @@ def test_a_window_that_shrinks_or_grows_counts_for_open_streams() -> None:
     assert not machine.ours.send(stream, b"y")
     machine.turn()
     assert len(machine.got[1]) == 1_005
+
+
+def test_windows_that_come_together_let_whole_frames_go() -> None:
+    machine = opened(1)
+    assert not machine.ours.send(machine.told.open[1], b"x" * 100_000)
+    machine.ours.out.clear()  # it took both windows, of which four frames lack a byte
+    for stream, by in ((None, 100_000), (1, 10_000), (1, 10_000)):
+        machine.client.increment_flow_control_window(by, stream)
+    machine.ours.receive(machine.client.data_to_send())
+    assert [len(frame) - f.HEAD for frame in machine.ours.out] == [1, 16_384, 3_615]
 
 
 def test_what_is_sent_to_many_is_framed_once() -> None:

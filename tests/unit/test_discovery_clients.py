@@ -8,7 +8,7 @@ from reconciler.core.discovery.bucket import Bucket
 from reconciler.core.discovery.service import Service
 from reconciler.core.discovery.types import CDS, EDS, ClientState, Node, ResourceState, Variant
 from reconciler.errors import ProtocolError
-from tests.unit.discovery_rig import Peer, Rig
+from tests.unit.discovery_rig import Peer, Rig, resources
 from tests.unit.test_discovery_points import BOTH, DELTA, SOTW
 
 
@@ -239,6 +239,22 @@ def test_a_view_that_was_dropped_stays_so() -> None:
     assert rig.service.drop("left")
     rig.service.lead(0.0)
     assert set(rig.service.views) == set()
+
+
+def test_streams_are_led_some_at_a_time_and_who_ends_meanwhile_is_not() -> None:
+    rig = Rig()
+    rig.publish({CDS: {"a": "1"}})
+    for number in range(1, 7):
+        rig.open(DELTA).ask(CDS, "*", node=f"n{number}")
+        answer(rig.peers[number])
+    rig.service.publish("", resources({CDS: {"a": "2"}}), 0.0, lead=False)
+    led = []
+    for _ in rig.service.leading(0.0, 2):
+        led.append([each.stream for each in rig.service.effects()])
+        if len(led) == 1:
+            rig.service.stream_closed(4)
+    assert led == [[1, 2], [3, 5], [6]]
+    assert not rig.service.behind
 
 
 def test_a_node_that_is_served_no_view_any_more_is_told_so() -> None:

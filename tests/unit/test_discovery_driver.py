@@ -32,11 +32,13 @@ class Streams:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self.sent: dict[int, list[frames.Response]] = {}
+        self.gone: list[list[int]] = []  # streams that had something, at each flush
 
     def send(self, stream: int, frame: bytes) -> None:
         self.sent.setdefault(stream, []).append(frames.decode(frame, Variant.DELTA))
 
     def flush(self) -> bool:
+        self.gone.append(sorted(self.sent))
         return False
 
     def close(self, stream: int, status: str, reason: str) -> None:
@@ -169,3 +171,17 @@ async def test_a_stream_that_says_nothing_is_in_no_view(rig: Rig) -> None:
     rig.driver.stream_closed(1)
     assert msgspec.structs.asdict(summary(rig.driver, ("x",)))["problems"] == ("x",)
     assert services.AGGREGATED.method(Variant.DELTA) == METHOD
+
+
+async def test_what_the_first_streams_are_sent_goes_while_others_are_led(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reconciler.server.discovery.driver._AT_ONCE", 2)
+    rig.driver.changed(state(every="a"))
+    await rig.led()
+    for stream in range(1, 6):
+        rig.open(stream, f"n{stream}")
+    rig.streams.gone.clear()
+    rig.driver.changed(state(every="A"))
+    await rig.led()
+    assert rig.streams.gone == [[1, 2], [1, 2, 3, 4], [1, 2, 3, 4, 5]]

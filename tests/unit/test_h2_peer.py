@@ -100,3 +100,25 @@ async def test_what_an_ended_call_left_to_the_socket_is_no_reason_to_end_others(
     rig.transport.size = bound + 1
     rig.peer.flush()
     assert rig.transport.aborted
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+async def test_what_a_connection_of_one_stream_is_sent_need_not_wait_for_others(
+    monkeypatch: pytest.MonkeyPatch, streams: int
+) -> None:
+    """That of several leaves together, at the end of the turn."""
+    rig = Rig(monkeypatch)
+    rig.server.peers.add(rig.peer)
+    for number in range(1, 2 * streams, 2):
+        call = rig.call(number)
+        call.stream.window = 1_000
+        rig.peer.connection.streams[number] = call.stream
+        rig.server._streams[number] = call
+    rig.peer.flush()
+    rig.transport.size = 0
+    rig.server.send(1, b"x")
+    assert rig.transport.size == 0
+    assert rig.server.flush() is (streams == 1)
+    assert (rig.transport.size > 0) is (streams == 1)
+    await asyncio.sleep(0)
+    assert rig.transport.size > 0

@@ -31,7 +31,7 @@ A request that breaks the protocol is a `ProtocolError`; the caller ends that st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -268,12 +268,9 @@ class Service:
         """When `tick` has something to do."""
         return self._delivery.next_deadline()
 
-    def effects(self) -> Sequence[Send | Close]:
+    def effects(self) -> list[Send | Close]:
         """What is to be done since the last call, in this order."""
-        effects = self._delivery.effects
-        if not effects:
-            return ()  # as after most requests
-        self._delivery.effects = []
+        effects, self._delivery.effects = self._delivery.effects, []
         return effects
 
     def clients(self) -> Iterator[ClientState]:
