@@ -12,6 +12,9 @@ import tracemalloc
 from collections.abc import Callable, Iterable
 from typing import Final
 
+import msgspec
+
+from bench import xds_rig
 from bench.rows import Context, Row, measured
 from reconciler.core.discovery.service import Service
 from reconciler.core.discovery.types import CDS, Variant
@@ -20,6 +23,7 @@ from reconciler.core.resources.types import Resource
 from reconciler.core.xds import codec
 from reconciler.core.xds.codec import Request
 from reconciler.core.xds.effects import Send
+from reconciler.server.discovery import binary, documents
 
 GROUP: Final = "discovery"
 _STREAMS: Final = 10_000
@@ -47,7 +51,32 @@ def run(context: Context) -> list[Row]:
     held = [_memory(_FEW) for _ in range(times)]
     what = f"memory, a stream of {_FEW:,} in step"
     rows.append(measured(GROUP, what, held, "B", limit=1536))
+    read = [_reading() for _ in range(times)]
+    for form in read[0]:
+        what = f"a resource of 400 B read and checked, of {len(_NAMES)} in {form}"
+        rows.append(measured(GROUP, what, [each[form] for each in read]))
     return rows
+
+
+def _reading() -> dict[str, float]:
+    """CPU seconds of a pushed resource, by the form that it comes in."""
+    _read(1)  # imports, and what is made once of each type
+    return _read(2)
+
+
+def _read(generation: int) -> dict[str, float]:
+    resources = xds_rig.identities(generation)
+    spent: dict[str, float] = {}
+    for form, data, parse in (
+        ("JSON", msgspec.json.encode({"resources": resources}), documents.parse),
+        ("binary", xds_rig.body(resources), binary.parse_binary),
+    ):
+        gc.collect()
+        began = time.process_time()
+        parsed = parse(data, "resources.json")
+        spent[form] = (time.process_time() - began) / len(resources)
+        assert len(parsed.found) == len(resources)
+    return spent
 
 
 class _World:

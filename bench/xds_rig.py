@@ -217,12 +217,12 @@ class Server:
         """An action of the load client."""
         self._made += 1
         path = self._next / f"{self._made}.pb"
-        path.write_bytes(_body(resources))
+        path.write_bytes(body(resources))
         return {"method": "PATCH", "url": self._adapter, "body": str(path)}
 
     def _put(self, resources: Resources) -> None:
         headers = {"Content-Type": "application/x-protobuf"}
-        request = urllib.request.Request(self._adapter, _body(resources), headers, method="PUT")
+        request = urllib.request.Request(self._adapter, body(resources), headers, method="PUT")
         with urllib.request.urlopen(request, timeout=_START_SECONDS):
             pass
 
@@ -233,7 +233,8 @@ class Server:
         self.process.end()
 
 
-def _body(resources: Resources) -> bytes:
+def body(resources: Resources) -> bytes:
+    """A DiscoveryResponse."""
     response = discovery_pb2.DiscoveryResponse()
     json_format.ParseDict({"resources": resources}, response)
     return bytes(response.SerializeToString(deterministic=True))
