@@ -121,7 +121,8 @@ class Connection:
                 return 0
             self._preface, at = False, len(f.PREFACE)
         while size - at >= f.HEAD and not self.closed:
-            length, kind, flags, stream = f.read_head(data, at)
+            high, low, kind, flags, stream = f.HEAD_STRUCT.unpack_from(data, at)
+            length, stream = high << 8 | low, stream & 0x7FFFFFFF  # `read_head`, once a message
             if length > f.DEFAULT_FRAME:
                 raise _Broken(f.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
             end = at + f.HEAD + length
@@ -362,7 +363,8 @@ class Connection:
             self._refuse(stream, h.RESOURCE_EXHAUSTED, "too much is being received at once")
 
     def _message(self, stream: Stream, message: bytes) -> None:
-        self._credit = min(self._credit + 20, _CREDIT)
+        if self._credit < _CREDIT:
+            self._credit = min(self._credit + 20, _CREDIT)
         self._handler.message(stream, message)
 
     def _refuse(self, stream: Stream, code: int, reason: str) -> None:
@@ -375,13 +377,15 @@ class Connection:
         """False: it waits, or a part of it does, until `drained`."""
         if self.streams.get(stream.id) is not stream:
             return True
-        self.start(stream)
+        if not stream.answered:
+            self.start(stream)
         size = f.PREFIX + len(message)
         if self.writable and stream.queue is None and size <= stream.window and size <= self.window:
             self.out.extend(self._wires.frames(stream.id, message))
             stream.window -= size
             self.window -= size
-            self._credit = min(self._credit + 20, _CREDIT)
+            if self._credit < _CREDIT:
+                self._credit = min(self._credit + 20, _CREDIT)
             return True
         if stream.queue is None:
             stream.queue = deque()
