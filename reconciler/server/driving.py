@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 
@@ -12,8 +12,11 @@ class Streams(Protocol):
 
     def send(self, stream: int, frame: bytes) -> None: ...
 
+    def grouped(self, streams: Sequence[int]) -> Iterable[Sequence[int]]:
+        """How they are best sent something, all of them: group by group."""
+
     def flush(self) -> bool:
-        """More comes, but for other streams. False: what was sent goes together with it."""
+        """What was sent may go: a group is complete. False: it goes by the end of this turn."""
 
     def close(self, stream: int, status: str, reason: str) -> None: ...
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -110,8 +110,11 @@ class XdsServer(StreamServer[_Stream]):
         found.queue.append(frame)
         found.queued += len(frame)
 
+    def grouped(self, streams: Sequence[int]) -> tuple[Sequence[int]]:
+        return (streams,)
+
     def flush(self) -> bool:
-        """A stream's own task sends it."""
+        """The streams' own tasks send it."""
         return False
 
     def close(self, stream: int, status: str, reason: str) -> None:

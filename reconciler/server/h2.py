@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, Unpack
 
 import grpc
@@ -42,6 +42,7 @@ from reconciler.server.streams import (
 from reconciler.tls import KeyFiles, KeyPair, Proof
 
 _BACKLOG: Final = 4096
+_GROUP: Final = 128  # streams that are sent a change before it goes
 _FIRST_STREAM_SECONDS: Final = 30.0  # to open a stream, for one who has connected
 
 
@@ -158,12 +159,26 @@ class H2Server(StreamServer[Call]):
             peer.sent[call] = None
         peer.touch()
 
+    def grouped(self, streams: Sequence[int]) -> Iterator[list[int]]:
+        """By connection: what the streams of one are sent leaves together; and no more of them than
+        are worth it, so that peers take theirs while others are still being told."""
+        by_peer: dict[Peer, list[int]] = {}
+        for stream in streams:
+            call = self._streams.get(stream)
+            if call is not None:
+                by_peer.setdefault(call.peer, []).append(stream)
+        group: list[int] = []
+        for each in by_peer.values():
+            group += each
+            if len(group) >= _GROUP:
+                yield group
+                group = []
+        if group:
+            yield group
+
     def flush(self) -> bool:
-        """Where connections have many streams, theirs leaves together at the end of the turn."""
-        alone = 2 * len(self.peers) > len(self._streams)
-        if alone:
-            self._flush()
-        return alone
+        self._flush()
+        return True
 
     def close(self, stream: int, status: str, reason: str) -> None:
         """End a stream with a gRPC status, by name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import structlog
 from envoy.service.discovery.v3 import discovery_pb2
@@ -34,6 +35,9 @@ class Streams:
     def take(self) -> None:
         while self.under_way:
             self.driver.drained(self.under_way.pop())
+
+    def grouped(self, streams: Sequence[int]) -> list[Sequence[int]]:
+        return [streams[at : at + 2] for at in range(0, len(streams), 2)]
 
     def flush(self) -> bool:
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -37,9 +38,12 @@ class Streams:
     def send(self, stream: int, frame: bytes) -> None:
         self.sent.setdefault(stream, []).append(frames.decode(frame, Variant.DELTA))
 
+    def grouped(self, streams: Sequence[int]) -> list[Sequence[int]]:
+        return [streams[at : at + 2] for at in range(0, len(streams), 2)]
+
     def flush(self) -> bool:
         self.gone.append(sorted(self.sent))
-        return False
+        return True
 
     def close(self, stream: int, status: str, reason: str) -> None:
         raise AssertionError(reason)
@@ -173,10 +177,7 @@ async def test_a_stream_that_says_nothing_is_in_no_view(rig: Rig) -> None:
     assert services.AGGREGATED.method(Variant.DELTA) == METHOD
 
 
-async def test_what_the_first_streams_are_sent_goes_while_others_are_led(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("reconciler.server.discovery.driver._AT_ONCE", 2)
+async def test_what_the_first_streams_are_sent_goes_while_others_are_led(rig: Rig) -> None:
     rig.driver.changed(state(every="a"))
     await rig.led()
     for stream in range(1, 6):

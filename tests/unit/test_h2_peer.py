@@ -102,23 +102,27 @@ async def test_what_an_ended_call_left_to_the_socket_is_no_reason_to_end_others(
     assert rig.transport.aborted
 
 
-@pytest.mark.parametrize("streams", [1, 2])
-async def test_what_a_connection_of_one_stream_is_sent_need_not_wait_for_others(
-    monkeypatch: pytest.MonkeyPatch, streams: int
+async def test_streams_of_a_connection_are_in_one_group_and_groups_are_not_large(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """That of several leaves together, at the end of the turn."""
+    monkeypatch.setattr("reconciler.server.h2._GROUP", 3)
     rig = Rig(monkeypatch)
-    rig.server.peers.add(rig.peer)
-    for number in range(1, 2 * streams, 2):
-        call = rig.call(number)
-        call.stream.window = 1_000
-        rig.peer.connection.streams[number] = call.stream
-        rig.server._streams[number] = call
+    peers = [rig.peer, Peer(rig.server), Peer(rig.server), Peer(rig.server)]
+    for number, at in enumerate((0, 1, 2, 0, 1, 3, 0)):
+        rig.server._streams[number] = Call(number, peers[at], Stream(1, 0), METHOD)
+    assert list(rig.server.grouped(range(8))) == [[0, 3, 6], [1, 4, 2], [5]]  # 7 has ended
+    assert list(rig.server.grouped([])) == []
+
+
+async def test_what_a_group_was_sent_goes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch)
+    call = rig.call(1)
+    call.stream.window = 1_000
+    rig.peer.connection.streams[1] = call.stream
+    rig.server._streams[1] = call
     rig.peer.flush()
     rig.transport.size = 0
     rig.server.send(1, b"x")
     assert rig.transport.size == 0
-    assert rig.server.flush() is (streams == 1)
-    assert (rig.transport.size > 0) is (streams == 1)
-    await asyncio.sleep(0)
+    rig.server.flush()
     assert rig.transport.size > 0

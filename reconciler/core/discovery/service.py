@@ -31,7 +31,7 @@ A request that breaks the protocol is a `ProtocolError`; the caller ends that st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -68,6 +68,10 @@ AGAIN_SECONDS: Final = 1.0
 """A state-of-the-world client that asks again for what it has already (its list unchanged, its last
 answer given) is sent it. After that it must have been sent something else, or so much time must
 have passed, before it is again: two ends that answer each other would never stop."""
+
+
+Grouping = Callable[[Sequence[int]], Iterable[Sequence[int]]]
+"""Streams → the same in groups, one after the other."""
 
 
 class Service:
@@ -133,23 +137,19 @@ class Service:
 
     def lead(self, now: float) -> None:
         """Lead all streams to what was published."""
-        for _ in self.leading(now, len(self._clients)):
+        for _ in self.leading(now, lambda streams: (streams,)):
             pass
 
-    def leading(self, now: float, at_once: int) -> Iterator[None]:
-        """Likewise, with a break behind each so many streams and behind the last, in which some may
-        be closed: what is to be sent to them is in `effects` by then. To be gone through."""
+    def leading(self, now: float, grouped: Grouping) -> Iterator[None]:
+        """Likewise, with a break behind each group, in which streams may be closed: what is to be
+        sent to its streams is in `effects` by then. To be gone through to the end."""
         views, self._behind = self._behind, {}
-        led = 0
-        for name in views:
-            clients = self._view(name).clients
-            for client in list(clients.values()):
-                if client.id in clients:
+        for group in grouped([each for name in views for each in self._view(name).clients]):
+            for stream in group:
+                client = self._clients.get(stream)
+                if client is not None:
                     self._delivery.flush(client, now)
-                    led += 1
-                    if led % at_once == 0:
-                        yield
-        yield
+            yield
 
     @property
     def behind(self) -> bool:

@@ -29,10 +29,6 @@ from reconciler.server.driving import Streams, Timed
 _IDLE_VIEWS: Final = 1024
 """Views that are kept although no stream has them: what was made for them may be of use again."""
 
-_AT_ONCE: Final = 128
-"""Streams that are led to a change before it goes to them: their peers take it while others are
-led."""
-
 Opened = Callable[[int, str], None]
 
 
@@ -103,12 +99,15 @@ class Driver(Timed):
             return
         now = self._clock()
         gone = False
-        for _ in self._service.leading(now, _AT_ONCE):
-            self._carry_out(now)
-            gone = self._streams is not None and self._streams.flush()
+        if self._streams is None:
+            self._service.lead(now)
+        else:
+            for _ in self._service.leading(now, self._streams.grouped):
+                self._carry_out(now)
+                gone = self._streams.flush()
         if gone:
             self._led(now)
-        else:  # by the end of this turn of the loop
+        else:
             self._pause = self._loop.call_soon(self._led, now)
 
     def _led(self, began: float) -> None:
