@@ -30,35 +30,45 @@ class Budget:
 class Wires:
     """Frames of the messages that were sent last, for the other streams that get the same bytes.
 
-    Where each connection has one stream, the stream's number is the same everywhere and so is the
-    whole frame.
+    A stream's number is in its frames. Where each connection has one stream it is the same
+    everywhere; where connections have many, each has those of the others.
     """
 
-    __slots__ = ("_kept",)
+    __slots__ = ("_bytes", "_kept")
 
-    _KEEP: Final = 16
+    _MESSAGES: Final = 16
+    _BYTES: Final = 16 << 20
 
     def __init__(self) -> None:
         # By identity; the message is kept beside, so that its id stays its own.
-        self._kept: OrderedDict[tuple[int, int], tuple[bytes, tuple[bytes, ...]]] = OrderedDict()
+        self._kept: OrderedDict[int, tuple[bytes, dict[int, tuple[bytes, ...]]]] = OrderedDict()
+        self._bytes = 0
 
     def frames(self, stream: int, message: bytes) -> tuple[bytes, ...]:
         """DATA frames of a message, of a size that every peer takes."""
-        key, most = (id(message), stream), f.DEFAULT_FRAME
-        found = self._kept.get(key)
-        if found is not None:
-            return found[1]
-        size = f.PREFIX + len(message)
-        first = message[: most - f.PREFIX]
-        head = f.head(f.PREFIX + len(first), f.DATA, 0, stream)
-        frames = [b"".join((head, f.prefix(len(message)), first))]
-        for at in range(most, size, most):
-            chunk = message[at - f.PREFIX : at - f.PREFIX + most]
-            frames.append(f.head(len(chunk), f.DATA, 0, stream) + chunk)
-        self._kept[key] = (message, tuple(frames))
-        if len(self._kept) > self._KEEP:
-            self._kept.popitem(last=False)
-        return self._kept[key][1]
+        kept = self._kept.get(id(message))
+        if kept is None:
+            kept = self._kept[id(message)] = message, {}
+        by_stream = kept[1]
+        found = by_stream.get(stream)
+        if found is None:
+            found = by_stream[stream] = _frames(stream, message)
+            self._bytes += len(message)
+            while len(self._kept) > self._MESSAGES or self._bytes > self._BYTES:
+                oldest, its = self._kept.popitem(last=False)[1]
+                self._bytes -= len(its) * len(oldest)
+        return found
+
+
+def _frames(stream: int, message: bytes) -> tuple[bytes, ...]:
+    size, most = f.PREFIX + len(message), f.DEFAULT_FRAME
+    first = message[: most - f.PREFIX]
+    head = f.head(f.PREFIX + len(first), f.DATA, 0, stream)
+    frames = [b"".join((head, f.prefix(len(message)), first))]
+    for at in range(most, size, most):
+        chunk = message[at - f.PREFIX : at - f.PREFIX + most]
+        frames.append(f.head(len(chunk), f.DATA, 0, stream) + chunk)
+    return tuple(frames)
 
 
 class Stream:

@@ -436,6 +436,21 @@ def test_what_is_sent_to_many_is_framed_once() -> None:
     assert wires.frames(1, b"m" * 40_000) is not frames
 
 
+def test_what_is_framed_is_there_for_every_connection_of_many_streams() -> None:
+    """Connection by connection, each with the same numbers; and no more is kept than a bound."""
+    wires = Wires()
+    messages = [bytes([at]) * 100_000 for at in range(2)]
+    numbers = range(1, 101, 2)
+    connections = [[wires.frames(n, each) for n in numbers for each in messages] for _ in range(3)]
+    assert {tuple(map(id, each)) for each in connections} == {tuple(map(id, connections[0]))}
+    for at in range(40):
+        large = bytes([at]) * 4_000_000
+        wires.frames(1, large)
+    assert wires._bytes == sum(len(m) * len(its) for m, its in wires._kept.values()) == 16_000_000
+    wires.frames(1, b"x" * (Wires._BYTES + 1))
+    assert (wires._bytes, len(wires._kept)) == (0, 0)
+
+
 @given(
     rounds=st.lists(
         st.lists(
