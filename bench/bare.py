@@ -225,7 +225,7 @@ async def _serve(listen: str, adapter: str, context: ssl.SSLContext | None) -> N
 
 
 def _context(certificate: str, key: str, ca: str) -> ssl.SSLContext:
-    """As `server.h2_tls` makes them."""
+    """As `server.h2_tls` makes them, without the checks of keys and all that these import."""
     found = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     found.set_alpn_protocols(["h2"])
     found.num_tickets = 0

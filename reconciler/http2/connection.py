@@ -121,8 +121,7 @@ class Connection:
                 return 0
             self._preface, at = False, len(f.PREFACE)
         while size - at >= f.HEAD and not self.closed:
-            high, low, kind, flags, stream = f.HEAD_STRUCT.unpack_from(data, at)
-            length, stream = high << 8 | low, stream & 0x7FFFFFFF  # `read_head`, once a message
+            length, kind, flags, stream = f.read_head(data, at)
             if length > f.DEFAULT_FRAME:
                 raise _Broken(f.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
             end = at + f.HEAD + length
@@ -471,7 +470,7 @@ class Connection:
                 queue = stream.queue
                 while queue and stream.window > 0 and self.window > 0:
                     moved, waiting = True, len(queue)
-                    frame = stream.let_frame(queue, self.window)
+                    frame = stream.let_frame(self.window)
                     self.out.append(frame)
                     self.window -= len(frame) - f.HEAD
                     if len(queue) < waiting:

@@ -52,19 +52,19 @@ HEAD: Final = 9
 PREFIX: Final = 5
 """Bytes before a gRPC message: compressed 1, length 4."""
 
-HEAD_STRUCT: Final = struct.Struct(">HBBBL")
+_HEAD: Final = struct.Struct(">HBBBL")
 _PREFIX: Final = struct.Struct(">BL")
 _LONG: Final = struct.Struct(">L")
 _SETTING: Final = struct.Struct(">HL")
 
 
 def head(length: int, kind: int, flags: int, stream: int) -> bytes:
-    return HEAD_STRUCT.pack(length >> 8, length & 0xFF, kind, flags, stream)
+    return _HEAD.pack(length >> 8, length & 0xFF, kind, flags, stream)
 
 
 def read_head(data: bytes | bytearray, at: int) -> tuple[int, int, int, int]:
     """Length, type, flags, stream."""
-    high, low, kind, flags, stream = HEAD_STRUCT.unpack_from(data, at)
+    high, low, kind, flags, stream = _HEAD.unpack_from(data, at)
     return high << 8 | low, kind, flags, stream & 0x7FFFFFFF
 
 

@@ -99,11 +99,13 @@ class Stream:
         self.held = False  # our window stays shut
         self.owner: Any = None
 
-    def let_frame(self, queue: deque[bytes], most: int) -> bytes:
+    def let_frame(self, most: int) -> bytes:
         """The first frame that waits, or as much of it as the windows let go.
 
         most: bytes of content
         """
+        queue = self.queue
+        assert queue
         frame = queue[0]
         whole = len(frame) - f.HEAD
         size = min(whole, self.window, most)

@@ -160,8 +160,8 @@ class H2Server(StreamServer[Call]):
         peer.touch()
 
     def grouped(self, streams: Sequence[int]) -> Iterator[list[int]]:
-        """By connection: what the streams of one are sent leaves together; and no more of them than
-        are worth it, so that peers take theirs while others are still being told."""
+        """By connection: what the streams of one are sent leaves together. A group is not large, so
+        that its peers take theirs while others are still being told."""
         by_peer: dict[Peer, list[int]] = {}
         for stream in streams:
             call = self._streams.get(stream)

@@ -67,8 +67,7 @@ class Pushes:
         self._began = asyncio.Event()  # to be followed; or it never will be
         self._in_force = False  # the first
         self._take: Callable[[Outcome], None] | None = None
-        self._error: Exception | None = None  # of what took it
-        self._over = asyncio.Event()  # with that error
+        self._error: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
 
     async def first(self) -> Outcome:
         """The first good state; the empty one if nothing comes before a stop."""
@@ -88,15 +87,14 @@ class Pushes:
             return
         self._in_force, self._take = True, take
         self._began.set()
-        ends = [asyncio.ensure_future(each.wait()) for each in (self._stop, self._over)]
+        stopped = asyncio.ensure_future(self._stop.wait())
         try:
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((self._error, stopped), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for each in ends:
-                each.cancel()
+            stopped.cancel()
             self.end()
-        if self._error is not None:
-            raise self._error
+        if self._error.done():
+            raise self._error.result()
 
     def end(self) -> None:
         """Take nothing more."""
@@ -147,8 +145,7 @@ class Pushes:
             self._take(outcome)
         except Exception as error:
             self.end()
-            self._error = error
-            self._over.set()
+            self._error.set_result(error)
             raise UnavailableError(_STOPPING) from error
 
 
