@@ -36,7 +36,7 @@ from reconciler.testing.kubernetes import Cluster
 from reconciler.testing.kubernetes.kwok import Kwok
 from reconciler.testing.kubernetes.observed import Audit, by_kind, latencies, quantile
 from reconciler.testing.kubernetes.population import Population, Size
-from reconciler.testing.kubernetes.process import Process
+from reconciler.testing.process import Process
 
 GROUP: Final = "kubernetes"
 USER: Final = "reconciler"

@@ -27,7 +27,7 @@ from reconciler.testing.conformance import language, report
 from reconciler.testing.conformance.adapters import DirectoryAdapter, HttpAdapter
 from reconciler.testing.conformance.language import Scenario
 from reconciler.testing.conformance.runner import NODE, Outcome, Result, Target, run_all
-from reconciler.testing.kubernetes.process import Process
+from reconciler.testing.process import Process
 
 PAGE: Final = Path(__file__).parent.parent / "docs" / "xds-conformance.md"
 OURS: Final = ("ours (grpc)", "ours (http2)")

@@ -14,7 +14,6 @@ import base64
 import contextlib
 import datetime
 import json
-import os
 import random
 import signal
 import socket
@@ -35,7 +34,7 @@ from google.protobuf import json_format, wrappers_pb2  # noqa: F401  # likewise
 from bench import machine
 from bench.fleet import free_port
 from reconciler.server import certs
-from reconciler.testing.kubernetes.process import BOUND, Process
+from reconciler.testing.process import Process, bound
 
 Ours = Literal["http2", "grpc"]
 """Ours, by what carries its streams."""
@@ -279,7 +278,7 @@ class Load:
             command += ["-ca", str(keys.ca), "-ca-key", str(keys.ca_key)]
         with open(log, "ab") as said:
             self._popen = subprocess.Popen(
-                [sys.executable, "-ISc", BOUND, str(os.getpid()), *command],
+                bound(command),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=said,

@@ -27,6 +27,7 @@ from reconciler.core.objects import Node, Pod
 from reconciler.errors import ConfigError, ReconcilerError, UnavailableError
 from reconciler.server import certs
 from reconciler.server.manifests import load
+from reconciler.testing.process import bound
 from reconciler.testing.topology import NodeSpec, PodSpec, Spec, Topology
 
 PREFIX: Final = "reconciler-demo-"
@@ -211,7 +212,7 @@ class DemoCluster:
             if self.topology is not None:
                 process = self.topology.start(where, line, **files)
             else:
-                process = subprocess.Popen(["setpriv", "--pdeathsig", "SIGKILL", *line], **files)
+                process = subprocess.Popen(bound(line), **files)
         self._processes[name] = process
 
     def kill(self, name: str) -> None:

@@ -39,8 +39,8 @@ from reconciler.testing.kubernetes import Cluster
 from reconciler.testing.kubernetes.kwok import Kwok
 from reconciler.testing.kubernetes.observed import Audit, Buckets, latencies
 from reconciler.testing.kubernetes.population import Place, Population, Size
-from reconciler.testing.kubernetes.process import Process
 from reconciler.testing.places import Places
+from reconciler.testing.process import Process
 from reconciler.testing.topology import NodeSpec, PodSpec, Spec, Topology
 
 REPLICAS: Final = ("r1", "r2")

@@ -15,7 +15,7 @@ from reconciler.commands.demo_show import Table
 from reconciler.commands.output import revision
 from reconciler.errors import ReconcilerError
 from reconciler.testing.kubernetes.observed import Buckets, Write, by_kind, quantile, verbs
-from reconciler.testing.kubernetes.process import Process
+from reconciler.testing.process import Process
 
 SHOWN: Final = 6  # identities in a table
 _VERBS: Final = (("reads", ("GET", "LIST")), ("writes", ("POST", "PUT", "PATCH", "DELETE")))

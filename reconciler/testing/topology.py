@@ -27,6 +27,7 @@ from typing import Any, Final
 import msgspec
 
 from reconciler.errors import UnavailableError
+from reconciler.testing.process import bound
 
 _CLONE_NEWNET: Final = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -152,7 +153,7 @@ class Topology:
     def start(self, where: str, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         """A process inside a namespace; killed when this one ends, however that happens."""
         with self.namespaces[where].entered():
-            return subprocess.Popen(["setpriv", "--pdeathsig", "SIGKILL", *command], **options)
+            return subprocess.Popen(bound(command), **options)
 
     def address(self, name: str, family: int) -> str:
         """A pod's address of a family (AF_INET, AF_INET6); for an address, itself."""

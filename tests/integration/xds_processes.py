@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from reconciler.testing.kubernetes.process import Process
+from reconciler.testing.process import Process
 
 SECONDS = 30.0
 

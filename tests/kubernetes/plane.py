@@ -14,8 +14,8 @@ from typing import Any
 from reconciler.commands.ask import query
 from reconciler.errors import UnavailableError
 from reconciler.server import certs
-from reconciler.testing.kubernetes.process import Process
 from reconciler.testing.places import Places
+from reconciler.testing.process import Process
 
 WAIT = 30.0
 LEASE_SECONDS = "3"

@@ -14,7 +14,7 @@ import pytest
 from reconciler.errors import ConfigError, UnavailableError
 from reconciler.testing import golang
 from reconciler.testing.kubernetes import Cluster, binaries, build
-from reconciler.testing.kubernetes.process import Process
+from reconciler.testing.process import Process, bound
 from tests.kubernetes.reading import wait_until
 
 THEIRS = """\
@@ -102,7 +102,7 @@ def test_what_is_missing_is_said_with_the_way_to_get_it(
 def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
     """Also when that one is killed."""
     script = (
-        "import pathlib, sys; from reconciler.testing.kubernetes.process import Process\n"
+        "import pathlib, sys; from reconciler.testing.process import Process\n"
         "p = Process(['/bin/sleep', '600'], pathlib.Path(sys.argv[1]) / 'log')\n"
         "print(p.pid, flush=True); sys.stdin.read()"
     )
@@ -118,6 +118,15 @@ def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
         assert command.exists()
         parent.kill()
     _gone(command)
+
+
+def test_a_process_is_not_run_when_its_parent_ended_before_it_was_bound(tmp_path: Path) -> None:
+    """As then: its parent is another."""
+    line = bound(["touch", str(tmp_path / "ran")])
+    subprocess.run(["sh", "-c", '"$@"; true', "sh", *line], check=True)
+    assert not (tmp_path / "ran").exists()
+    subprocess.run(line, check=True)
+    assert (tmp_path / "ran").exists()
 
 
 def _gone(command: Path) -> None:

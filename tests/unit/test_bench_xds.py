@@ -17,7 +17,7 @@ from bench.xds_case import Case, Comparison, cpu, wall
 from bench.xds_rig import Kind, Lag, Layout, Report
 from bench.xds_soak import Sample, Soak
 from reconciler.errors import UnavailableError
-from reconciler.testing.kubernetes.process import Process
+from reconciler.testing.process import Process
 
 SHARED = Layout("shared connections", 200, False)
 STREAMS = 100

@@ -34,7 +34,7 @@ from typing import Any, Final
 
 from reconciler.errors import UnavailableError
 from reconciler.testing.kubernetes import binaries, pki
-from reconciler.testing.kubernetes.process import Process
+from reconciler.testing.process import Process
 
 ISSUER: Final = "https://kubernetes.default.svc"
 """Of service account tokens, and the audience of those that ask for none."""

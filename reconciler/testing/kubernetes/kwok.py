@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from reconciler.testing.kubernetes import binaries
 from reconciler.testing.kubernetes.cluster import Cluster
-from reconciler.testing.kubernetes.process import Process
+from reconciler.testing.process import Process
 
 PARALLEL: Final = 16
 """Writes under way for pods, and for nodes; KWOK's own default is 4."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,15 +21,18 @@ END_SECONDS: Final = 10.0
 
 _starter: Final = ThreadPoolExecutor(1, thread_name_prefix="starter")
 
-BOUND: Final = """\
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
-if os.getppid() != int(sys.argv[1]):  # it ended before the call above
-    sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-"""A script whose arguments are this process's id and a command: it becomes the command. Not a
-`preexec_fn`: that runs Python in a fork of a process with threads."""
+_UNLESS_ORPHANED: Final = '[ "$PPID" = "$0" ] && exec "$@"'
+
+
+def bound(command: Sequence[str]) -> list[str]:
+    """The command as a child of this process that the kernel kills when the thread that starts it
+    ends. It is not run at all when this process has ended before the kernel was told so.
+
+    setpriv(1) and sh(1) become the command one after the other, so its process id is theirs. Not a
+    `preexec_fn`: that runs Python in a fork of a process with threads.
+    """
+    alone = ["sh", "-c", _UNLESS_ORPHANED, str(os.getpid())]
+    return ["setpriv", "--pdeathsig", "KILL", *alone, *command]
 
 
 class Process:
@@ -43,11 +45,10 @@ class Process:
         self, command: Sequence[str], log: Path, *, environment: Mapping[str, str] | None = None
     ) -> None:
         self.name, self.log = Path(command[0]).name, log
-        bound = [sys.executable, "-ISc", BOUND, str(os.getpid())]
         with open(log, "ab") as output:
             self._popen = _starter.submit(
                 subprocess.Popen,
-                [*bound, *command],
+                bound(command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
