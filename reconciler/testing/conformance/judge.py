@@ -10,12 +10,13 @@ else. Others are faults, but for those that the protocol leaves to the server:
 * SotW: once after a request that changed what is asked for, exactly what was asked for and there at
   that moment (of LDS and CDS only, or when that is nothing, or the first of a stream that resumes).
   A response that crosses such a request makes it stale; then it is the ACK that is answered;
-* delta: once after a request that changed what is asked for, an empty response; what it named;
+* delta: once after each request that changed what is asked for, an empty response; what it named;
   removals of what it unsubscribed from. And once the removal of a name that is not there.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
@@ -53,7 +54,8 @@ class Judge:
         self._delta = variant is Variant.DELTA
         self._asked = False
         self._empty = False  # delta: an empty response is an answer to what was asked last
-        self._again: set[str] = set()  # delta: names that were asked for and may come for that
+        # Delta: names that were asked for and may come for that, as often as they were.
+        self._again: Counter[str] = Counter()
         self._optional: list[tuple[int, dict[str, Message]]] = []
         self._acks = 0
         self._unsubscribed: set[str] = set()
@@ -63,7 +65,7 @@ class Judge:
     def subscribe(self, names: Sequence[str], state: State, node: Node | None) -> Request:
         self._asked = True
         request = self.follower.subscribe(names, node=node)
-        self._again |= set(names)
+        self._again.update(set(names))
         self._may_answer(state)
         return request
 
@@ -71,6 +73,8 @@ class Judge:
         held = set(self.follower.held)
         request = self.follower.unsubscribe(names)
         self._unsubscribed |= (held | set(names)) - set(self.follower.subscribed)
+        if self.follower.wildcard:
+            self._again.update(set(names))  # they are in the wildcard still, or are not there
         self._may_answer(state)
         return request
 
@@ -133,10 +137,10 @@ class Judge:
             del wanted[name]
         if self._delta:
             named = {item.name for item in response.items}
-            self._nothing_else(response, brought | absent | (self._again & named))
+            self._nothing_else(response, brought | absent | (self._again.keys() & named))
             empty = not response.items and not response.removed
             allowed = not empty or self._empty
-            self._again -= named
+            self._again -= Counter(named)
             self._empty = self._empty and not empty
         else:
             allowed = optional

@@ -288,7 +288,8 @@ class _Run:
         await self._expect(await self._link(step), step.pieces, ack=True)
 
     async def _quiet_by_changing(self, step: Step) -> None:
-        """Twice: the answer to the first change shows that what was asked before it was read."""
+        """Twice: by then what was asked before is read as good as always, though nothing shows it;
+        an answer to that may still come later."""
         (named,) = step.pieces
         for _ in range(2):
             known = self._state[named.type]
