@@ -8,13 +8,13 @@ STAMPS := build/stamps
 BPF_ARCH := $(shell uname -m | sed 's/x86_64/x86/; s/aarch64/arm64/')
 TRIPLET := $(shell gcc -dumpmachine 2>/dev/null || echo $(shell uname -m)-linux-gnu)
 
-# Tests that keep a model checker or one processor busy: they run two at a time.
-SPEC_TESTS := $(addprefix tests/integration/test_,specs.py traces.py spec_behaviours.py)
-CHECKER_TESTS := $(addprefix tests/integration/test_,spec_mutants.py check.py check_apalache.py \
-  specs_apalache.py formal_archive.py formal_tlc.py formal_docs.py tracecheck.py xds_traces.py \
-  evidence.py fuzz.py)
+# Tests that keep a model checker or one processor busy.
+SPEC_TESTS := $(addprefix tests/integration/test_,specs.py traces.py spec_behaviours.py \
+  spec_mutants.py check.py check_apalache.py specs_apalache.py formal_archive.py formal_tlc.py \
+  formal_docs.py tracecheck.py xds_traces.py evidence.py fuzz.py)
 
-.PHONY: setup system build check test demo demo-kubernetes bench bench-xds clean help
+.PHONY: setup system build check test test-specs test-processes demo \
+  demo-kubernetes bench bench-xds clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -39,7 +39,8 @@ $(STAMPS)/python: pyproject.toml | $(STAMPS)/system
 	@echo "installing Python packages into $(VENV)"
 	@test -x $(BIN)/python || $(PY) -m venv $(VENV)
 	@$(BIN)/pip install -q --disable-pip-version-check "setuptools>=77" "cffi>=1.17" "grpcio-tools>=1.70,<2"
-	@$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e '.[dev,specs]'
+	@$(BIN)/pip install -q --disable-pip-version-check --no-compile --no-build-isolation -e '.[dev,specs]'
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || : # as pip does, and on all processors
 	@mkdir -p $(@D) && touch $@
 
 # Compiled ahead: where PYTHONDONTWRITEBYTECODE is set each process would compile all of it anew.
@@ -63,21 +64,28 @@ check: setup ## format, lint, types, import contracts, file length
 # Builds a Kubernetes API server once, into a cache outside of this folder, while other tests run.
 KUBERNETES_BUILD := $(BIN)/python -m reconciler.testing.kubernetes.build
 
-# With tests/kubernetes first, each worker's API server ends when there is nothing left for it.
 test: setup ## everything: unit, property, specs, real packets, a real Kubernetes API server
 	@mkdir -p build && { nice -n 10 $(KUBERNETES_BUILD) >build/kubernetes-build.log 2>&1 </dev/null & }
 	@echo "== unit and property tests"
 	@$(BIN)/pytest -q -n 2 tests/unit tests/property
-	@echo "== specs, machines and code against each other"
 	@$(BIN)/python -m reconciler.formal.archive build/tlc.jsa
-	@TLA_SHARED_ARCHIVE=$(CURDIR)/build/tlc.jsa $(BIN)/pytest -q -n 2 --dist loadfile $(SPEC_TESTS)
-	@echo "== what checks specs: mutants, the checkers, their command line"
-	@TLA_SHARED_ARCHIVE=$(CURDIR)/build/tlc.jsa $(BIN)/pytest -q -n 2 --dist loadfile \
-	  $(CHECKER_TESTS)
+	@$(MAKE) --no-print-directory -j 2 test-specs test-processes
+
+# What keeps a processor busy, beside what waits for other processes half of its time: it takes what
+# is left. A limit of a test's time is for hangs, and on the clock.
+test-specs:
+	@echo "== specs, machines and code against each other; mutants, the checkers, their commands"
+	@echo "   (beside what follows: what they say comes at their end, and is in build/test-specs.log)"
+	@TLA_SHARED_ARCHIVE=$(CURDIR)/build/tlc.jsa nice -n 3 $(BIN)/pytest -q -n 2 --dist loadfile \
+	  --timeout 900 $(SPEC_TESTS) >build/test-specs.log 2>&1; code=$$?; \
+	  echo; echo "== what build/test-specs.log says"; cat build/test-specs.log; exit $$code
+
+# With tests/kubernetes first, each worker's API server ends when there is nothing left for it.
+test-processes:
 	@echo "== processes, packets in network namespaces, a real Kubernetes API server"
 	@$(KUBERNETES_BUILD)
 	@$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder tests/kubernetes tests/integration \
-	  $(addprefix --ignore=,$(SPEC_TESTS) $(CHECKER_TESTS))
+	  $(addprefix --ignore=,$(SPEC_TESTS))
 
 demo: setup ## the main job: a cluster on this machine, policies enforced on real packets
 	@$(BIN)/reconciler demo
