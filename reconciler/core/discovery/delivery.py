@@ -70,27 +70,29 @@ class Delivery:
         snapshots = view.snapshots
         nothing = view.nothing
         kinds = client.kinds
-        if len(kinds) == 1:  # one in very many: nothing to order
-            for type_url, kind in kinds.items():
-                target = snapshots.get(type_url, nothing)
-                if kind.base is not target or kind.forced:
-                    self._advance(client, type_url, kind, target, now)
-            return
         behind: list[Behind] = []
+        open_ = False
         for type_url, kind in kinds.items():
             target = snapshots.get(type_url, nothing)
             if kind.base is not target or kind.forced:
                 behind.append((type_url, kind, target))
-        if behind:
-            self._in_order(client, behind, now)
-        else:
+            if kind.open:
+                open_ = True
+        if not behind:
             self._held.pop(client.id, None)
+        elif len(behind) == 1 and (not open_ or len(kinds) == 1):  # as nearly always: no order
+            if self._advance(client, *behind[0], now) is not _Done.UNADMITTED:
+                self._held.pop(client.id, None)
+        else:
+            self._in_order(client, behind, now)
 
-    def answered(self, client: Client, now: float) -> None:
-        """A response to it was acknowledged or refused."""
+    def answered(self, client: Client, now: float) -> bool:
+        """A response to it was acknowledged or refused. False: nothing waited for that."""
         client.mute = False
         if client.id in self._held:
             self.flush(client, now)
+            return True
+        return False
 
     def renew(self, client: Client, type_url: str, ttl: float, now: float) -> None:
         """It has what ends after so many seconds."""

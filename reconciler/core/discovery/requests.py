@@ -39,10 +39,12 @@ _VERSION_TAG: Final = 0x0A
 
 
 class Parsed(msgspec.Struct, frozen=True):
-    """base: what the client says it holds, None for nothing."""
+    """base: what the client says it holds, None for nothing; plain: a delta client's ACK that says
+    nothing else, as nearly every request is one."""
 
     request: Request
     base: Snapshot | None
+    plain: bool = False
 
 
 class Decoder:
@@ -92,7 +94,7 @@ class Decoder:
             decode = codec.decode_request if variant is Variant.DELTA else sotw.decode_request
             request = decode(data, self._max_names)
             base = held(request.type_url, request.initial) if request.initial else None
-            found = Parsed(request, base)
+            found = Parsed(request, base, variant is Variant.DELTA and _is_plain(request))
             if len(data) <= _LARGEST_KEPT:
                 kept[data] = found
                 self._kept_bytes += len(data)
@@ -135,6 +137,10 @@ class Decoder:
 def _check(size: int, limit: int, what: str) -> None:
     if size > limit:
         raise ProtocolError("RESOURCE_EXHAUSTED", f"{what} has {size} bytes, the limit is {limit}")
+
+
+def _is_plain(request: Request) -> bool:
+    return bool(request.nonce) and request == Request(request.type_url, nonce=request.nonce)
 
 
 def _cut(variant: Variant, data: bytes) -> tuple[bytes, bytes] | None:

@@ -32,6 +32,7 @@ A request that breaks the protocol is a `ProtocolError`; the caller ends that st
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -53,8 +54,16 @@ from reconciler.core.discovery.types import (
 )
 from reconciler.core.resources.types import Resource
 from reconciler.core.xds import codec
+from reconciler.core.xds.codec import Request
 from reconciler.core.xds.effects import Close, Send
-from reconciler.core.xds.stream import Acked, Nacked, Resubscribed, StreamEvent, Subscribed
+from reconciler.core.xds.stream import (
+    Acked,
+    IncrementalStream,
+    Nacked,
+    Resubscribed,
+    StreamEvent,
+    Subscribed,
+)
 from reconciler.core.xds.subscription import WILDCARD
 from reconciler.errors import ProtocolError
 
@@ -69,6 +78,9 @@ AGAIN_SECONDS: Final = 1.0
 answer given) is sent it. After that it must have been sent something else, or so much time must
 have passed, before it is again: two ends that answer each other would never stop."""
 
+
+_LOOKED_AT: Final = 500
+"""Streams, at least, by which it is told how many have not answered."""
 
 Grouping = Callable[[Sequence[int]], Iterable[Sequence[int]]]
 """Streams → the same in groups, one after the other."""
@@ -157,14 +169,17 @@ class Service:
         return bool(self._behind)
 
     def unanswered(self) -> float:
-        """The part of the streams that was sent what it has not answered yet."""
-        waiting = 0
-        for client in self._clients.values():
+        """The part of the streams that was sent what it has not answered yet; of many, that of
+        every so manyth."""
+        every = max(1, len(self._clients) // _LOOKED_AT)
+        looked = waiting = 0
+        for client in islice(self._clients.values(), 0, None, every):
+            looked += 1
             for kind in client.kinds.values():
                 if kind.open:
                     waiting += 1
                     break
-        return waiting / max(1, len(self._clients))
+        return waiting / max(1, looked)
 
     def reassign(self, now: float) -> None:
         """`view_of` may say something else now: lead every stream to its view."""
@@ -212,11 +227,14 @@ class Service:
         for ADS; node: the proven name, which outranks what the first request claims."""
         self._clients[stream] = Client(stream, variant, type_url, node, now, MAX_OPEN)
 
-    def received(self, stream: int, frame: bytes, now: float) -> None:
-        """A request. ProtocolError: the stream is to be closed with its status and reason."""
+    def received(self, stream: int, frame: bytes, now: float) -> bool:
+        """A request. False: and as nearly always nothing is to be done for it.
+
+        ProtocolError: the stream is to be closed with its status and reason.
+        """
         client = self._clients.get(stream)
         if client is None:
-            return  # closed meanwhile
+            return False  # closed meanwhile
         if client.node is None:
             node, client.node_hash, parsed = self._decoder.first(client.variant, frame)
             self._checked(client, parsed)
@@ -230,6 +248,8 @@ class Service:
             client.join(self._view(self._view_of(node)))
         else:
             parsed = self._decoder.later(client.variant, frame, client.node_hash)
+            if parsed.plain and self._acked(client, parsed.request):
+                return self._delivery.answered(client, now)
             self._checked(client, parsed)
         request = parsed.request
         if client.service is not None and not request.type_url:
@@ -239,6 +259,7 @@ class Service:
             due |= self._happened(client, event, parsed, now)
         if due:
             self._delivery.flush(client, now)
+        return True
 
     def drained(self, stream: int, now: float) -> bool:
         """The transport has taken everything that was sent to the stream. False: and as nearly
@@ -308,6 +329,17 @@ class Service:
             raise ProtocolError("INVALID_ARGUMENT", "the node of a stream can't change")
         if len(client.kinds) >= MAX_TYPES and type_url not in client.kinds:
             raise ProtocolError("RESOURCE_EXHAUSTED", f"more than {MAX_TYPES} types on a stream")
+
+    def _acked(self, client: Client, request: Request) -> bool:
+        """Take an ACK by the short way; False: it is none of a type's oldest open response."""
+        core, nonce = client.core, request.nonce
+        kind = client.kinds.get(request.type_url)
+        if kind is None or not isinstance(core, IncrementalStream):
+            return False
+        if not core.ack_of(request.type_url, kind, nonce):
+            return False
+        kind.accepted(kind.settle(nonce))
+        return True
 
     def _happened(self, client: Client, event: StreamEvent, parsed: Parsed, now: float) -> bool:
         """Take an event; True when something may have to be sent for it."""

@@ -239,6 +239,14 @@ class IncrementalStream(Stream):
 
     __slots__ = ()
 
+    def ack_of(self, type_url: str, state: Kind, nonce: str) -> bool:
+        """Take an ACK that says nothing else, where what is kept of the type is at hand. False: it
+        is not of the oldest response that is open, and `take` tells what it means."""
+        if not state.open or state.open[0] != nonce:
+            return False
+        self._settle(type_url, state, nonce, None)
+        return True
+
     def _go_on(self, request: Request, state: Kind) -> tuple[StreamEvent, ...]:
         events: list[StreamEvent] = []
         if request.nonce or request.error is not None:

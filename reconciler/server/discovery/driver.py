@@ -182,14 +182,16 @@ class Driver(Timed):
 
     def received(self, stream: int, frame: bytes) -> None:
         now = self._clock()
+        due = True
         try:
-            self._service.received(stream, frame, now)
+            due = self._service.received(stream, frame, now)
         except ProtocolError as error:
             self.broken += 1
             self._log.warning("stream ended", stream=stream, reason=error.reason)
             raise
         finally:
-            self._carry_out(now)
+            if due:
+                self._carry_out(now)
 
     def drained(self, stream: int) -> None:
         now = self._clock()
