@@ -157,8 +157,12 @@ class Peer:
         self.say(request)
 
     def say(self, request: Request) -> None:
-        self.rig.service.received(self.id, encode(self.variant, request), self.rig.now)
-        self.rig.pump()
+        service = self.rig.service
+        due = service.next_deadline()
+        done = service.received(self.id, encode(self.variant, request), self.rig.now)
+        if not done:
+            assert service.next_deadline() == due, "a deadline moved, and nobody was told"
+        assert self.rig.pump() == 0 or done, "something was to be sent, and nobody was told"
 
     def take(self) -> Answer:
         """The next response, not answered."""
@@ -228,8 +232,9 @@ class Rig:
             self.pump()
         self.now = end
 
-    def pump(self) -> None:
-        """Carry out what is to be done; transports that are not slow take all at once."""
+    def pump(self) -> int:
+        """Carry out what is to be done; transports that are not slow take all at once. Gives how
+        many times there was something."""
         rounds = 0
         while effects := self.service.effects():
             rounds += 1
@@ -248,3 +253,4 @@ class Rig:
                 self.peers[stream].busy = self.peers[stream].slow
                 if not self.peers[stream].slow:
                     self.service.drained(stream, self.now)
+        return rounds

@@ -308,3 +308,15 @@ def test_the_part_of_the_streams_that_has_not_answered_is_known(variant: Variant
     rig.service.stream_closed(peers[2].id)
     peers[3].got()
     assert rig.service.unanswered() == 0.0
+
+
+def test_of_many_streams_that_part_is_told_by_some() -> None:
+    rig = Rig()
+    rig.publish({EDS: {"a": "1"}})
+    peers = [rig.open(DELTA) for _ in range(1100)]
+    for peer in peers:
+        peer.ask(EDS, "*")
+    assert rig.service.unanswered() == 1.0
+    for peer in peers[:550]:
+        peer.got()
+    assert rig.service.unanswered() == 0.5

@@ -60,6 +60,22 @@ def test_1_a_delta_request_with_a_stale_nonce_still_changes_the_subscription(rig
 
 
 @BOTH
+def test_1_an_ack_with_a_stale_nonce_answers_nothing(rig: Rig, variant: Variant) -> None:
+    rig.publish({EDS: AB})
+    peer = rig.open(variant)
+    peer.ask(EDS, "a")
+    first = peer.take()
+    peer.answer(first)
+    rig.publish({EDS: {"a": "2", "b": "1"}})
+    peer.answer(first)
+    (told,) = next(rig.service.clients()).types
+    assert told.state == "awaiting-ack"
+    assert peer.put() == [{"a": "2"}]
+    (told,) = next(rig.service.clients()).types
+    assert told.state == "acked"
+
+
+@BOTH
 def test_1_nonces_are_per_type(rig: Rig, variant: Variant) -> None:
     rig.publish({EDS: AB, RDS: AB})
     peer = rig.open(variant)

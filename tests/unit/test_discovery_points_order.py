@@ -81,6 +81,20 @@ def test_8_make_before_break_in_sotw(rig: Rig) -> None:
 
 
 @BOTH
+def test_8_a_later_publication_waits_for_the_answers_to_one_before(
+    rig: Rig, variant: Variant
+) -> None:
+    rig.publish(BEFORE)
+    peer = subscribed(rig, variant)
+    rig.publish({**BEFORE, CDS: {"old": "2"}})
+    clusters = peer.take()
+    rig.publish({**BEFORE, CDS: {"old": "2"}, LDS: {"l": "2"}})
+    assert not peer.inbox
+    peer.answer(clusters)
+    assert [(each.type_url, dict(each.put)) for each in peer.got()] == [(LDS, {"l": "2"})]
+
+
+@BOTH
 def test_8_routes_wait_until_clusters_and_endpoints_are_answered_for(
     rig: Rig, variant: Variant
 ) -> None:

@@ -331,7 +331,7 @@ class Service:
             raise ProtocolError("RESOURCE_EXHAUSTED", f"more than {MAX_TYPES} types on a stream")
 
     def _acked(self, client: Client, request: Request) -> bool:
-        """Take an ACK by the short way; False: it is none of a type's oldest open response."""
+        """Take an ACK by the short way; False: it is of no response that is open."""
         core, nonce = client.core, request.nonce
         kind = client.kinds.get(request.type_url)
         if kind is None or not isinstance(core, IncrementalStream):

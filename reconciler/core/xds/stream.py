@@ -241,8 +241,8 @@ class IncrementalStream(Stream):
 
     def ack_of(self, type_url: str, state: Kind, nonce: str) -> bool:
         """Take an ACK that says nothing else, where what is kept of the type is at hand. False: it
-        is not of the oldest response that is open, and `take` tells what it means."""
-        if not state.open or state.open[0] != nonce:
+        is of no response that is open."""
+        if nonce not in state.open:
             return False
         self._settle(type_url, state, nonce, None)
         return True
