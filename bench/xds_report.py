@@ -75,7 +75,8 @@ def _page(run: Comparison) -> Iterator[str]:
         "Ours divided by the smaller number of the caches that served every stream (named in the "
         "last column), each number for itself. "
         f"Goals: wall {walls}, CPU {cpus}, memory {memories}; what reaches its goal is bold. "
-        "†: the bare server does not reach it either."
+        "†: the bare server does not reach it either; where that is not measured, its memory is at "
+        "least the smallest that it had under another load."
     )
     layouts = dict.fromkeys(case.layout for case in run.cases)
     for layout in layouts:
@@ -129,7 +130,7 @@ def _factors(case: Case, kind: Kind, name: str, goals: tuple[float, float, float
     numbers: tuple[tuple[Number, float], ...]
     numbers = ((wall, walls), (from_first, walls), (cpu, cpus), (memory, memories))
     for of, goal in numbers:
-        factor, least = case.factor(kind, name, of), case.factor(BARE, name, of)
+        factor, least = case.factor(kind, name, of), _least(case, name, of)
         if factor is None:
             yield "–"
         elif factor <= goal:
@@ -142,6 +143,15 @@ def _factors(case: Case, kind: Kind, name: str, goals: tuple[float, float, float
         yield (
             ", ".join(TITLES[each] for each in case.rivals(name)) or "no cache served every stream"
         )
+
+
+def _least(case: Case, name: str, of: Number) -> float | None:
+    """What a server in Python takes at least, divided by the best of theirs; None: not known."""
+    best = case.best(name, of)
+    if of is memory and best and not case.runs(BARE, name):
+        others = [median(runs, memory) for runs in case.found.get(BARE, {}).values() if runs]
+        return min(others) / best if others else None
+    return case.factor(BARE, name, of)
 
 
 def _lines(case: Case, kinds: Sequence[Kind], name: str) -> Iterator[str]:

@@ -111,6 +111,17 @@ def test_what_the_bare_server_does_not_reach_either_is_marked() -> None:
     assert "| ours on grpc | **0.50** | **0.50** | **0.50** | 1.00 † | linear |" in page
 
 
+def test_where_the_bare_server_is_not_measured_its_memory_is_that_of_other_loads() -> None:
+    made = case(http2=[report(9)], linear=[report(10, used=10)])
+    loads = {"sync": [report(1, server_rss=1 << 20)], "storm": [report(1, server_rss=1 << 17)]}
+    made.found["bare"] = dict(loads)
+    page = xds_report.text(run(made))
+    assert "| ours on http2 | 0.90 | 0.90 | **0.10** | 1.00 | linear |" in page
+    del made.found["bare"]["storm"]
+    page = xds_report.text(run(made))
+    assert "| ours on http2 | 0.90 | 0.90 | **0.10** | 1.00 † | linear |" in page
+
+
 def test_each_change_of_a_burst_is_not_for_the_bare_server() -> None:
     assert [name for name in LOADS if xds._not_for("bare", name, 200)] == ["burst"]
     assert [name for name in LOADS if xds._not_for("snapshot", name, 10_000)] == ["burst"]
