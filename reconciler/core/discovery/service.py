@@ -169,8 +169,8 @@ class Service:
         return bool(self._behind)
 
     def unanswered(self) -> float:
-        """The part of the streams that was sent what it has not answered yet; of many, that of
-        every so manyth."""
+        """The part of the streams that was sent what it has not answered yet; of many streams it is
+        told by some, spread over all."""
         every = max(1, len(self._clients) // _LOOKED_AT)
         looked = waiting = 0
         for client in islice(self._clients.values(), 0, None, every):
