@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -31,7 +30,7 @@ from reconciler.testing.conformance.runner import Outcome, Result, Target, run, 
 from tests.conftest import PROFILE
 from tests.integration.xds_app import App
 from tests.integration.xds_own_server import own_server
-from tests.integration.xds_processes import Replica
+from tests.integration.xds_processes import Replica, reconciler
 from tests.xds_small_server import FAULTS, small_server, xds_cli
 
 OPEN = Access()
@@ -391,17 +390,16 @@ async def test_who_is_not_let_in_is_told_at_once(
 async def test_a_wrong_ca_ends_the_command_with_one_line(mutual: Mutual, tmp_path: Path) -> None:
     certs.init(tmp_path / "other", cluster="other", now=datetime.datetime.now(datetime.UTC))
     async with mutual.adapter() as adapter, adapter_of(adapter) as url:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "reconciler.cli", "xds", "conformance", "--adapter", url,
+        done = await reconciler(
+            "xds", "conformance", "--adapter", url,
             "--target", f"127.0.0.1:{mutual.port}", *another_ca(mutual, tmp_path / "other"),
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        out, err = await process.communicate()
-    assert (process.returncode, out) == (UnavailableError.exit_code, b"")
-    said = err.decode().splitlines()
+    err = done.stderr.decode()
+    assert (done.returncode, done.stdout) == (UnavailableError.exit_code, b"")
+    said = err.splitlines()
     assert [line for line in said if line.startswith("reconciler: the target: UNAVAILABLE: ")]
-    assert "CERTIFICATE_VERIFY_FAILED" in err.decode()
-    assert "Traceback" not in err.decode()
+    assert "CERTIFICATE_VERIFY_FAILED" in err
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(

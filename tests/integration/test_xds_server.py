@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import json
 import os
-import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from reconciler.probe.frames import Node
 from reconciler.probe.services import Variant
 from reconciler.server import certs
 from tests.integration.xds_app import App
-from tests.integration.xds_processes import cluster, endpoints, put
+from tests.integration.xds_processes import cluster, endpoints, put, reconciler
 from tests.integration.xds_streams import stream
 
 DELTA, SOTW = Variant.DELTA, Variant.SOTW
@@ -117,12 +115,9 @@ async def test_the_proven_name_counts_and_not_the_claimed_one(tmp_path: Path) ->
 
 async def command(*arguments: str) -> str:
     """`reconciler xds ...`"""
-    found = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "reconciler.cli", "xds", *arguments, stdout=asyncio.subprocess.PIPE
-    )
-    output, _ = await found.communicate()
+    found = await reconciler("xds", *arguments)
     assert found.returncode == 0
-    return output.decode()
+    return found.stdout.decode()
 
 
 SECRET = {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import importlib.metadata
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -24,6 +26,16 @@ import yaml
 from reconciler.testing.process import Process
 
 SECONDS = 30.0
+
+
+async def reconciler(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """`reconciler ...` in a process of its own, to its end.
+
+    Not by the event loop: uvloop forks, and where gRPC's threads are at work the fork may die
+    before it has become the command.
+    """
+    line = [sys.executable, "-m", "reconciler.cli", *arguments]
+    return await asyncio.to_thread(subprocess.run, line, capture_output=True, check=False)
 
 
 def wait(condition: Callable[[], bool], *processes: Process) -> None:
