@@ -80,7 +80,8 @@ class Delivery:
                 open_ = True
         if not behind:
             self._held.pop(client.id, None)
-        elif len(behind) == 1 and (not open_ or len(kinds) == 1):  # as nearly always: no order
+        elif len(behind) == 1 and (len(kinds) == 1 or not (open_ and any(self._open(client)))):
+            # As nearly always: no order to keep.
             if self._advance(client, *behind[0], now) is not _Done.UNADMITTED:
                 self._held.pop(client.id, None)
         else:
@@ -139,13 +140,8 @@ class Delivery:
 
     def _in_order(self, client: Client, behind: list[Behind], now: float) -> None:
         """Additions and changes, and then removals, each stage when the one before is answered."""
-        gated = client.service is None and not client.mute
-        early, late = self._open(client) if gated else (False, False)
-        apart = len(behind) > 1 or early or late
-        if not apart:  # as nearly always: no order to keep
-            if self._advance(client, *behind[0], now) is not _Done.UNADMITTED:
-                self._held.pop(client.id, None)
-            return
+        gated = _is_gated(client)
+        early, late = self._open(client)
         behind.sort(key=self._place)
         held = False
         for type_url, kind, target in behind:
@@ -175,8 +171,10 @@ class Delivery:
             self._held[client.id] = client
 
     def _open(self, client: Client) -> tuple[bool, bool]:
-        """Whether responses of the first, and of the second stage are not answered."""
+        """Whether answers to responses of the first, and of the second stage are waited for."""
         early = late = False
+        if not _is_gated(client):
+            return early, late
         for type_url, kind in client.kinds.items():
             if kind.open and type_url in _RANK:
                 early |= type_url in EARLY
@@ -263,3 +261,8 @@ class Delivery:
             self._beats[type_url] = now + shortest / TTL_BEATS
         else:
             del self._beats[type_url]
+
+
+def _is_gated(client: Client) -> bool:
+    """Whether its stages wait for each other's answers."""
+    return client.service is None and not client.mute
