@@ -229,6 +229,7 @@ def _context(certificate: str, key: str, ca: str) -> ssl.SSLContext:
     found = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     found.set_alpn_protocols(["h2"])
     found.num_tickets = 0
+    found.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
     found.load_cert_chain(certificate, key)
     found.load_verify_locations(ca)
     found.verify_mode = ssl.CERT_REQUIRED

@@ -37,6 +37,16 @@ def test_what_comes_in_pieces_of_any_size_is_read_whole(rig: TlsRig, piece: int)
     assert heard == said + b"end"
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_client_chooses_among_the_ciphers(rig: TlsRig, first: int) -> None:
+    names = ["ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384"]
+    client = rig.client(ciphers=[names[first], names[1 - first]])
+    client.shake(rig.session())
+    chosen = client.object.cipher()
+    assert chosen is not None
+    assert chosen[0] == names[first]
+
+
 def test_what_was_said_with_the_handshakes_last_flight_is_not_lost(rig: TlsRig) -> None:
     session, client = rig.session(), rig.client()
     with pytest.raises(ssl.SSLWantReadError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -74,9 +75,15 @@ class TlsRig:
         self.buffers = Buffers()
         self.contexts = Contexts(tls.load(*self.files), tokens=False)
 
-    def client(self, node: str | None = "node-1", speaks: str = "h2") -> Client:
+    def client(
+        self, node: str | None = "node-1", speaks: str = "h2", ciphers: Sequence[str] = ()
+    ) -> Client:
+        """ciphers: of TLS 1.2, which it speaks then, the one that it likes most first"""
         context = ssl.create_default_context(cafile=str(self.ca.certificate))
         context.set_alpn_protocols([speaks])
+        if ciphers:
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            context.set_ciphers(":".join(ciphers))
         if node is not None:
             issued = certs.issue_node(self.directory, node, now=NOW)
             context.load_cert_chain(issued.certificate, issued.key)
