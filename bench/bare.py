@@ -1,11 +1,12 @@
 """A server that is none: `python -m bench.bare` says to every stream what it has ready.
 
-It has the bytes of a response made once and gives them to all, takes what a client sends for an
-answer without looking at it, and keeps nothing of a client but its windows. It runs on the event
-loop and the TLS library that ours on http2 runs on, checks nothing of what it is given, and imports
-no more than it needs. So what it takes is what a server in Python can't do without here, and what
-is above it is ours to save. Only the load client (bench/xds/load) understands it: a stream asks for
-everything, or for what it held before.
+It has the bytes of a response made once and gives them to all. Of what a client says it reads what
+nobody can leave unread: which method is called, what is asked for, and whether a response was
+accepted, by HPACK's and protobuf's own libraries; it keeps a stream's window and what it accepted
+last, and nothing else. It runs on the event loop and the TLS library that ours on http2 runs on,
+and imports no more than it needs. So what it takes is what a server in Python can't do without
+here, and what is above it is ours to save. Only the load client (bench/xds/load) understands it: a
+stream asks for everything, or for what it held before.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from reconciler.http2 import frames as f
 from reconciler.http2 import headers as h
 from reconciler.server.h2_session import Buffers, Session
 
-_GONE: Final = b"bench-gone"  # as in bench/xds/load/wire.go: named by who reconnects
+_PATH: Final = b"/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+_GONE: Final = "bench-gone"  # as in bench/xds/load/wire.go: named by who reconnects
 _WIDE: Final = 1 << 30
 _HELLO: Final = f.settings((f.INITIAL_WINDOW_SIZE, _WIDE)) + f.window_update(0, _WIDE)
 _CONNECTION: Final = 0  # the stream that a frame of the connection's own names
@@ -79,7 +81,7 @@ def _removals(types: Collection[str]) -> Told:
     out: list[bytes] = []
     for type_url in sorted(types):
         response = discovery_pb2.DeltaDiscoveryResponse(type_url=type_url, nonce="1")
-        response.removed_resources.append(_GONE.decode())
+        response.removed_resources.append(_GONE)
         out.append(response.SerializeToString())
     return Told(out)
 
@@ -95,6 +97,20 @@ def _responses(found: dict[tuple[str, str], Any]) -> Told:
     return Told([each.SerializeToString() for each in responses.values()])
 
 
+class Stream:
+    """One call. waiting: frames that it has yet to be sent; acked: the nonce that was acknowledged
+    last, by type; begun: of a message that is not whole; said: whether it was told anything"""
+
+    __slots__ = ("acked", "begun", "said", "waiting", "window")
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self.waiting: list[bytes] = []
+        self.acked: dict[str, str] = {}
+        self.begun = b""
+        self.said = False
+
+
 class Connection(asyncio.Protocol):
     """session: None: without TLS"""
 
@@ -102,9 +118,9 @@ class Connection(asyncio.Protocol):
         self._ready = ready
         self._secured = session
         self._transport: asyncio.Transport
+        self._headers = h.HeaderReader()
         self._window = self._first_window = f.DEFAULT_WINDOW
-        self._windows: dict[int, int] = {}  # of streams
-        self._waiting: dict[int, list[bytes]] = {}  # likewise, of those that said something
+        self._streams: dict[int, Stream] = {}
         self._rest = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -137,52 +153,77 @@ class Connection(asyncio.Protocol):
             end = at + f.HEAD + length
             if end > len(data):
                 break
+            body = data[at + f.HEAD : end]
+            at = end
             if kind == f.PING and not flags:
-                out.append(f.ping(data[at + f.HEAD : end], f.ACK))
+                out.append(f.ping(body, f.ACK))
             elif kind == f.SETTINGS and not flags:
-                self._agree(f.read_settings(data[at + f.HEAD : end]))
+                self._agree(f.read_settings(body))
                 out.append(f.SETTINGS_ACK)
             elif kind == f.HEADERS:
-                self._windows.setdefault(stream, self._first_window)
-            elif kind == f.WINDOW_UPDATE:
-                self._widen(stream, f.read_long(data, at + f.HEAD))
-            elif kind == f.DATA and stream not in self._waiting:
+                if (b":path", _PATH) not in self._headers.read(body):
+                    raise ValueError("not delta ADS")
+                self._streams[stream] = Stream(self._first_window)
                 out.append(f.head(len(h.RESPONSE), f.HEADERS, f.END_HEADERS, stream) + h.RESPONSE)
-                told = self._ready.removals if _GONE in data[at:end] else self._ready.everything
-                self._waiting[stream] = list(told.frames(stream))
-            at = end
+            elif kind == f.WINDOW_UPDATE:
+                self._widen(stream, f.read_long(body))
+            elif kind == f.DATA:
+                self._take(stream, self._streams[stream], body)
         self._rest = data[at:]
         self._flush(out)
+
+    def _take(self, number: int, stream: Stream, body: bytes) -> None:
+        """Requests: answers to responses, and what is asked for."""
+        body = stream.begun + body if stream.begun else body
+        while len(body) >= f.PREFIX:
+            end = f.PREFIX + f.read_prefix(body)[1]
+            if len(body) < end:
+                break
+            self._request(number, stream, body[f.PREFIX : end])
+            body = body[end:]
+        stream.begun = body
+
+    def _request(self, number: int, stream: Stream, data: bytes) -> None:
+        request = discovery_pb2.DeltaDiscoveryRequest.FromString(data)
+        if request.response_nonce:
+            if request.HasField("error_detail"):
+                raise ValueError(request.error_detail.message)
+            stream.acked[request.type_url] = request.response_nonce
+        elif not stream.said:
+            stream.said = True
+            gone = _GONE in request.initial_resource_versions
+            told = self._ready.removals if gone else self._ready.everything
+            stream.waiting += told.frames(number)
 
     def _agree(self, settings: list[tuple[int, int]]) -> None:
         for key, value in settings:
             if key == f.INITIAL_WINDOW_SIZE:
                 change, self._first_window = value - self._first_window, value
-                for stream in self._windows:
-                    self._windows[stream] += change
+                for stream in self._streams.values():
+                    stream.window += change
 
     def _widen(self, stream: int, by: int) -> None:
         if stream == _CONNECTION:
             self._window += by
-        elif stream in self._windows:
-            self._windows[stream] += by
+        elif stream in self._streams:
+            self._streams[stream].window += by
 
     def say(self, told: Told) -> None:
-        for stream, waiting in self._waiting.items():
-            waiting += told.frames(stream)
+        for number, stream in self._streams.items():
+            stream.waiting += told.frames(number)
         self._flush([])
 
     def _flush(self, out: list[bytes]) -> None:
         """As far as the windows go."""
-        for stream, waiting in self._waiting.items():
-            said, own = 0, self._windows[stream]
+        for stream in self._streams.values():
+            waiting, said, own = stream.waiting, 0, stream.window
             for frame in waiting:
                 size = len(frame) - f.HEAD
                 if size > min(own, self._window):
                     break
                 own, self._window, said = own - size, self._window - size, said + 1
             if said:
-                self._windows[stream] = own
+                stream.window = own
                 out += waiting[:said]
                 del waiting[:said]
         if out:

@@ -26,6 +26,11 @@ from reconciler.core.xds.effects import Send
 from reconciler.server.discovery import binary, documents
 
 GROUP: Final = "discovery"
+SYNC: Final = "an initial sync of 250 × 400 B"
+ACK: Final = "an acknowledgement"
+ONE: Final = "one broadcast of 1 KB"
+MANY: Final = "5 × 600 B and 250 × 400 B changed"
+RECONNECT: Final = "a reconnect with 250 equal versions"
 _STREAMS: Final = 10_000
 _FEW: Final = 1_000
 _RUNS: Final = 3
@@ -36,9 +41,9 @@ _BIG: Final = tuple(f"big-{at}" for at in range(5))
 def run(context: Context) -> list[Row]:
     streams = _FEW if context.quick else _STREAMS
     times = context.runs(_RUNS)
-    rounds = [_round(streams) for _ in range(times)]
+    rounds = [spent(streams) for _ in range(times)]
     per = f"a stream of {streams:,}"
-    budgets = {"one broadcast of 1 KB": 3e-6, "a reconnect with 250 equal versions": 150e-6}
+    budgets = {ONE: 3e-6, RECONNECT: 150e-6}
     rows = [
         measured(
             GROUP,
@@ -126,31 +131,31 @@ class _World:
             self.service.stream_closed(at)
 
 
-def _round(streams: int) -> dict[str, float]:
+def spent(streams: int) -> dict[str, float]:
     """CPU seconds of each step, all streams together."""
     world = _World(streams)
     world.publish()
-    spent: dict[str, float] = {}
+    found: dict[str, float] = {}
 
     def timed(what: str, *steps: Callable[[], object]) -> None:
         gc.collect()
         began = time.process_time()
         for step in steps:
             step()
-        spent[what] = time.process_time() - began
+        found[what] = time.process_time() - began
 
     sent: list[Send] = []
-    timed("an initial sync of 250 × 400 B", world.open, lambda: sent.extend(world.taken()))
+    timed(SYNC, world.open, lambda: sent.extend(world.taken()))
     assert len(sent) == streams
-    timed("an acknowledgement", lambda: world.acknowledge(sent))
+    timed(ACK, lambda: world.acknowledge(sent))
     world.change(_NAMES[:1], 1000)
-    timed("one broadcast of 1 KB", world.publish)
+    timed(ONE, world.publish)
     sent = world.taken()
     assert len(sent) == streams
     world.acknowledge(sent)
     world.change(_BIG, 600)
     world.change(_NAMES, 400)
-    timed("5 × 600 B and 250 × 400 B changed", world.publish)
+    timed(MANY, world.publish)
     sent = world.taken()
     world.acknowledge(sent)
     world.leave()
@@ -159,9 +164,9 @@ def _round(streams: int) -> dict[str, float]:
         codec.encode_request(Request(CDS, node=f"node-{at}", subscribe=("*",), initial=initial))
         for at in range(streams)
     ]
-    timed("a reconnect with 250 equal versions", world.open)
+    timed(RECONNECT, world.open)
     assert not world.taken()
-    return spent
+    return found
 
 
 def _memory(streams: int) -> float:

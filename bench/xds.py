@@ -4,7 +4,8 @@ Both are processes of their own, loaded by the same client with the same resourc
 other; the client shares their cores. go-control-plane serves from its linear cache (one set for
 all nodes) and from its snapshot cache (a snapshot for each node). The goals are factors of the
 better one of these two, in each number for itself. Beside them runs a server that only says what it
-has ready (bench/bare.py): where that alone takes more than a goal, no change of ours reaches it.
+has ready (bench/bare.py): where that and what else ours can't do without (bench/xds_floor.py) take
+more than a goal, no change of ours reaches it.
 
 In a round each server is started anew and put under all loads; rounds of one number of streams
 follow each other, so that what the machine does meanwhile meets all servers. What was measured is
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from bench import machine, xds_build, xds_case, xds_report, xds_rig
+from bench import machine, xds_build, xds_case, xds_floor, xds_report, xds_rig
 from bench.rows import OUT, Context, Row, measured
 from bench.xds_case import TITLES, Case, Comparison, wall
 from bench.xds_report import summary
@@ -41,7 +42,8 @@ WALL, CPU, MEMORY = 0.6, 0.5, 0.2
 BURST: Final = 50
 _FEW: Final = 1_000
 _ROUNDS: Final = 3
-"""Up to so few streams; with more of them there is one round: it takes minutes."""
+_OFTEN: Final = 5_000
+"""Up to so many streams there are so many rounds; with more of them one: it takes minutes."""
 _ONE, _MANY = 3, 2
 """How often the two short loads are repeated in a round; the others are measured once in each."""
 
@@ -65,8 +67,9 @@ def run(context: Context) -> list[Row]:
         goals=(WALL, CPU, MEMORY),
         planned=[(layout, streams) for streams in counts for layout in LAYOUTS],
         kinds=[*(kind for kind in OURS if kind in context.transports), BARE, *THEIRS],
-        rounds={each: context.runs(_ROUNDS if each <= _FEW else 1) for each in counts},
+        rounds={each: context.runs(_ROUNDS if each <= _OFTEN else 1) for each in counts},
         cases=[],
+        floor=xds_floor.measure(context.runs(_ROUNDS)),
     )
     whole = made.kinds == [*OURS, BARE, *THEIRS] and counts == COUNTS and not context.quick
     page = context.page or (xds_report.PAGE if whole else None)

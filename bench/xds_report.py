@@ -36,9 +36,9 @@ _HEAD: Final = f"""\
 Written by `make bench-xds`. *ours* is `reconciler xds serve` with either `--transport`, *linear*
 and *snapshot* are a go-control-plane server with that cache; the snapshot cache has a key for each
 node. *bare* is what a server in Python can't do without: it has every response ready as bytes, says
-them, and reads nothing of what it is told (bench/bare.py), on the event loop and the TLS library of
-ours on http2. Each is a process of its own with default settings, one after the other, under the
-same load client, on the same cores as the client.
+them, and of what it is told reads what is asked for and what was accepted, no more (bench/bare.py),
+on the event loop and the TLS library of ours on http2. Each is a process of its own with default
+settings, one after the other, under the same load client, on the same cores as the client.
 
 * A stream is delta ADS, subscribed to `*` of two types, and acknowledges what it gets at once.
 * **wall**: from the moment before the change is made (a request over HTTP, of the same form to all:
@@ -75,9 +75,10 @@ def _page(run: Comparison) -> Iterator[str]:
         "Ours divided by the smaller number of the caches that served every stream (named in the "
         "last column), each number for itself. "
         f"Goals: wall {walls}, CPU {cpus}, memory {memories}; what reaches its goal is bold. "
-        "†: the bare server does not reach it either; where that is not measured, its memory is at "
-        "least the smallest that it had under another load."
+        "†: out of reach, since what a server like ours can't do without does not reach it either."
     )
+    yield ""
+    yield from _floors(run)
     layouts = dict.fromkeys(case.layout for case in run.cases)
     for layout in layouts:
         yield f"\n### {_capital(layout.title)}\n"
@@ -87,7 +88,7 @@ def _page(run: Comparison) -> Iterator[str]:
             for case in run.cases:
                 for kind in OURS:
                     if case.layout == layout and case.runs(kind, name):
-                        factors = " | ".join(_factors(case, kind, name, run.goals))
+                        factors = " | ".join(_factors(run, case, kind, name))
                         yield f"| {title} | {case.streams:,} | {TITLES[kind]} | {factors} |"
     for layout in layouts:
         yield f"\n## {_capital(layout.title)}"
@@ -125,12 +126,12 @@ def _whole(run: Comparison) -> Iterator[str]:
     yield ""
 
 
-def _factors(case: Case, kind: Kind, name: str, goals: tuple[float, float, float]) -> Iterator[str]:
-    walls, cpus, memories = goals
+def _factors(run: Comparison, case: Case, kind: Kind, name: str) -> Iterator[str]:
+    walls, cpus, memories = run.goals
     numbers: tuple[tuple[Number, float], ...]
     numbers = ((wall, walls), (from_first, walls), (cpu, cpus), (memory, memories))
     for of, goal in numbers:
-        factor, least = case.factor(kind, name, of), _least(case, name, of)
+        factor, least = case.factor(kind, name, of), _least(run, case, name, of)
         if factor is None:
             yield "–"
         elif factor <= goal:
@@ -145,13 +146,55 @@ def _factors(case: Case, kind: Kind, name: str, goals: tuple[float, float, float
         )
 
 
-def _least(case: Case, name: str, of: Number) -> float | None:
-    """What a server in Python takes at least, divided by the best of theirs; None: not known."""
-    best = case.best(name, of)
-    if of is memory and best and not case.runs(BARE, name):
-        others = [median(runs, memory) for runs in case.found.get(BARE, {}).values() if runs]
-        return min(others) / best if others else None
-    return case.factor(BARE, name, of)
+def _floors(run: Comparison) -> Iterator[str]:
+    """What † means, of each number."""
+    yield "* wall: the bare server."
+    floor = run.floor
+    if floor is None:
+        yield "* CPU: the bare server."
+        yield "* memory: the bare server; where that is not measured, the least that it had."
+        return
+    core = ", ".join(
+        f"{1e6 * seconds:.1f} µs ({run.loads[name]})"
+        for name, seconds in floor.core.items()
+        if name in run.loads
+    )
+    yield (
+        "* CPU: the bare server, and what the stream core alone takes to know what each stream was "
+        f"sent and has accepted, in one thread, without IO: of a stream {core}."
+    )
+    yield (
+        f"* memory: the libraries that ours on http2 imports, and nothing else: "
+        f"{shown(floor.libraries, 'B')}; and what the bare server takes beyond the least that it "
+        "has anywhere, which is for its connections."
+    )
+
+
+def _least(run: Comparison, case: Case, name: str, of: Number) -> float | None:
+    """What ours can't do without (`_floors`), divided by the best of theirs; None: not known."""
+    best, floor = case.best(name, of), run.floor
+    if not best:
+        return None
+    if of is memory:
+        bare = _bare_memory(case, name)
+        anywhere = [found for each in run.cases if (found := _bare_memory(each)) is not None]
+        if bare is None:
+            return None
+        return (bare if floor is None else floor.libraries + bare - min(anywhere)) / best
+    if not case.complete(BARE, name):
+        return None
+    least = median(case.runs(BARE, name), of)
+    if of is cpu and floor is not None:
+        least += case.streams * floor.core.get(name, 0.0)
+    return least / best
+
+
+def _bare_memory(case: Case, name: str | None = None) -> float | None:
+    """Under a load; where that is not measured or none is named, the least under any."""
+    if name is not None and case.complete(BARE, name):
+        return median(case.runs(BARE, name), memory)
+    loads = case.found.get(BARE, {}).values()
+    return min((median(runs, memory) for runs in loads if runs), default=None)
 
 
 def _lines(case: Case, kinds: Sequence[Kind], name: str) -> Iterator[str]:

@@ -11,9 +11,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench import xds, xds_build, xds_case, xds_conformance, xds_report, xds_rig, xds_soak
+from bench import (
+    xds,
+    xds_build,
+    xds_case,
+    xds_conformance,
+    xds_floor,
+    xds_report,
+    xds_rig,
+    xds_soak,
+)
 from bench.rows import Context
 from bench.xds_case import Case, Comparison, cpu, wall
+from bench.xds_floor import Floor
 from bench.xds_rig import Kind, Lag, Layout, Report
 from bench.xds_soak import Sample, Soak
 from reconciler.errors import UnavailableError
@@ -40,7 +50,7 @@ def case(**found: list[Report]) -> Case:
     return Case(SHARED, STREAMS, {kind: {"one": found[kind]} for kind in servers if kind in found})
 
 
-def run(*cases: Case, rounds: int = 1) -> Comparison:
+def run(*cases: Case, rounds: int = 1, floor: Floor | None = None) -> Comparison:
     return Comparison(
         machine={"CPU": "a processor"},
         loads={name: f"load {name}" for name in ("sync", "one")},
@@ -49,6 +59,7 @@ def run(*cases: Case, rounds: int = 1) -> Comparison:
         kinds=["http2", "grpc", "linear", "snapshot"],
         rounds={STREAMS: rounds},
         cases=list(cases),
+        floor=floor,
     )
 
 
@@ -120,6 +131,38 @@ def test_where_the_bare_server_is_not_measured_its_memory_is_that_of_other_loads
     del made.found["bare"]["storm"]
     page = xds_report.text(run(made))
     assert "| ours on http2 | 0.90 | 0.90 | **0.10** | 1.00 † | linear |" in page
+
+
+def test_what_the_core_takes_is_above_the_bare_servers_time() -> None:
+    made = case(
+        http2=[report(1, used=8)],
+        grpc=[report(1, used=5)],
+        bare=[report(7, used=4)],
+        linear=[report(10, used=10)],
+    )
+    for core, marked in ((0.009, False), (0.011, True)):
+        page = xds_report.text(run(made, floor=Floor({"one": core}, 0.0)))
+        mark = " †" if marked else ""
+        assert f"| ours on http2 | **0.10** | **0.10** | 0.80{mark} | 1.00 | linear |" in page
+        assert "| ours on grpc | **0.10** | **0.10** | **0.50** | 1.00 | linear |" in page
+        assert f"of a stream {1e6 * core:.1f} µs (load one)." in page
+
+
+def test_what_libraries_take_is_below_what_the_bare_server_has_for_connections() -> None:
+    made = case(http2=[report(1)], bare=[report(1, server_rss=70)], linear=[report(1)])
+    few = msgspec.structs.replace(made, found={"bare": {"one": [report(1, server_rss=30)]}})
+    best = made.found["linear"]["one"][0].server_rss
+    for libraries, mark in ((best // 5 - 41, ""), (best // 5 - 38, " †")):
+        page = xds_report.text(run(made, few, floor=Floor({}, float(libraries))))
+        assert f"| ours on http2 | 1.00 † | 1.00 † | 1.00 † | 1.00{mark} | linear |" in page
+    assert "nothing else" in page
+
+
+def test_the_floor_is_measured() -> None:
+    floor = xds_floor.measure(1)
+    assert set(floor.core) == set(xds.LOADS) - {"burst"}
+    assert all(seconds > 0 for seconds in floor.core.values())
+    assert floor.libraries > 1 << 20
 
 
 def test_each_change_of_a_burst_is_not_for_the_bare_server() -> None:
