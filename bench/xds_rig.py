@@ -45,6 +45,7 @@ Kind = Ours | Literal["linear", "snapshot", "bare"]
 OURS: Final[tuple[Ours, ...]] = get_args(Ours)
 THEIRS: Final[tuple[Kind, ...]] = ("linear", "snapshot")
 BARE: Final[Kind] = "bare"
+_REPOSITORY: Final = Path(__file__).parent.parent  # a process of ours runs elsewhere
 
 _PREFIX: Final = "type.googleapis.com/"
 SECRET: Final = f"{_PREFIX}envoy.extensions.transport_sockets.tls.v3.Secret"
@@ -192,7 +193,8 @@ class Server:
             if keys is not None:
                 command += ["-cert", str(keys.certificate), "-key", str(keys.key)]
                 command += ["-ca", str(keys.ca)]
-        self.process = Process(command, directory / "server.log")
+        environment = {"PYTHONPATH": str(_REPOSITORY)} if kind == BARE else None
+        self.process = Process(command, directory / "server.log", environment=environment)
         try:
             self._wait(adapter)
             self._put(identities(1))

@@ -165,6 +165,14 @@ def test_the_floor_is_measured() -> None:
     assert floor.libraries > 1 << 20
 
 
+def test_the_bare_server_starts_wherever_its_modules_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    with xds_rig.Server("bare", tmp_path / "server", tmp_path, None) as server:
+        server.process.check()
+
+
 def test_each_change_of_a_burst_is_not_for_the_bare_server() -> None:
     assert [name for name in LOADS if xds._not_for("bare", name, 200)] == ["burst"]
     assert [name for name in LOADS if xds._not_for("snapshot", name, 10_000)] == ["burst"]
