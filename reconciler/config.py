@@ -322,6 +322,14 @@ class DiscoveryConfig(Configuration, frozen=True, kw_only=True):
             "`--listen` where that is without TLS, else nowhere."
         ),
     ] = ""
+    rest: Annotated[
+        str,
+        _say(
+            "Address of REST-JSON polling (`POST /v3/discovery:clusters` and so on): `unix:PATH` "
+            "or a loopback `host:port`; empty: none. There is no TLS, and what node a client "
+            "claims to be is believed."
+        ),
+    ] = ""
     status: Annotated[
         str, _say("Address of the status API: `unix:PATH` or a loopback `host:port`; empty: none.")
     ] = "unix:/run/reconciler/xds.sock"
@@ -352,7 +360,7 @@ class DiscoveryConfig(Configuration, frozen=True, kw_only=True):
             reason = "is needed, the directory that is served, or --push"
             refuse("resources", reason if not self.push else "and --push exclude each other")
         for field, local in (
-            ("admin", True), ("push", True), ("status", True), ("metrics", False)
+            ("admin", True), ("push", True), ("rest", True), ("status", True), ("metrics", False)
         ):  # fmt: skip
             value = getattr(self, field)
             if value and not _address(field, value, refuse).local and local:

@@ -16,12 +16,15 @@ TYPE_PREFIX: Final = "type.googleapis.com/"
 
 
 class Service(msgspec.Struct, frozen=True):
-    """One discovery service. type_url: "" of the aggregated one; sotw: "" where it has none."""
+    """One discovery service. type_url: "" of the aggregated one; sotw, fetch (a request without a
+    stream), path (the same over HTTP, as JSON): "" where it has none."""
 
     name: str
     sotw: str
     delta: str
     type_url: str = ""
+    fetch: str = ""
+    path: str = ""
 
     def method(self, variant: Variant) -> str:
         """Path of the method; ConfigError when the service has none of this variant."""
@@ -40,21 +43,28 @@ AGGREGATED: Final = Service(
 )
 
 
-def _own(name: str, methods: str, type_url: str, *, sotw: bool = True) -> Service:
-    stream = f"Stream{methods}" if sotw else ""
-    return Service(_SERVICE + name, stream, f"Delta{methods}", type_url)
+def _own(name: str, methods: str, type_url: str, path: str) -> Service:
+    """path: "" of one that has the delta variant only"""
+    stream, fetch = (f"Stream{methods}", f"Fetch{methods}") if path else ("", "")
+    path = path and f"/v3/discovery:{path}"
+    return Service(_SERVICE + name, stream, f"Delta{methods}", type_url, fetch, path)
 
 
 OWN: Final[dict[str, Service]] = {
-    "LDS": _own("listener.v3.ListenerDiscoveryService", "Listeners", LDS),
-    "RDS": _own("route.v3.RouteDiscoveryService", "Routes", RDS),
-    "SRDS": _own("route.v3.ScopedRoutesDiscoveryService", "ScopedRoutes", SRDS),
-    "VHDS": _own("route.v3.VirtualHostDiscoveryService", "VirtualHosts", VHDS, sotw=False),
-    "CDS": _own("cluster.v3.ClusterDiscoveryService", "Clusters", CDS),
-    "EDS": _own("endpoint.v3.EndpointDiscoveryService", "Endpoints", EDS),
-    "SDS": _own("secret.v3.SecretDiscoveryService", "Secrets", SDS),
-    "RTDS": _own("runtime.v3.RuntimeDiscoveryService", "Runtime", RTDS),
-    "ECDS": _own("extension.v3.ExtensionConfigDiscoveryService", "ExtensionConfigs", ECDS),
+    "LDS": _own("listener.v3.ListenerDiscoveryService", "Listeners", LDS, "listeners"),
+    "RDS": _own("route.v3.RouteDiscoveryService", "Routes", RDS, "routes"),
+    "SRDS": _own("route.v3.ScopedRoutesDiscoveryService", "ScopedRoutes", SRDS, "scoped-routes"),
+    "VHDS": _own("route.v3.VirtualHostDiscoveryService", "VirtualHosts", VHDS, ""),
+    "CDS": _own("cluster.v3.ClusterDiscoveryService", "Clusters", CDS, "clusters"),
+    "EDS": _own("endpoint.v3.EndpointDiscoveryService", "Endpoints", EDS, "endpoints"),
+    "SDS": _own("secret.v3.SecretDiscoveryService", "Secrets", SDS, "secrets"),
+    "RTDS": _own("runtime.v3.RuntimeDiscoveryService", "Runtime", RTDS, "runtime"),
+    "ECDS": _own(
+        "extension.v3.ExtensionConfigDiscoveryService",
+        "ExtensionConfigs",
+        ECDS,
+        "extension_configs",
+    ),
 }
 """Short name → the service of one type."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import grpc
 
 from reconciler.http2.headers import Header
+from reconciler.server.h2_proofs import CallContext
 
 if TYPE_CHECKING:
     from reconciler.server.h2_peer import Call
@@ -161,6 +162,9 @@ class Rpc:
 
     def invocation_metadata(self) -> Sequence[tuple[str, str]]:
         return _metadata(self._headers)
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return CallContext(self._call.peer, self._headers).auth_context()
 
     def peer(self) -> str:
         return self._call.peer.address

@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 import pytest
 from envoy.admin.v3 import config_dump_shared_pb2
+from envoy.service.cluster.v3.cds_pb2_grpc import ClusterDiscoveryServiceStub
 from envoy.service.discovery.v3 import discovery_pb2
 from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 
@@ -71,6 +72,9 @@ async def test_agents_and_others_are_served_on_one_port(tmp_path: Path, transpor
         assert await envoy.names() == ["b"]
         assert await other.names() == ["a", "b"]
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            clusters = ClusterDiscoveryServiceStub(channel)
+            polled = await clusters.FetchClusters(discovery_pb2.DiscoveryRequest())
+            assert [each.type_url for each in polled.resources] == [CDS, CDS]
             csds = csds_pb2_grpc.ClientStatusDiscoveryServiceStub(channel)
             acked = config_dump_shared_pb2.ClientResourceStatus.Value("ACKED")
             async with asyncio.timeout(20):

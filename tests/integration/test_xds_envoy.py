@@ -23,6 +23,7 @@ from tests.integration.xds_processes import (
     listener,
     put,
     routes,
+    streaming,
     wait,
 )
 
@@ -32,7 +33,7 @@ class Proxy:
 
     def __init__(self, home: Path, ports: list[int], stack: ExitStack, *, delta: bool) -> None:
         self.delta = delta
-        self.envoy = Envoy(home, ports, delta=delta)
+        self.envoy = Envoy(home, streaming(f"envoy-{home.name}", ports, delta=delta))
         stack.callback(self.envoy.end)
         wait(lambda: self.envoy.listener("in") > 0, self.envoy.process)
         self.traffic = Traffic(self.envoy.listener("in"))

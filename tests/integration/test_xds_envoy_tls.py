@@ -16,6 +16,7 @@ from tests.integration.xds_processes import (
     Replica,
     endpoints,
     put,
+    streaming,
     wait,
 )
 
@@ -65,15 +66,18 @@ def test_the_certificate_says_who_it_is(tmp_path: Path, transport: str) -> None:
                       "--tls-key", str(server.key)),
         )  # fmt: skip
         stack.callback(replica.process.end)
-        stranger = Envoy(tmp_path / "stranger", [replica.port], delta=True,
-                         keys=issued(tmp_path / "other", "envoy-delta"))  # fmt: skip
+        other = issued(tmp_path / "other", "envoy-delta")
+        stranger = Envoy(
+            tmp_path / "stranger", streaming("stranger", [replica.port], delta=True, keys=other)
+        )
         stack.callback(stranger.end)
         envoys = {}
         for node, delta in proxies:
-            home = tmp_path / node / claims[node]
-            envoys[node] = Envoy(home, [replica.port], delta=delta, keys=keys[node])
+            claim = f"envoy-{claims[node]}"
+            assert claim in keys.keys() - {node}
+            bootstrap = streaming(claim, [replica.port], delta=delta, keys=keys[node])
+            envoys[node] = Envoy(tmp_path / node, bootstrap)
             stack.callback(envoys[node].end)
-            assert envoys[node].node in keys.keys() - {node}
         for node, envoy in envoys.items():
             want = {"xds", "all", f"of-{node}"}
             wait(lambda e=envoy, w=want: e.clusters() == w, envoy.process)  # type: ignore[misc]

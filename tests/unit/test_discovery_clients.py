@@ -233,9 +233,13 @@ def test_a_node_that_is_given_another_view_is_sent_the_difference(variant: Varia
 
 
 def test_a_view_that_was_dropped_stays_so() -> None:
-    rig = Rig()
-    rig.service.publish("left", {}, 0.0, lead=False)
+    rig = Rig(Service(lambda node: "left"))
+    rig.publish({}, "left")
+    peer = rig.open(DELTA)
+    peer.ask(CDS, "*", node="n")
+    rig.service.publish("left", resources({CDS: {"a": "1"}}), 0.0, lead=False)
     assert rig.service.behind
+    peer.close()
     assert rig.service.drop("left")
     rig.service.lead(0.0)
     assert set(rig.service.views) == set()

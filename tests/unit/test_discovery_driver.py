@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from envoy.service.discovery.v3.discovery_pb2 import DiscoveryResponse
 
 from reconciler.core.discovery.service import Service
 from reconciler.core.discovery.types import CDS
@@ -109,6 +110,22 @@ async def test_nodes_of_the_same_directories_share_a_view(rig: Rig) -> None:
     assert rig.open(4, "n3", "edge") == (["a", "b", "d"], [])
     assert rig.driver.views == 3
     assert summary(rig.driver, ()).resources == {CDS: 4}
+
+
+async def test_who_comes_or_polls_meanwhile_leads_nobody_else(rig: Rig) -> None:
+    rig.driver.changed(state(every="a", nodes__n2="b", nodes__n3="c"))
+    rig.open(1, "n1")
+    rig.driver.changed(state(every="A", nodes__n2="b", nodes__n3="c"))
+    assert rig.streams.took(1) == (["a"], [])
+    rig.driver.changed(state(every="a", nodes__n2="b", nodes__n3="c"))
+    poll = frames.encode(Request(CDS, node=Node("n2")), Variant.SOTW)
+    answer = DiscoveryResponse.FromString(rig.driver.poll(CDS, poll, "").frame)
+    assert [each.value for each in answer.resources] == [b"a", b"b"]
+    assert rig.open(3, "n3") == (["a", "c"], [])
+    assert rig.streams.took(1) == ([], [])
+    await rig.led()
+    assert rig.streams.took(1) == (["a"], [])
+    assert rig.driver.views == 3
 
 
 async def test_only_views_that_change_are_published(

@@ -20,7 +20,7 @@ from typing import Final
 from reconciler.core.discovery.bucket import Bucket
 from reconciler.core.discovery.clients import Client, Kind
 from reconciler.core.discovery.frames import Frames
-from reconciler.core.discovery.snapshot import NONE, Snapshot, Told
+from reconciler.core.discovery.snapshot import NONE, Names, Snapshot, Told
 from reconciler.core.discovery.types import CDS, EDS, ORDER, SDS
 from reconciler.core.xds.effects import Close, Send
 
@@ -94,6 +94,10 @@ class Delivery:
             self.flush(client, now)
             return True
         return False
+
+    def whole(self, type_url: str, target: Snapshot, wildcard: bool, names: Names) -> bytes:
+        """A response to whoever has no stream."""
+        return self._frames.whole(type_url, target, wildcard, names).data
 
     def renew(self, client: Client, type_url: str, ttl: float, now: float) -> None:
         """It has what ends after so many seconds."""

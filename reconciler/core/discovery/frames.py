@@ -108,6 +108,20 @@ class Frames:
             self._share(step, key, found, len(names))
         return found
 
+    def whole(self, type_url: str, target: Snapshot, wildcard: bool, names: Names) -> Told:
+        """All that a subscription holds in one response of the state of the world, with the version
+        of it. Nobody answers it, so it says nothing that is to be remembered."""
+        step = target.step(target)
+        key = (type_url, "whole", wildcard, NONE if wildcard else names)
+        found = step.frames.get(key)
+        if found is None:
+            held = target.wanted(wildcard, names)
+            wrapped = [self._wrap(each, False, False) for each in held]
+            version = target.version(wildcard, names)
+            found = (_told(sotw.join(type_url, version, wrapped), (), ()),)
+            self._share(step, key, found, 0 if wildcard else len(names))
+        return found[0]
+
     # ------------------------------------------------------------------------------- inside
 
     def _share(self, step: Step, key: object, frames: tuple[Told, ...], names: int) -> None:

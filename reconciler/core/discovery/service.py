@@ -82,6 +82,14 @@ have passed, before it is again: two ends that answer each other would never sto
 _LOOKED_AT: Final = 500
 """Streams, at least, by which it is told how many have not answered."""
 
+
+class Polled(msgspec.Struct, frozen=True):
+    """frame: a DiscoveryResponse; new: who asked says that it has another version, or none"""
+
+    frame: bytes
+    new: bool
+
+
 Grouping = Callable[[Sequence[int]], Iterable[Sequence[int]]]
 """Streams → the same in groups, one after the other."""
 
@@ -143,7 +151,8 @@ class Service:
                 old.superseded()
         if changed:
             of.nothing.superseded()
-            self._behind[view] = None
+            if of.clients:
+                self._behind[view] = None
             if lead:
                 self.lead(now)
 
@@ -261,6 +270,27 @@ class Service:
             self._delivery.flush(client, now)
         return True
 
+    def poll(self, type_url: str, data: bytes, node: str | None = None) -> Polled:
+        """What a request without a stream is answered ("REST-JSON polling subscriptions").
+
+        type_url: that the service is for; node: the proven name. ProtocolError as of `received`,
+        and UNAVAILABLE as long as nothing was published for the node.
+        """
+        said, _, parsed = self._decoder.first(Variant.SOTW, data)
+        request = parsed.request
+        if request.type_url not in ("", type_url):
+            raise _other_type(type_url, request.type_url)
+        if node is not None:
+            said = msgspec.structs.replace(said, id=node)
+        view = self._view(self._view_of(said))
+        if not view.published:
+            raise ProtocolError("UNAVAILABLE", "there is nothing yet")
+        wildcard = not request.names or WILDCARD in request.names
+        names = NONE if wildcard else frozenset(request.names)
+        snapshot = view.snapshot(type_url)
+        new = request.version != snapshot.version(wildcard, names)
+        return Polled(self._delivery.whole(type_url, snapshot, wildcard, names), new)
+
     def drained(self, stream: int, now: float) -> bool:
         """The transport has taken everything that was sent to the stream. False: and as nearly
         always nothing came meanwhile, so nothing is to be done."""
@@ -322,9 +352,7 @@ class Service:
                 what = f"{type_url!r} is no type URL" if type_url else "a request without type_url"
                 raise ProtocolError("INVALID_ARGUMENT", f"{what} on an aggregated stream")
         elif type_url and type_url != client.service:
-            raise ProtocolError(
-                "INVALID_ARGUMENT", f"this service is for {client.service}, not for {type_url}"
-            )
+            raise _other_type(client.service, type_url)
         if request.node and client.node is not None and request.node != client.claimed:
             raise ProtocolError("INVALID_ARGUMENT", "the node of a stream can't change")
         if len(client.kinds) >= MAX_TYPES and type_url not in client.kinds:
@@ -407,3 +435,8 @@ def _succeed(
         return old
     ttls = (each.ttl for each in resources.values() if isinstance(each, Lasting))
     return Snapshot(type_url, dict(resources), since, min(ttls, default=None))
+
+
+def _other_type(service: str, type_url: str) -> ProtocolError:
+    reason = f"this service is for {service}, not for {type_url}"
+    return ProtocolError("INVALID_ARGUMENT", reason)

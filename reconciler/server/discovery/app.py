@@ -20,6 +20,7 @@ import structlog
 from reconciler import local, starting, tls
 from reconciler.config import DiscoveryConfig, parse_address
 from reconciler.server.discovery.parts import Parts
+from reconciler.server.discovery.polls import MAX_BODY
 from reconciler.server.discovery.status import Status
 from reconciler.server.rotation import watch_certificate
 from reconciler.server.transport import TRANSPORTS
@@ -47,6 +48,7 @@ async def run(config: DiscoveryConfig, *, ready: Callable[[int], None] | None = 
             stack,
             log,
             open=keys is None,
+            cluster=config.cluster_name,
             response_bytes=config.response_bytes,
             initial_rate=config.initial_rate or None,
         )
@@ -60,7 +62,7 @@ async def run(config: DiscoveryConfig, *, ready: Callable[[int], None] | None = 
             named=(),
             drained=driver.drained,
             options=_options(config),
-            add=more.register,
+            add=parts.register,
             cluster=config.cluster_name,
             max_stream_age=config.max_stream_age,
             max_streams=config.max_streams,
@@ -74,9 +76,15 @@ async def run(config: DiscoveryConfig, *, ready: Callable[[int], None] | None = 
             await more.admin(parse_address(config.admin), stack)
         if keys is not None:
             tasks.create_task(watch_certificate(keys, _alarm(log), log, stop), name="certificate")
+        if config.rest:
+            served = local.serve(
+                parts.polls.routes(), parse_address(config.rest), max_body=MAX_BODY
+            )
+            await stack.enter_async_context(served)
         status = Status(
             driver,
             parts.files,
+            parts.polls.answered,
             service.traffic,
             service.refused,
             keys.expires if keys is not None else lambda: 0.0,

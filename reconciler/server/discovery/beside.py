@@ -46,6 +46,7 @@ class BesideAgents:
             stack,
             log,
             open=config.insecure,
+            cluster=config.cluster_name,
             beside=(agents,),
         )
 
@@ -64,7 +65,7 @@ class BesideAgents:
             "methods": self.hub.methods(),
             "named": (METHOD,),
             "drained": self.hub.drained,
-            "add": self.parts.more.register,
+            "add": self.parts.register,
         }
 
 

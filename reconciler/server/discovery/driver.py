@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from reconciler.core.discovery.service import Service
+from reconciler.core.discovery.service import Polled, Service
 from reconciler.core.discovery.types import ClientState, Lasting, Node, Variant
 from reconciler.core.resources.types import Resource
 from reconciler.core.xds.effects import Send
@@ -84,7 +84,7 @@ class Driver(Timed):
             differ = _differ(before, state)
             for view in list(self._service.views):
                 if not differ.isdisjoint(self._names[view]):
-                    self._publish(view, now, lead=False)
+                    self._publish(view, now)
         else:
             self._generation += 1
             self._service.reassign(now)
@@ -124,6 +124,15 @@ class Driver(Timed):
         self._pause = None
         self._lead()
 
+    def poll(self, type_url: str, request: bytes, node: str) -> Polled:
+        """A request without a stream; node: the proven name, or "". ProtocolError says what of it
+        can't be answered."""
+        try:
+            return self._service.poll(type_url, request, node or None)
+        finally:
+            if len(self._names) > 2 * _IDLE_VIEWS:
+                self._forget()
+
     def content(self, view: str, type_url: str, name: str) -> Resource | None:
         """A resource of a view, as it is now."""
         return self._contents.get(view, {}).get(type_url, {}).get(name)
@@ -149,14 +158,15 @@ class Driver(Timed):
             self._publish(view, self._clock())
         return view
 
-    def _publish(self, view: str, now: float, *, lead: bool = True) -> None:
+    def _publish(self, view: str, now: float) -> None:
+        """Streams are led to it later, all at their time."""
         found = self.state.resources(self._names[view])
         resources = {
             type_url: {name: self._kept[each] for name, each in of_type.items()}
             for type_url, of_type in found.items()
         }
         self._contents[view] = resources
-        self._service.publish(view, resources, now, lead=lead)
+        self._service.publish(view, resources, now, lead=False)
 
     def _forget(self) -> None:
         """Views that nobody has; those of earlier generations nobody will."""

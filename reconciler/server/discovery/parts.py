@@ -32,6 +32,7 @@ from reconciler.server.discovery.csds import Csds
 from reconciler.server.discovery.csds import Source as Clients
 from reconciler.server.discovery.driver import Driver
 from reconciler.server.discovery.files import Outcome, Watched
+from reconciler.server.discovery.polls import Polls
 from reconciler.server.discovery.status import Files
 
 _SERVICES: Final = tuple(
@@ -56,8 +57,8 @@ class Source(Protocol):
 
 
 class Parts:
-    """driver: `grpc.Hub` of the xDS methods; files: how looks at the files went; more: what is
-    served beside xDS."""
+    """driver: `grpc.Hub` of the xDS methods; polls: what is asked without a stream; files: how
+    looks at the files went; more: what is served beside xDS."""
 
     def __init__(
         self,
@@ -65,11 +66,13 @@ class Parts:
         log: Any,
         *,
         open: bool,
+        cluster: str,
         beside: Sequence[Clients] = (),
         **options: Any,
     ) -> None:
         self._source, self._log = source, log
         self.driver = Driver(log, **options)
+        self.polls = Polls(self.driver, open=open, cluster=cluster)
         self.files = Files()
         self.more = More(*beside, self.driver, open=open)
         self.on_problem: Callable[[Rejected], None] | None = None
@@ -83,6 +86,7 @@ class Parts:
         log: Any,
         *,
         open: bool,
+        cluster: str,
         beside: Sequence[Clients] = (),
         **options: Any,
     ) -> Parts:
@@ -90,6 +94,7 @@ class Parts:
 
         source: a directory, or the address on which resources are given (`push`)
         open: who reaches the clients' port may see what others are served
+        cluster: whose nodes' SPIFFE IDs are believed
         beside: other clients of the same port, to be told of too
         options: of `core.discovery.Service`
         """
@@ -101,11 +106,16 @@ class Parts:
         first = await given.first()
         if first.state is None:
             raise ConfigError("\n  ".join([f"{source}:", *map(str, first.problems)]))
-        parts = cls(given, log, open=open, beside=beside, **options)
+        parts = cls(given, log, open=open, cluster=cluster, beside=beside, **options)
         stack.callback(parts.driver.stop)
         parts.files.good += 1
         parts.driver.changed(first.state)
         return parts
+
+    def register(self, server: Any) -> None:
+        """On the clients' port, beside the streams."""
+        self.more.register(server)
+        self.polls.register(server)
 
     async def follow(self) -> None:
         """Serve what changes, until `stop`; problems go to the log, and to `on_problem`."""

@@ -35,6 +35,8 @@ METRICS = (
     Family("xds_sent_bytes", "counter", "Bytes of responses sent.", ("method",)),
     Family("xds_received", "counter", "Requests received.", ("method",)),
     Family("xds_received_bytes", "counter", "Bytes of requests received.", ("method",)),
+    Family("xds_polls", "counter", "Requests without a stream that were answered, by method of "
+           "gRPC or path of HTTP.", ("method",)),
     Family("certificate_expiry_seconds", "gauge",
            "Unix time at which the server's certificate ends; 0: no TLS."),
 )  # fmt: skip
@@ -54,15 +56,17 @@ class Status:
         self,
         driver: Driver,
         files: Files,
+        polls: Mapping[str, int],
         traffic: Mapping[str, Traffic],
         refused: Mapping[str, int],
         certificate: Callable[[], float],
         unready: Callable[[], str],
     ) -> None:
-        """traffic: by method; certificate: Unix time at which it ends, 0 for none; unready: why new
-        clients should go elsewhere, "" when they need not."""
+        """polls, traffic: by method; certificate: Unix time at which it ends, 0 for none; unready:
+        why new clients should go elsewhere, "" when they need not."""
         self._driver = driver
         self._files = files
+        self._polls = polls
         self._traffic = traffic
         self._refused = refused
         self._certificate = certificate
@@ -96,6 +100,7 @@ class Status:
             "xds_sent_bytes": self._by_method("sent_bytes"),
             "xds_received": self._by_method("received"),
             "xds_received_bytes": self._by_method("received_bytes"),
+            "xds_polls": {(method,): count for method, count in self._polls.items()},
             "certificate_expiry_seconds": self._certificate(),
         }
 
