@@ -148,26 +148,29 @@ def _factors(run: Comparison, case: Case, kind: Kind, name: str) -> Iterator[str
 
 def _floors(run: Comparison) -> Iterator[str]:
     """What † means, of each number."""
-    yield "* wall: the bare server."
     floor = run.floor
     if floor is None:
-        yield "* CPU: the bare server."
+        yield "* wall, CPU: the bare server."
         yield "* memory: the bare server; where that is not measured, the least that it had."
         return
-    core = ", ".join(
-        f"{1e6 * seconds:.1f} µs ({run.loads[name]})"
-        for name, seconds in floor.core.items()
-        if name in run.loads
+    yield (
+        "* wall: the bare server; of a change also what the stream core takes before a stream is "
+        f"sent it, since one comes after the other: of a stream {_each(run, floor.led)}."
     )
     yield (
         "* CPU: the bare server, and what the stream core alone takes to know what each stream was "
-        f"sent and has accepted, in one thread, without IO: of a stream {core}."
+        f"sent and has accepted, in one thread, without IO: of a stream {_each(run, floor.core)}."
     )
     yield (
         f"* memory: the libraries that ours on http2 imports, and nothing else: "
         f"{shown(floor.libraries, 'B')}; and what the bare server takes beyond the least that it "
         "has anywhere, which is for its connections."
     )
+
+
+def _each(run: Comparison, seconds: dict[str, float]) -> str:
+    found = ((run.loads[name], each) for name, each in seconds.items() if name in run.loads)
+    return ", ".join(f"{1e6 * each:.1f} µs ({title})" for title, each in found) or "nothing"
 
 
 def _least(run: Comparison, case: Case, name: str, of: Number) -> float | None:
@@ -184,8 +187,9 @@ def _least(run: Comparison, case: Case, name: str, of: Number) -> float | None:
     if not case.complete(BARE, name):
         return None
     least = median(case.runs(BARE, name), of)
-    if of is cpu and floor is not None:
-        least += case.streams * floor.core.get(name, 0.0)
+    if floor is not None:
+        own = floor.core if of is cpu else floor.led
+        least += case.streams * own.get(name, 0.0)
     return least / best
 
 

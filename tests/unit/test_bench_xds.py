@@ -148,6 +148,14 @@ def test_what_the_core_takes_is_above_the_bare_servers_time() -> None:
         assert f"of a stream {1e6 * core:.1f} µs (load one)." in page
 
 
+def test_what_the_core_takes_before_a_stream_is_sent_something_is_waited_for() -> None:
+    made = case(http2=[report(9)], bare=[report(5)], linear=[report(10)])
+    for led, mark in ((0.009, ""), (0.011, " †")):
+        page = xds_report.text(run(made, floor=Floor({}, 0.0, {"one": led})))
+        assert f"| ours on http2 | 0.90{mark} | 0.90{mark} | 1.00 † | 1.00 | linear |" in page
+        assert f"one comes after the other: of a stream {1e6 * led:.1f} µs (load one)." in page
+
+
 def test_what_libraries_take_is_below_what_the_bare_server_has_for_connections() -> None:
     made = case(http2=[report(1)], bare=[report(1, server_rss=70)], linear=[report(1)])
     few = msgspec.structs.replace(made, found={"bare": {"one": [report(1, server_rss=30)]}})
@@ -163,6 +171,8 @@ def test_the_floor_is_measured() -> None:
     assert set(floor.core) == set(xds.LOADS) - {"burst"}
     assert all(seconds > 0 for seconds in floor.core.values())
     assert floor.libraries > 1 << 20
+    assert floor.led == {"one": floor.led["one"], "many": floor.led["many"]}
+    assert all(0 < floor.led[load] < floor.core[load] for load in floor.led)
 
 
 def test_the_bare_server_starts_wherever_its_modules_are(
