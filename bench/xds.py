@@ -41,9 +41,8 @@ WALL, CPU, MEMORY = 0.6, 0.5, 0.2
 
 BURST: Final = 50
 _FEW: Final = 1_000
-_ROUNDS: Final = 3
-_OFTEN: Final = 5_000
-"""Up to so many streams there are so many rounds; with more of them one: it takes minutes."""
+_ROUNDS: Final = {200: 5, 5_000: 3}
+"""Up to so many streams; with more of them one: it takes minutes."""
 _ONE, _MANY = 3, 2
 """How often the two short loads are repeated in a round; the others are measured once in each."""
 
@@ -67,9 +66,9 @@ def run(context: Context) -> list[Row]:
         goals=(WALL, CPU, MEMORY),
         planned=[(layout, streams) for streams in counts for layout in LAYOUTS],
         kinds=[*(kind for kind in OURS if kind in context.transports), BARE, *THEIRS],
-        rounds={each: context.runs(_ROUNDS if each <= _OFTEN else 1) for each in counts},
+        rounds={each: context.runs(_rounds(each)) for each in counts},
         cases=[],
-        floor=xds_floor.measure(context.runs(_ROUNDS)),
+        floor=xds_floor.measure(context.runs(3)),
     )
     whole = made.kinds == [*OURS, BARE, *THEIRS] and counts == COUNTS and not context.quick
     page = context.page or (xds_report.PAGE if whole else None)
@@ -89,6 +88,10 @@ def run(context: Context) -> list[Row]:
         keep()
     rows = [row for case in made.cases for row in _rows(case)]
     return rows + [Row(group=GROUP, what=each, why="time was over") for each in made.missing()]
+
+
+def _rounds(streams: int) -> int:
+    return next((rounds for most, rounds in _ROUNDS.items() if streams <= most), 1)
 
 
 def _case(context: Context, programs: Path, made: Comparison, keep: Callable[[], None]) -> None:

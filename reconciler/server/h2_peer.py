@@ -89,19 +89,18 @@ class Peer(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none of asyncio's
         self._server.peers.add(self)
-        self.flush()
 
     def data_received(self, data: bytes) -> None:
         secured = self._secured
         if secured is not None:
             data = self._decrypted(secured, data)
-        if data:
+        if data:  # a client speaks at once, and our SETTINGS go with what it is answered
             self._busy = True
             try:
                 self.connection.receive(data)
             finally:
                 self._busy = False
-        self.flush()
+            self.flush()
         if secured is not None and secured.ended:
             self.close()
 
@@ -150,6 +149,8 @@ class Peer(asyncio.Protocol):
         transport, connection = self._transport, self.connection
         if transport is None or not self.established:
             return
+        if self.sent and sum(map(len, connection.out)) <= RECORD and not self.buffered():
+            self._told()  # so little will be taken: what is sent next goes with it
         while True:
             out = connection.out
             if out:

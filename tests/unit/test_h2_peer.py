@@ -9,9 +9,11 @@ import pytest
 
 from reconciler.address import parse_address
 from reconciler.http2 import Connection, Stream
+from reconciler.http2 import frames as f
 from reconciler.server import h2_peer
 from reconciler.server.h2 import H2Server
 from reconciler.server.h2_peer import Call, Peer
+from reconciler.server.h2_session import RECORD
 from reconciler.server.streams import METHOD
 from tests.integration.grpc_rig import Hub
 
@@ -20,7 +22,7 @@ class Transport:
     """A socket that has not taken `size` bytes."""
 
     def __init__(self) -> None:
-        self.size = 0
+        self.size = self.writes = 0
         self.aborted = False
 
     def get_write_buffer_size(self) -> int:
@@ -31,9 +33,10 @@ class Transport:
 
     def write(self, data: bytes) -> None:
         self.size += len(data)
+        self.writes += 1
 
     def writelines(self, data: list[bytes]) -> None:
-        self.size += sum(map(len, data))
+        self.write(b"".join(data))
 
     def abort(self) -> None:
         self.aborted = True
@@ -126,3 +129,38 @@ async def test_what_a_group_was_sent_goes_at_once(monkeypatch: pytest.MonkeyPatc
     assert rig.transport.size == 0
     rig.server.flush()
     assert rig.transport.size > 0
+
+
+async def test_nothing_is_said_before_the_client_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch)
+    rig.peer.connection_made(cast("Any", rig.transport))
+    assert rig.transport.writes == 0
+    rig.peer.data_received(f.PREFACE + f.settings())
+    assert rig.transport.writes == 1
+    rig.peer.data_received(f.ping(b"12345678"))
+    assert rig.transport.writes == 2
+
+
+@pytest.mark.parametrize(("size", "waits", "writes"), [(100, 0, 1), (RECORD, 0, 2), (100, 1, 2)])
+async def test_what_is_sent_when_little_is_taken_goes_with_it(
+    monkeypatch: pytest.MonkeyPatch, size: int, waits: int, writes: int
+) -> None:
+    """size: of the first message; waits: bytes that the socket has not taken"""
+    rig = Rig(monkeypatch)
+    call = rig.call(1)
+    call.stream.window = 1 << 16
+    rig.peer.connection.streams[1] = call.stream
+    rig.server._streams[1] = call
+    rig.peer.sent.clear()
+    rig.peer.flush()
+    rig.transport.size, rig.transport.writes = waits, 0
+    more = [b"second"]
+
+    def drained(stream: int) -> None:
+        if more:
+            rig.server.send(stream, more.pop())
+
+    rig.server._drained = drained
+    rig.server.send(1, b"x" * size)
+    rig.server.flush()
+    assert (more, rig.transport.writes) == ([], writes)
