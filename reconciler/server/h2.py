@@ -5,9 +5,9 @@ hold both) where the cost of a stream matters: what is sent to many streams is f
 is read without a copy, and a quiet stream costs two small objects and its socket.
 
 Frames that are queued in one turn of the event loop leave together. A stream whose peer doesn't
-read keeps what the core sent (at most one state, see `drained`), is ended with RESOURCE_EXHAUSTED
-when nothing of it moved for `stall_seconds`, and when more than `queue_bytes` pile up. Connections
-are probed with PING; those that never open a stream are closed.
+read keeps what the core sent (at most one state, and a short one before it, see `drained`), is
+ended with RESOURCE_EXHAUSTED when nothing of it moved for `stall_seconds`, and when more than
+`queue_bytes` pile up. Connections are probed with PING; those that never open a stream are closed.
 """
 
 from __future__ import annotations
