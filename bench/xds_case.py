@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from bench.xds_floor import Floor
+from bench.xds_floor import NO_FLOOR, Floor
 from bench.xds_rig import THEIRS, Kind, Layout, Report
 
 Number = Callable[[Report], float]
@@ -97,7 +97,7 @@ class Comparison(msgspec.Struct, frozen=True):
     kinds: list[Kind]
     rounds: dict[int, int]
     cases: list[Case]
-    floor: Floor | None = None
+    floor: Floor = NO_FLOOR
 
     def missing(self) -> list[str]:
         """What was planned and was not come to, in words."""

@@ -46,6 +46,10 @@ class Floor(msgspec.Struct, frozen=True):
     led: dict[str, float] = {}
 
 
+NO_FLOOR: Final = Floor({}, 0.0)
+"""Where it was not measured."""
+
+
 def measure(runs: int = 3) -> Floor:
     """The least of so many runs of each."""
     rounds = [discovery.spent(_STREAMS) for _ in range(runs)]

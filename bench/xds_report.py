@@ -149,10 +149,6 @@ def _factors(run: Comparison, case: Case, kind: Kind, name: str) -> Iterator[str
 def _floors(run: Comparison) -> Iterator[str]:
     """What † means, of each number."""
     floor = run.floor
-    if floor is None:
-        yield "* wall, CPU: the bare server."
-        yield "* memory: the bare server; where that is not measured, the least that it had."
-        return
     yield (
         "* wall: the bare server; of a change also what the stream core takes before a stream is "
         f"sent it, since one comes after the other: of a stream {_each(run, floor.led)}."
@@ -164,7 +160,7 @@ def _floors(run: Comparison) -> Iterator[str]:
     yield (
         f"* memory: the libraries that ours on http2 imports, and nothing else: "
         f"{shown(floor.libraries, 'B')}; and what the bare server takes beyond the least that it "
-        "has anywhere, which is for its connections."
+        "has anywhere, which is for its connections; at least what the bare server takes."
     )
 
 
@@ -183,14 +179,12 @@ def _least(run: Comparison, case: Case, name: str, of: Number) -> float | None:
         anywhere = [found for each in run.cases if (found := _bare_memory(each)) is not None]
         if bare is None:
             return None
-        return (bare if floor is None else floor.libraries + bare - min(anywhere)) / best
+        return max(bare, floor.libraries + bare - min(anywhere)) / best
     if not case.complete(BARE, name):
         return None
     least = median(case.runs(BARE, name), of)
-    if floor is not None:
-        own = floor.core if of is cpu else floor.led
-        least += case.streams * own.get(name, 0.0)
-    return least / best
+    own = floor.core if of is cpu else floor.led
+    return (least + case.streams * own.get(name, 0.0)) / best
 
 
 def _bare_memory(case: Case, name: str | None = None) -> float | None:

@@ -7,13 +7,14 @@ else. An error is an object with one key, `error`: the line that the command lin
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import aiohttp
 import msgspec
@@ -23,11 +24,22 @@ from reconciler.config import Address
 from reconciler.errors import ConfigError, ReconcilerError, UnavailableError
 
 JSON_TYPE: Final = "application/json"
+T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Text(Protocol):
     async def text(self) -> bytes: ...
+
+
+_SHORT: Final = 16 << 10
+"""Bytes that are read on the event loop: what goes to a thread comes back behind all that the loop
+has to do by then, which with many streams is longer than to read them."""
+
+
+async def reading(read: Callable[[bytes], T], body: bytes) -> T:
+    """What `read` makes of a body, without holding up the event loop for long."""
+    return await asyncio.to_thread(read, body) if len(body) > _SHORT else read(body)
 
 
 def json(value: object, status: int = 200) -> web.Response:

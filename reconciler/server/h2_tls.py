@@ -30,11 +30,10 @@ def _made(keys: KeyPair, tokens: bool) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
-    # All suites are strong, and the client knows which one its processor is fast at. Those in Go
-    # begin with AES of 128 bits where there is hardware for it, which costs this side less too.
+    # All suites are strong, and the client knows which one its processor is fast at.
     context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
-    # Nobody resumes: who comes back proves anew who it is, by what is trusted then. Besides, making
-    # two tickets is a third of a handshake, and clients in Go and gRPC's own use none.
+    # Nobody resumes: who comes back proves anew who it is, by what is trusted then. Making tickets
+    # would be work besides, and clients in Go and gRPC's own use none.
     context.num_tickets = 0
     take(context, keys)
     if not tokens:

@@ -4,6 +4,7 @@ and Envoy, which polls."""
 from __future__ import annotations
 
 import datetime
+import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from envoy.service.discovery.v3 import discovery_pb2
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pool
 
+from reconciler.core.discovery.requests import MAX_NODE, MAX_REQUEST
 from reconciler.core.discovery.types import CDS, EDS
 from reconciler.probe import services
 from reconciler.server import certs
@@ -188,7 +190,10 @@ async def test_json(tmp_path: Path) -> None:
         (b"[]", "not a DiscoveryRequest: "),
         (b'"x"', "not a DiscoveryRequest: "),
         (b'{"node": 1}', "not a DiscoveryRequest: "),
-        (b'{"node": {"metadata": ' + b'{"a":' * 9999 + b"1" + b"}" * 10001, "not a "),
+        (
+            b'{"node": {"metadata": ' + b'{"a":' * 9999 + b"1" + b"}" * 10001,
+            "not a DiscoveryRequest: ",
+        ),
         (json.dumps({"type_url": EDS}).encode(), f"this service is for {CDS}, not for {EDS}"),
     ],
 )
@@ -202,6 +207,20 @@ async def test_what_is_no_request_is_refused(tmp_path: Path, body: bytes, reason
     ):
         assert answer.status == 400
         assert (await answer.json())["error"].startswith(reason)
+
+
+async def test_what_is_too_large_is_refused(tmp_path: Path) -> None:
+    path = f"{tmp_path}/rest.sock"
+    app = App(tmp_path, rest=f"unix:{path}")
+    put(app.files, "all", cluster("a"))
+    node = json.dumps({"node": {"metadata": {"a": "x" * MAX_NODE}}}).encode()
+    reasons = []
+    async with rest(app, path) as session:
+        for body in (node, bytes(MAX_REQUEST + 1)):
+            async with session.post("/v3/discovery:clusters", data=io.BytesIO(body)) as answer:
+                assert answer.status == 413
+                reasons.append((await answer.json())["error"])
+    assert f"the limit is {MAX_NODE}" in reasons[0]
 
 
 async def test_only_this_machine_may_poll_without_proof() -> None:

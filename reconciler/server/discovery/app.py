@@ -19,8 +19,8 @@ import structlog
 
 from reconciler import local, starting, tls
 from reconciler.config import DiscoveryConfig, parse_address
+from reconciler.core.discovery.requests import MAX_REQUEST
 from reconciler.server.discovery.parts import Parts
-from reconciler.server.discovery.polls import MAX_BODY
 from reconciler.server.discovery.status import Status
 from reconciler.server.rotation import watch_certificate
 from reconciler.server.transport import TRANSPORTS
@@ -78,7 +78,7 @@ async def run(config: DiscoveryConfig, *, ready: Callable[[int], None] | None = 
             tasks.create_task(watch_certificate(keys, _alarm(log), log, stop), name="certificate")
         if config.rest:
             served = local.serve(
-                parts.polls.routes(), parse_address(config.rest), max_body=MAX_BODY
+                parts.polls.routes(), parse_address(config.rest), max_body=MAX_REQUEST
             )
             await stack.enter_async_context(served)
         status = Status(

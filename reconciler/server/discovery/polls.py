@@ -29,11 +29,9 @@ from reconciler.errors import ProtocolError
 from reconciler.probe.services import OWN, Service
 from reconciler.server.proofs import prove
 
-MAX_BODY: Final = 16 << 20
-_SHORT: Final = 16 << 10  # bytes of a request that is read on the event loop
 _KEPT_JSON: Final = 32 << 20
 _KEPT_RESPONSES: Final = 256
-_STATUS: Final = {"RESOURCE_EXHAUSTED": 429, "UNAVAILABLE": 503}
+_STATUS: Final = {"RESOURCE_EXHAUSTED": 413, "UNAVAILABLE": 503}
 """HTTP's, by gRPC's; 400 for all others: the request's fault."""
 
 
@@ -82,7 +80,7 @@ class Polls:
         async def post(request: web.Request) -> web.StreamResponse:
             body = await request.read()
             try:
-                asked = await asyncio.to_thread(_read, body) if len(body) > _SHORT else _read(body)
+                asked = await local.reading(_read, body)
                 polled = self._source.poll(service.type_url, asked, "")
             except (json_format.ParseError, ValueError, RecursionError) as error:
                 return local.json({"error": f"not a DiscoveryRequest: {error}"}, 400)

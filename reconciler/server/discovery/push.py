@@ -34,10 +34,6 @@ _SOURCE: Final = "resources.json"  # JSON, whatever name it has
 _BINARY: Final = frozenset({"application/x-protobuf", "application/protobuf"})
 _BINARY_SOURCE: Final = "resources.pb"
 
-_SHORT: Final = 16 << 10
-"""Bytes that are read on the event loop: what goes to a thread comes back behind all that the loop
-has to do by then, which with many streams is longer than to read them."""
-
 _STOPPING: Final = "the server is shutting down"
 
 
@@ -110,10 +106,10 @@ class Pushes:
     async def _change(self, request: web.Request, *, keep: bool) -> web.Response:
         data = await request.read()
         async with self._order:
-            read = partial(parse, data, _SOURCE, self._known)
+            read = partial(parse, file=_SOURCE, known=self._known)
             if request.content_type in _BINARY:
-                read = partial(parse_binary, data, _BINARY_SOURCE, self._known)
-            parsed = await asyncio.to_thread(read) if len(data) > _SHORT else read()
+                read = partial(parse_binary, name=_BINARY_SOURCE, known=self._known)
+            parsed = await local.reading(read, data)
             problems = (*parsed.problems, *_twice(parsed))
             if problems:
                 if self._first.done():
