@@ -69,6 +69,7 @@ class H2Server(StreamServer[Call]):
         self._others = Registry()
         if self._add_others is not None:
             self._add_others(self._others)
+        self.received, self.drained = hub.received, self._drained
         self.peers: set[Peer] = set()
         self.wires, self.budget, self.buffers = Wires(), Budget(), Buffers()
         self.limits = Limits(message=MAX_FRAME)
@@ -117,7 +118,7 @@ class H2Server(StreamServer[Call]):
             if after:
                 self._arm(call, after, *STOPPING)
             else:
-                self._end(call, *STOPPING)
+                self.end(call, *STOPPING)
         await self._wait(lambda: not self._streams, drain + grace)
         self._flush()
         for peer in list(self.peers):
@@ -145,17 +146,18 @@ class H2Server(StreamServer[Call]):
         call = self._streams.get(stream)
         if call is None:
             return
-        call.untaken += len(frame)
+        size = len(frame)
+        call.untaken += size
         if call.untaken > self.queue_bytes:
-            self._end(call, "RESOURCE_EXHAUSTED", self._too_much())
+            self.end(call, "RESOURCE_EXHAUSTED", self._too_much())
             return
-        peer = call.peer
+        peer, traffic = call.peer, call.traffic
+        assert traffic is not None
         peer.connection.send(call.stream, frame)
-        if call.traffic is not None:
-            call.traffic.sent += 1
-            call.traffic.sent_bytes += len(frame)
+        traffic.sent += 1
+        traffic.sent_bytes += size
         if call not in peer.sent:
-            call.left, call.since = -1, self.loop.time()
+            call.left = -1
             peer.sent[call] = None
         peer.touch()
 
@@ -184,7 +186,7 @@ class H2Server(StreamServer[Call]):
         """End a stream with a gRPC status, by name."""
         call = self._streams.get(stream)
         if call is not None:
-            self._end(call, status, reason)
+            self.end(call, status, reason)
 
     # ------------------------------------------------------------------------------ one stream
 
@@ -239,7 +241,7 @@ class H2Server(StreamServer[Call]):
             what = {"message": f"{call.method}: broken", "exception": error}
             self.loop.call_exception_handler(what)
             status, text = "UNKNOWN", f"{type(error).__name__}: {error}"
-        self._end(call, status, text)
+        self.end(call, status, text)
 
     async def _prove(self, call: Call, context: CallContext) -> None:
         try:
@@ -252,7 +254,7 @@ class H2Server(StreamServer[Call]):
             pending, call.pending = call.pending or [], None
             self._take(call, proof.node, proof)
             for message in pending:
-                self.message(call, message)
+                call.peer.message(call.stream, message)
             call.peer.connection.release(call.stream)
             call.peer.touch()
 
@@ -265,42 +267,38 @@ class H2Server(StreamServer[Call]):
             self._arm(call, *life)
         self._methods[call.method](call.id, node)
 
-    def message(self, call: Call, message: bytes) -> None:
+    def early(self, call: Call, message: bytes) -> None:
+        """A message of a call that is not of xDS, or not taken yet."""
         if call.rpc is not None:
             if not call.rpc.message(message):
-                self._end(call, "RESOURCE_EXHAUSTED", "too many requests wait for their answers")
+                self.end(call, "RESOURCE_EXHAUSTED", "too many requests wait for their answers")
             return
         if call.pending is not None:
             call.pending.append(message)  # its stream is held: no more than its window
             return
         try:
-            if call.node is None:
-                self._may_open()
-                self._take(call, claimed(message), None)
-            assert call.traffic is not None
-            call.traffic.received += 1
-            call.traffic.received_bytes += len(message)
-            self._hub.received(call.id, message)
+            self._may_open()
+            self._take(call, claimed(message), None)
         except ProtocolError as error:
-            if call.traffic is None:
-                self._refuse(call, error)
-            else:
-                self._end(call, error.status, error.reason)
+            self._refuse(call, error)
+            return
+        call.peer.message(call.stream, message)
 
     def ended(self, call: Call) -> None:
         """The peer has said its last."""
         if call.rpc is not None:
             call.rpc.ended()
             return
-        self._end(call, "OK", "")
+        self.end(call, "OK", "")
 
     def _refuse(self, call: Call, error: ProtocolError) -> None:
         if call.stream.owner is not call:
             return
         self._note_refused(call.peer.address, error)
-        self._end(call, error.status, error.reason)
+        self.end(call, error.status, error.reason)
 
-    def _end(self, call: Call, status: str, reason: str) -> None:
+    def end(self, call: Call, status: str, reason: str) -> None:
+        """Ours, with a gRPC status by name."""
         if call.stream.owner is call:
             call.peer.connection.finish(call.stream, grpc.StatusCode[status].value[0], reason)
             call.peer.touch()
@@ -325,7 +323,7 @@ class H2Server(StreamServer[Call]):
     def _arm(self, call: Call, after: float, status: str, reason: str) -> None:
         if call.timer is not None:
             call.timer.cancel()
-        call.timer = self.loop.call_later(after, self._end, call, status, reason)
+        call.timer = self.loop.call_later(after, self.end, call, status, reason)
 
     # ------------------------------------------------------------------------------ connections
 
@@ -339,10 +337,6 @@ class H2Server(StreamServer[Call]):
         peers, self._dirty = self._dirty, []
         for peer in peers:
             peer.flush()
-
-    def told_drained(self, call: Call) -> None:
-        if self._drained is not None:
-            self._drained(call.id)
 
     def _pause(self) -> float:
         return min(self._keepalive / 3, self._answer_time, self._stall / 2)
@@ -377,7 +371,7 @@ class H2Server(StreamServer[Call]):
             if left < call.left or call.left < 0:
                 call.left, call.since = left, now
             elif now - call.since >= self._stall:
-                self._end(call, "RESOURCE_EXHAUSTED", self._took_nothing())
+                self.end(call, "RESOURCE_EXHAUSTED", self._took_nothing())
         if not peer.sent and not peer.connection.writable:
             peer.flush()
             peer.abort()  # what it was told can't reach it

@@ -7,6 +7,7 @@ import itertools
 import ssl
 from typing import TYPE_CHECKING, Final, cast
 
+from reconciler.errors import ProtocolError
 from reconciler.http2 import Connection, Stream
 from reconciler.http2.headers import Header
 from reconciler.server.h2_session import RECORD, Session
@@ -183,12 +184,15 @@ class Peer(asyncio.Protocol):
             taken = [call for call in self.sent if call.stream.queue is None]
             for call in taken:
                 call.untaken = 0
-                self.sent.pop(call, None)
+                del self.sent[call]
+            drained = self._server.drained
+            if drained is None:
+                return bool(self.connection.out)
             self._busy = True
             try:
                 for call in taken:
                     if call.stream.owner is call:
-                        self._server.told_drained(call)
+                        drained(call.id)
             finally:
                 self._busy = False
         return bool(self.connection.out)
@@ -215,8 +219,19 @@ class Peer(asyncio.Protocol):
         self._server.request(self, stream, headers)
 
     def message(self, stream: Stream, message: bytes) -> None:
-        if stream.owner is not None:
-            self._server.message(stream.owner, message)
+        call: Call | None = stream.owner
+        if call is None:
+            return
+        traffic = call.traffic
+        if traffic is None:
+            self._server.early(call, message)
+            return
+        traffic.received += 1
+        traffic.received_bytes += len(message)
+        try:
+            self._server.received(call.id, message)
+        except ProtocolError as error:
+            self._server.end(call, error.status, error.reason)
 
     def ended(self, stream: Stream) -> None:
         if stream.owner is not None:

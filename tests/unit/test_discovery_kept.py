@@ -43,7 +43,7 @@ def test_of_streams_that_came_with_something_else_each_nothing_is_kept(counted: 
         peer.close()
     recent = 32  # of one state
     assert alive(Step) <= steps + recent
-    rig.service._decoder._kept[DELTA].clear()  # bounded on its own: what was said, by its bytes
+    rig.service._decoder._delta.clear()  # bounded on its own: what was said, by its bytes
     assert alive(Snapshot) <= states + recent
     rig.publish({EDS: {"name-0": "3"}})
     assert alive(Step) == steps

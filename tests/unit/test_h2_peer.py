@@ -51,7 +51,7 @@ class Rig:
             drained=self.drained.append,
         )  # fmt: skip
         self.server.loop = asyncio.get_running_loop()
-        monkeypatch.setattr(self.server, "_end", lambda call, *_: self.ended.append(call))
+        monkeypatch.setattr(self.server, "end", lambda call, *_: self.ended.append(call))
         self.transport = Transport()
         self.peer = Peer(self.server)
         self.peer._transport = cast("Any", self.transport)
@@ -160,7 +160,7 @@ async def test_what_is_sent_when_little_is_taken_goes_with_it(
         if more:
             rig.server.send(stream, more.pop())
 
-    rig.server._drained = drained
+    rig.server.drained = drained
     rig.server.send(1, b"x" * size)
     rig.server.flush()
     assert (more, rig.transport.writes) == ([], writes)

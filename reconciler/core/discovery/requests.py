@@ -33,7 +33,8 @@ MAX_REQUEST: Final = 16 << 20
 MAX_NODE: Final = 1 << 20
 """Bytes of what a node says of itself, which is kept with each stream."""
 
-_NODE_TAG: Final = {Variant.DELTA: 0x0A, Variant.SOTW: 0x12}
+_NODE_TAG: Final = 0x0A  # of a DeltaDiscoveryRequest
+_SOTW_NODE_TAG: Final = 0x12
 _VERSION_TAG: Final = 0x0A
 """version_info, which comes before the node in a DiscoveryRequest."""
 
@@ -50,9 +51,8 @@ class Parsed(msgspec.Struct, frozen=True):
 class Decoder:
     def __init__(self, max_names: int) -> None:
         self._max_names = max_names
-        self._kept: dict[Variant, OrderedDict[bytes, Parsed]] = {
-            variant: OrderedDict() for variant in Variant
-        }
+        self._delta: OrderedDict[bytes, Parsed] = OrderedDict()
+        self._sotw: OrderedDict[bytes, Parsed] = OrderedDict()
         self._kept_bytes = 0
         self._metadata: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
 
@@ -76,7 +76,7 @@ class Decoder:
         """Any other one. Its node is given only if it isn't, byte for byte, that of the first:
         some clients say it every time.
         """
-        found = self._kept[variant].get(data)
+        found = (self._delta if variant is Variant.DELTA else self._sotw).get(data)
         if found is not None:
             return found
         _check(len(data), MAX_REQUEST, "a request")
@@ -88,13 +88,14 @@ class Decoder:
         return self._parsed(variant, data)
 
     def _parsed(self, variant: Variant, data: bytes) -> Parsed:
-        kept = self._kept[variant]
+        delta = variant is Variant.DELTA
+        kept = self._delta if delta else self._sotw
         found = kept.get(data)
         if found is None:
-            decode = codec.decode_request if variant is Variant.DELTA else sotw.decode_request
+            decode = codec.decode_request if delta else sotw.decode_request
             request = decode(data, self._max_names)
             base = held(request.type_url, request.initial) if request.initial else None
-            found = Parsed(request, base, variant is Variant.DELTA and _is_plain(request))
+            found = Parsed(request, base, delta and _is_plain(request))
             if len(data) <= _LARGEST_KEPT:
                 kept[data] = found
                 self._kept_bytes += len(data)
@@ -103,7 +104,7 @@ class Decoder:
         return found
 
     def _longest(self) -> OrderedDict[bytes, Parsed]:
-        return max(self._kept.values(), key=len)
+        return max(self._delta, self._sotw, key=len)
 
     def _node(self, data: bytes) -> Node:
         _check(len(data), MAX_NODE, "the request's node")
@@ -145,13 +146,15 @@ def _is_plain(request: Request) -> bool:
 
 def _cut(variant: Variant, data: bytes) -> tuple[bytes, bytes] | None:
     """The node's bytes and all others; None where the node is not where encoders put it."""
-    at = 0
-    if variant is Variant.SOTW and data[:1] == bytes((_VERSION_TAG,)):
-        end = _end(data, 1)
-        if end is None:
-            return None
-        at = end[1]
-    if at >= len(data) or data[at] != _NODE_TAG[variant]:
+    at, tag = 0, _NODE_TAG
+    if variant is Variant.SOTW:
+        tag = _SOTW_NODE_TAG
+        if data[:1] == bytes((_VERSION_TAG,)):
+            end = _end(data, 1)
+            if end is None:
+                return None
+            at = end[1]
+    if at >= len(data) or data[at] != tag:
         return None
     found = _end(data, at + 1)
     if found is None:

@@ -92,6 +92,10 @@ class Model(msgspec.Struct, frozen=True, eq=False):
         self._answer_unlisted(state, trigger)
         return None
 
+    def unguarded(self) -> dict[tuple[str, str], Transition]:
+        """(state, trigger) → the row that `step` takes whatever holds, for those that have one."""
+        return {key: rows[0] for key, rows in self.table.items() if rows[0].guard is None}
+
     def fire(self, obj: HasState, trigger: str) -> Transition | None:
         """Run `trigger` on `obj`: its guards, `obj.state`, then `obj.<effect>()` in order.
 

@@ -28,6 +28,7 @@ from reconciler.core.xds.subscription import WILDCARD, Subscription, Wanted
 from reconciler.errors import ProtocolError, Refusal
 
 MODEL = load("stream")
+_ROWS = MODEL.unguarded()
 
 
 class Subscribed(msgspec.Struct, frozen=True):
@@ -92,7 +93,7 @@ class Kind:
         self.newest = ""  # nonce of the last response
 
     def step(self, trigger: str) -> None:
-        row = MODEL.step(self.state, trigger)
+        row = _ROWS.get((self.state, trigger)) or MODEL.step(self.state, trigger)
         if row is not None:
             self.state = row.dest
 
@@ -211,11 +212,15 @@ class Stream(ABC):
             state.step("nack")
             self._record("Nack", type_url, nonce=nonce)
             return Nacked(type_url, nonce, request.error, request.refusal)
+        return Acked(type_url, nonce, self._acked(type_url, state, nonce))
+
+    def _acked(self, type_url: str, state: Kind, nonce: str) -> bool:
+        """True: nothing of the type is left to be answered."""
         last = not state.open
         state.step("ack_last" if last else "ack")
         if self._trace is not None:
             self._record("AckLast" if last else "Ack", type_url, nonce=nonce)
-        return Acked(type_url, nonce, last)
+        return last
 
     def _record(
         self, action: str, type_url: str, request: Request | None = None, nonce: str = ""
@@ -244,7 +249,8 @@ class IncrementalStream(Stream):
         is of no response that is open."""
         if nonce not in state.open:
             return False
-        self._settle(type_url, state, nonce, None)
+        self._resolve(type_url, state, nonce)
+        self._acked(type_url, state, nonce)
         return True
 
     def _go_on(self, request: Request, state: Kind) -> tuple[StreamEvent, ...]:
@@ -261,15 +267,14 @@ class IncrementalStream(Stream):
     def _answer(self, request: Request, state: Kind) -> StreamEvent:
         if request.nonce not in state.open:
             return self._stale(request, state)
-        return self._settle(request.type_url, state, request.nonce, request)
+        self._resolve(request.type_url, state, request.nonce)
+        return self._answered(request.type_url, state, request.nonce, request)
 
-    def _settle(
-        self, type_url: str, state: Kind, nonce: str, request: Request | None
-    ) -> StreamEvent:
-        # The oldest of it: answers come in the order of responses.
-        at = state.open.index(nonce)
-        state.open = state.open[:at] + state.open[at + 1 :]
-        return self._answered(type_url, state, nonce, request)
+    def _resolve(self, type_url: str, state: Kind, nonce: str) -> None:
+        """The oldest response with this nonce is answered: answers come in their order."""
+        nonces = state.open
+        at = nonces.index(nonce)
+        state.open = nonces[:at] + nonces[at + 1 :] if len(nonces) > 1 else ()
 
 
 class DeltaStream(IncrementalStream):
@@ -290,7 +295,9 @@ class DeltaStream(IncrementalStream):
         if type_url is not None:
             state = self._types[type_url]
             if state.open and data == codec.ack(type_url, state.open[0]):
-                return (self._settle(type_url, state, state.open[0], None),)
+                nonce = state.open[0]
+                self._resolve(type_url, state, nonce)
+                return (self._answered(type_url, state, nonce, None),)
         return self.take(codec.decode_request(data))
 
     def sent(self, frame: Frame) -> None:
@@ -301,13 +308,10 @@ class DeltaStream(IncrementalStream):
         super().close()
         self._acks.clear()
 
-    def _settle(
-        self, type_url: str, state: Kind, nonce: str, request: Request | None
-    ) -> StreamEvent:
-        event = super()._settle(type_url, state, nonce, request)
+    def _resolve(self, type_url: str, state: Kind, nonce: str) -> None:
+        super()._resolve(type_url, state, nonce)
         if nonce not in state.open:
             self._acks.pop(codec.ack(type_url, nonce), None)
-        return event
 
 
 class SotwStream(Stream):

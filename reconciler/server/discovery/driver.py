@@ -192,16 +192,15 @@ class Driver(Timed):
 
     def received(self, stream: int, frame: bytes) -> None:
         now = self._clock()
-        due = True
         try:
             due = self._service.received(stream, frame, now)
         except ProtocolError as error:
             self.broken += 1
             self._log.warning("stream ended", stream=stream, reason=error.reason)
+            self._carry_out(now)
             raise
-        finally:
-            if due:
-                self._carry_out(now)
+        if due:
+            self._carry_out(now)
 
     def drained(self, stream: int) -> None:
         now = self._clock()
