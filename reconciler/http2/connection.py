@@ -22,6 +22,7 @@ from typing import Final
 from reconciler.http2 import frames as f
 from reconciler.http2 import headers as h
 from reconciler.http2.headers import HeaderError, HeaderReader
+from reconciler.http2.incoming import TOO_LARGE, frames_of
 from reconciler.http2.stream import NOBODY, Budget, Handler, Limits, Stream, Wires
 
 _STREAM_WINDOW: Final = 1 << 16
@@ -111,33 +112,28 @@ class Connection:
 
     def _parse(self, data: bytes) -> int:
         """Every whole frame; where the first is that is not."""
-        at, size = 0, len(data)
+        at = 0
         if self._preface:
             if not f.PREFACE.startswith(data[: len(f.PREFACE)]):
                 self.closed, self.reason = True, "not HTTP/2"
                 self.out.clear()
-                return size
-            if size < len(f.PREFACE):
+                return len(data)
+            if len(data) < len(f.PREFACE):
                 return 0
             self._preface, at = False, len(f.PREFACE)
-        while size - at >= f.HEAD and not self.closed:
-            length, kind, flags, stream = f.read_head(data, at)
-            if length > f.DEFAULT_FRAME:
-                raise _Broken(f.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
-            end = at + f.HEAD + length
-            if end > size:
+        frames, at = frames_of(data, at)
+        for kind, flags, stream, body, message in frames:
+            if self.closed:
                 break
-            body = data[at + f.HEAD : end]
-            at = end
-            if kind == f.DATA:
-                if self._block is not None:
-                    raise _Broken(f.PROTOCOL_ERROR, "a frame inside a header block")
-                self._on_data(stream, flags, body)
+            if kind == f.DATA and self._block is None:
+                self._on_data(stream, flags, body, message)
             else:
                 self._on_frame(kind, flags, stream, body)
         return at
 
     def _on_frame(self, kind: int, flags: int, stream: int, body: bytes) -> None:
+        if kind == TOO_LARGE:
+            raise _Broken(f.FRAME_SIZE_ERROR, f"a frame of {stream} bytes")
         if self._block is not None and (kind != f.CONTINUATION or stream != self._block_stream):
             raise _Broken(f.PROTOCOL_ERROR, "a frame inside a header block")
         if kind == f.WINDOW_UPDATE:
@@ -288,45 +284,44 @@ class Connection:
 
     # Messages
 
-    def _on_data(self, number: int, flags: int, body: bytes) -> None:
+    def _on_data(self, number: int, flags: int, body: bytes, message: bytes | None) -> None:
         if not 0 < number <= self._last:
             raise _Broken(f.PROTOCOL_ERROR, "a broken DATA frame")
         size = len(body)
         self._received += size
-        if self._received > _CONNECTION_WINDOW:
-            raise _Broken(f.FLOW_CONTROL_ERROR, "more than the connection's window")
         if self._received >= _CONNECTION_WINDOW // 2:
+            self._expect(self._received <= _CONNECTION_WINDOW, f.FLOW_CONTROL_ERROR, "DATA")
             self.out.append(f.window_update(0, self._received))
             self._received = 0
-        content = f.content(f.DATA, flags, body) if flags & f.PADDED else body
-        if content is None:
-            raise _Broken(f.PROTOCOL_ERROR, "a broken DATA frame")
         stream = self.streams.get(number)
-        ended = bool(flags & f.END_STREAM)
-        if not content and not ended:
-            self._spend(1)
+        content: bytes | None = body
+        ended = False
+        if flags or not body:
+            ended = bool(flags & f.END_STREAM)
+            content = f.content(f.DATA, flags, body)
+            if content is None:
+                raise _Broken(f.PROTOCOL_ERROR, "a broken DATA frame")
+            if not content and not ended:
+                self._spend(1)
         if stream is None:
             return  # it is over, and the peer did not know yet
         if stream.ended:
             raise _Broken(f.STREAM_CLOSED, "DATA after the end of its stream")
         stream.received += size
-        if stream.received > _STREAM_WINDOW:
-            raise _Broken(f.FLOW_CONTROL_ERROR, "more than the stream's window")
-        if stream.received >= _STREAM_WINDOW // 2 and not (ended or stream.held):
-            self.out.append(f.window_update(number, stream.received))
-            stream.received = 0
-        if content:
+        if stream.received >= _STREAM_WINDOW // 2:
+            self._expect(stream.received <= _STREAM_WINDOW, f.FLOW_CONTROL_ERROR, "DATA")
+            if not (ended or stream.held):
+                self.out.append(f.window_update(number, stream.received))
+                stream.received = 0
+        if message is not None and stream.buffer is None:  # as nearly always
+            self._message(stream, message)
+        elif content:
             self._messages(stream, content)
         if ended and number in self.streams:
             self._end(stream)
 
     def _messages(self, stream: Stream, body: bytes) -> None:
         """Hand every message over that is whole; keep the rest."""
-        if stream.buffer is None and len(body) >= f.PREFIX:
-            compressed, size = f.read_prefix(body)
-            if len(body) == f.PREFIX + size and not compressed:
-                self._message(stream, body[f.PREFIX :])
-                return
         if stream.buffer is None:
             stream.buffer = bytearray()
         buffer = stream.buffer

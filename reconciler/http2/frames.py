@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Final
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -119,7 +120,5 @@ def prefix(size: int) -> bytes:
     return _PREFIX.pack(0, size)
 
 
-def read_prefix(data: bytes | bytearray, at: int = 0) -> tuple[int, int]:
-    """Compressed, length."""
-    compressed, size = _PREFIX.unpack_from(data, at)
-    return compressed, size
+read_prefix: Final[Callable[..., tuple[int, int]]] = _PREFIX.unpack_from
+"""Bytes, and where it begins in them → compressed, length."""

@@ -14,7 +14,7 @@ from reconciler.server import h2_peer
 from reconciler.server.h2 import H2Server
 from reconciler.server.h2_peer import Call, Peer
 from reconciler.server.h2_session import RECORD
-from reconciler.server.streams import METHOD
+from reconciler.server.streams import METHOD, Traffic
 from tests.integration.grpc_rig import Hub
 
 
@@ -59,7 +59,7 @@ class Rig:
     def call(self, number: int, queued: int = 0) -> Call:
         stream = Stream(number, 0)
         call = Call(number, self.peer, stream, METHOD)
-        stream.owner, stream.queued = call, queued
+        stream.owner, stream.queued, call.traffic = call, queued, Traffic()
         self.peer.sent[call] = None
         return call
 

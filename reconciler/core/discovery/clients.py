@@ -7,7 +7,15 @@ from typing import Final
 import msgspec
 
 from reconciler.core.discovery.snapshot import EMPTY, NONE, Names, Said, Snapshot
-from reconciler.core.discovery.types import ClientState, Node, ResourceState, TypeState, Variant
+from reconciler.core.discovery.types import (
+    DELTA,
+    SOTW,
+    ClientState,
+    Node,
+    ResourceState,
+    TypeState,
+    Variant,
+)
 from reconciler.core.xds.codec import MAX_NAMES
 from reconciler.core.xds.stream import IncrementalStream, SotwStream
 from reconciler.core.xds.stream import Kind as StreamKind
@@ -144,7 +152,7 @@ class Client:
         self.service = service
         self.proven = proven
         self.opened_at = now
-        made = IncrementalStream if variant is Variant.DELTA else SotwStream
+        made = IncrementalStream if variant is DELTA else SotwStream
         self.core: IncrementalStream | SotwStream = made(_ANY, kind=Kind, keep=max_open)
         self.kinds: dict[str, Kind] = self.core.types  # type: ignore[assignment]  # of kind=Kind
         self.node: Node | None = None
@@ -202,7 +210,7 @@ def _type_state(client: Client, type_url: str, kind: Kind) -> TypeState:
         names |= kind.base.resources.keys() | target.resources.keys()
     unanswered = {name for said in kind.told for name in said.names}
     version = ""
-    if client.variant is Variant.SOTW and kind.newest:
+    if client.variant is SOTW and kind.newest:
         version = kind.base.version(subscription.wildcard, subscription.names)
     return TypeState(
         type_url=type_url,

@@ -18,7 +18,7 @@ from typing import Final
 from weakref import ref
 
 from reconciler.core.discovery.snapshot import NONE, Names, Said, Snapshot, Step, Told
-from reconciler.core.discovery.types import Lasting, Variant
+from reconciler.core.discovery.types import DELTA, Lasting, Variant
 from reconciler.core.resources.types import Resource
 from reconciler.core.xds import codec, sotw
 from reconciler.core.xds.codec import Frame, field, type_field, varint
@@ -57,7 +57,7 @@ class Frames:
         ttl: bool = False,
     ) -> tuple[Told, ...]:
         """What leads a subscription along a step; () for nothing. ttl: the client can take one"""
-        delta = variant is Variant.DELTA
+        delta = variant is DELTA
         if wildcard:
             key: object = (type_url, delta, ttl, forced)  # whatever it names besides
         elif not forced and names.isdisjoint(step.changed):
@@ -92,7 +92,7 @@ class Frames:
         if found is None:
             held = target.wanted(wildcard, names)
             ending = [each for each in held if _ttl(each)]
-            if variant is Variant.DELTA:
+            if variant is DELTA:
                 wrapped = [field(2, codec.inner(each, _ttl(each), body=False)) for each in ending]
                 found = tuple(self._delta(type_url, ending, wrapped, ()))
             else:

@@ -16,7 +16,7 @@ from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
 from reconciler.core.discovery.snapshot import Snapshot, held
-from reconciler.core.discovery.types import Node, Variant
+from reconciler.core.discovery.types import DELTA, SOTW, Node, Variant
 from reconciler.core.xds import codec, sotw
 from reconciler.core.xds.codec import Request
 from reconciler.errors import ProtocolError
@@ -76,7 +76,7 @@ class Decoder:
         """Any other one. Its node is given only if it isn't, byte for byte, that of the first:
         some clients say it every time.
         """
-        found = (self._delta if variant is Variant.DELTA else self._sotw).get(data)
+        found = (self._delta if variant is DELTA else self._sotw).get(data)
         if found is not None:
             return found
         _check(len(data), MAX_REQUEST, "a request")
@@ -88,7 +88,7 @@ class Decoder:
         return self._parsed(variant, data)
 
     def _parsed(self, variant: Variant, data: bytes) -> Parsed:
-        delta = variant is Variant.DELTA
+        delta = variant is DELTA
         kept = self._delta if delta else self._sotw
         found = kept.get(data)
         if found is None:
@@ -147,7 +147,7 @@ def _is_plain(request: Request) -> bool:
 def _cut(variant: Variant, data: bytes) -> tuple[bytes, bytes] | None:
     """The node's bytes and all others; None where the node is not where encoders put it."""
     at, tag = 0, _NODE_TAG
-    if variant is Variant.SOTW:
+    if variant is SOTW:
         tag = _SOTW_NODE_TAG
         if data[:1] == bytes((_VERSION_TAG,)):
             end = _end(data, 1)
@@ -178,7 +178,7 @@ def _end(data: bytes, at: int) -> tuple[int, int] | None:
 
 def _node_of(variant: Variant, data: bytes) -> bytes:
     """The node of a request that was parsed before, wherever it is."""
-    if variant is Variant.DELTA:
+    if variant is DELTA:
         message = discovery_pb2.DeltaDiscoveryRequest.FromString(data)
     else:
         message = discovery_pb2.DiscoveryRequest.FromString(data)

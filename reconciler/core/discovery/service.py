@@ -44,7 +44,9 @@ from reconciler.core.discovery.requests import Decoder, Parsed
 from reconciler.core.discovery.snapshot import NONE, Snapshot
 from reconciler.core.discovery.types import (
     CDS,
+    DELTA,
     LDS,
+    SOTW,
     TTL_FEATURE,
     WRAPPED_FEATURE,
     ClientState,
@@ -166,10 +168,8 @@ class Service:
         sent to its streams is in `effects` by then. To be gone through to the end."""
         views, self._behind = self._behind, {}
         for group in grouped([each for name in views for each in self._view(name).clients]):
-            for stream in group:
-                client = self._clients.get(stream)
-                if client is not None:
-                    self._delivery.flush(client, now)
+            clients = self._clients
+            self._delivery.lead([clients[each] for each in group if each in clients], now)
             yield
 
     @property
@@ -252,7 +252,7 @@ class Service:
                 node = msgspec.structs.replace(node, id=client.proven)
             client.node = node
             client.ttl = TTL_FEATURE in node.features and (
-                client.variant is Variant.DELTA or WRAPPED_FEATURE in node.features
+                client.variant is DELTA or WRAPPED_FEATURE in node.features
             )
             client.join(self._view(self._view_of(node)))
         else:
@@ -276,7 +276,7 @@ class Service:
         type_url: that the service is for; node: the proven name. ProtocolError as of `received`,
         and UNAVAILABLE as long as nothing was published for the node.
         """
-        said, _, parsed = self._decoder.first(Variant.SOTW, data)
+        said, _, parsed = self._decoder.first(SOTW, data)
         request = parsed.request
         if request.type_url not in ("", type_url):
             raise _other_type(type_url, request.type_url)

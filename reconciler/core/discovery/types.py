@@ -35,6 +35,12 @@ class Variant(StrEnum):
     DELTA = "delta"
 
 
+SOTW: Final = Variant.SOTW
+DELTA: Final = Variant.DELTA
+"""By names of their own: a member is looked up at its class by code of Python's, with each request
+and each response."""
+
+
 class Node(msgspec.Struct, frozen=True):
     """Who a stream is of, as its first request says; features: its client_features."""
 
