@@ -61,13 +61,18 @@ class Wires:
 
 
 def _frames(stream: int, message: bytes) -> tuple[bytes, ...]:
-    size, most = f.PREFIX + len(message), f.DEFAULT_FRAME
-    first = message[: most - f.PREFIX]
+    """A window as wide as they are at first ends with a frame, so none is cut there for a stream of
+    its own."""
+    size = f.PREFIX + len(message)
+    first = message[: f.DEFAULT_FRAME - f.PREFIX]
     head = f.head(f.PREFIX + len(first), f.DATA, 0, stream)
     frames = [b"".join((head, f.prefix(len(message)), first))]
-    for at in range(most, size, most):
+    at = f.DEFAULT_FRAME
+    while at < size:
+        most = min(f.DEFAULT_FRAME, f.DEFAULT_WINDOW - at % f.DEFAULT_WINDOW)
         chunk = message[at - f.PREFIX : at - f.PREFIX + most]
         frames.append(f.head(len(chunk), f.DATA, 0, stream) + chunk)
+        at += most
     return tuple(frames)
 
 
