@@ -203,7 +203,7 @@ def _in_any(resource: Resource, ttl: bytes, *, body: bool = True) -> bytes:
 
 def _ttl(resource: Resource) -> bytes:
     """Field 6 of a `Resource`, a Duration {seconds: 1, nanos: 2}; b"" where it does not end."""
-    if not isinstance(resource, Lasting):
+    if not isinstance(resource, Lasting) or resource.ttl is None:
         return b""
     whole, nanos = divmod(round(resource.ttl * 1e9), 1_000_000_000)
     data = b"\x08" + varint(whole) if whole else b""

@@ -422,19 +422,19 @@ def _succeed(
 ) -> Snapshot:
     """The next snapshot of a type; the old one when nothing has changed."""
     known = old.resources
-    since: dict[str, float] = {}
-    same = len(known) == len(resources)
+    new: list[str] = []
     for name, resource in resources.items():
         before = known.get(name)
-        if before is not None and before.version == resource.version:
-            since[name] = old.since.get(name, now)
-        else:
-            since[name] = now
-            same = False
-    if same:
+        if before is not resource and (before is None or before.version != resource.version):
+            new.append(name)
+    if not new and len(known) == len(resources):
         return old
+    since = {**old.since, **dict.fromkeys(new, now)}
+    for name in since.keys() - resources.keys():
+        del since[name]
     ttls = (each.ttl for each in resources.values() if isinstance(each, Lasting))
-    return Snapshot(type_url, dict(resources), since, min(ttls, default=None))
+    shortest = min((each for each in ttls if each is not None), default=None)
+    return Snapshot(type_url, dict(resources), since, shortest)
 
 
 def _other_type(service: str, type_url: str) -> ProtocolError:

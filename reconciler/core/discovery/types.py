@@ -51,12 +51,12 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class Lasting(Resource, frozen=True):
-    """A resource that clients drop when they hear nothing of it for `ttl` seconds.
+    """A resource that clients drop when they hear nothing of it for `ttl` seconds; None: never.
 
     Its version must be another one when `ttl` is.
     """
 
-    ttl: float
+    ttl: float | None = None
 
 
 class ResourceState(msgspec.Struct, frozen=True):

@@ -26,6 +26,7 @@ import msgspec
 from google.protobuf import duration_pb2, json_format
 from google.protobuf.message import Message
 
+from reconciler.core.discovery.types import Lasting
 from reconciler.core.objects.yamlload import YamlError, load_documents
 from reconciler.errors import Rejected
 from reconciler.probe.messages import NAME_FIELDS, WRAPPER, message_class
@@ -39,20 +40,14 @@ WRAPPED: Final = frozenset({"name", "ttl", "resource"})
 UNREAD: Final = "only name, ttl and resource are read of a wrapper"
 
 
-class Found(msgspec.Struct, frozen=True):
-    """One resource of a file.
+class Found(Lasting, frozen=True):
+    """One resource of a file, as it is served.
 
-    version: hash of all that a client gets; body: deterministic bytes of the resource's message
-    ttl:     seconds; None: it does not end
+    version: hash of all that a client gets
     source:  file and document, "clusters.yaml#2"
     """
 
-    type_url: str
-    name: str
-    version: str
-    body: bytes
-    ttl: float | None
-    source: str
+    source: str = ""
 
     @property
     def title(self) -> str:

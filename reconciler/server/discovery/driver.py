@@ -16,12 +16,11 @@ from typing import Any, Final
 import msgspec
 
 from reconciler.core.discovery.service import Polled, Service
-from reconciler.core.discovery.types import ClientState, Lasting, Node, Variant
+from reconciler.core.discovery.types import ClientState, Node, Variant
 from reconciler.core.resources.types import Resource
 from reconciler.core.xds.effects import Send
 from reconciler.errors import ProtocolError
 from reconciler.probe import services
-from reconciler.server.discovery.documents import Found
 from reconciler.server.discovery.files import State
 from reconciler.server.discovery.pace import Pace
 from reconciler.server.driving import Streams, Timed
@@ -55,7 +54,6 @@ class Driver(Timed):
         self._generation = 0
         self._names: dict[str, tuple[str, ...]] = {}  # view → directories
         self._contents: dict[str, Mapping[str, Mapping[str, Resource]]] = {}  # view → as published
-        self._kept: dict[Found, Resource] = {}
         self.state = State()
         self.broken = 0  # streams that were ended for what they sent
 
@@ -79,7 +77,6 @@ class Driver(Timed):
         """Serve this from now on."""
         before, self.state = self.state, state
         now = self._clock()
-        self._kept = {each: _resource(each, self._kept) for each in _all(state)}
         if _classes(before) == _classes(state):
             differ = _differ(before, state)
             for view in list(self._service.views):
@@ -160,11 +157,7 @@ class Driver(Timed):
 
     def _publish(self, view: str, now: float) -> None:
         """Streams are led to it later, all at their time."""
-        found = self.state.resources(self._names[view])
-        resources = {
-            type_url: {name: self._kept[each] for name, each in of_type.items()}
-            for type_url, of_type in found.items()
-        }
+        resources = self.state.resources(self._names[view])
         self._contents[view] = resources
         self._service.publish(view, resources, now, lead=False)
 
@@ -256,19 +249,6 @@ def _differ(before: State, after: State) -> set[str]:
     return {new.name for old, new in pairs if old.found != new.found}
 
 
-def _all(state: State) -> Iterable[Found]:
-    return (each for directory in state.directories for each in directory.found)
-
-
-def _resource(found: Found, known: Mapping[Found, Resource]) -> Resource:
-    """Equal resources stay the same object, so that they are known to be equal at once."""
-    held = known.get(found)
-    if held is not None:
-        return held
-    content = (found.type_url, found.name, found.version, found.body)
-    return Resource(*content) if found.ttl is None else Lasting(*content, found.ttl)
-
-
 class Summary(msgspec.Struct, frozen=True):
     """What there is. resources: type URL → how many there are, in all directories."""
 
@@ -280,8 +260,9 @@ class Summary(msgspec.Struct, frozen=True):
 
 def summary(driver: Driver, problems: Iterable[object]) -> Summary:
     counts: dict[str, int] = {}
-    for each in _all(driver.state):
-        counts[each.type_url] = counts.get(each.type_url, 0) + 1
+    for directory in driver.state.directories:
+        for type_url, found in directory.by_type.items():
+            counts[type_url] = counts.get(type_url, 0) + len(found)
     return Summary(
         counts,
         tuple(each.name for each in driver.state.directories),

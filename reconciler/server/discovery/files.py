@@ -43,12 +43,27 @@ _RESCAN_SECONDS: Final = 5.0
 """How often to look where no event comes: behind links out of the directory, on network mounts."""
 
 
-class Directory(msgspec.Struct, frozen=True):
-    """The resources of one condition. name: "" (of all nodes), "nodes/n1", ..."""
+ByType = Mapping[str, Mapping[str, Found]]
+"""Type URL → name → resource."""
+
+
+class Directory(msgspec.Struct, frozen=True, dict=True):
+    """The resources of one condition. name: "" (of all nodes), "nodes/n1", ...; grouped: the
+    same by type and name, where that is at hand"""
 
     name: str
     condition: Condition
     found: tuple[Found, ...]
+    grouped: ByType | None = None
+
+    @cached_property
+    def by_type(self) -> ByType:
+        if self.grouped is not None:
+            return self.grouped
+        found: dict[str, dict[str, Found]] = {}
+        for each in self.found:
+            found.setdefault(each.type_url, {})[each.name] = each
+        return found
 
 
 class State(msgspec.Struct, frozen=True, dict=True):
@@ -60,12 +75,15 @@ class State(msgspec.Struct, frozen=True, dict=True):
         """Names of the directories that are for a node."""
         return tuple(self.directories[at].name for at in self._conditions.of(node))
 
-    def resources(self, names: Iterable[str]) -> Mapping[str, Mapping[str, Found]]:
-        """type URL → name → resource of these directories; of one that is not there nothing."""
-        view: dict[str, dict[str, Found]] = {}
-        for name in names:
-            for each in self._by_name.get(name, ()):
-                view.setdefault(each.type_url, {})[each.name] = each
+    def resources(self, names: Iterable[str]) -> ByType:
+        """Of these directories; of one that is not there nothing."""
+        there = [self._by_name[name].by_type for name in names if name in self._by_name]
+        if len(there) == 1:
+            return there[0]
+        view: dict[str, Mapping[str, Found]] = {}
+        for by_type in there:
+            for type_url, found in by_type.items():
+                view[type_url] = {**view.get(type_url, {}), **found}
         return view
 
     @property
@@ -77,8 +95,8 @@ class State(msgspec.Struct, frozen=True, dict=True):
         return Conditions(each.condition for each in self.directories)
 
     @cached_property
-    def _by_name(self) -> dict[str, tuple[Found, ...]]:
-        return {each.name: each.found for each in self.directories}
+    def _by_name(self) -> dict[str, Directory]:
+        return {each.name: each for each in self.directories}
 
 
 class Outcome(msgspec.Struct, frozen=True):

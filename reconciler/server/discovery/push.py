@@ -14,9 +14,10 @@ nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from functools import partial
+from itertools import chain
 from typing import Any, Final
 
 from aiohttp import web
@@ -56,8 +57,9 @@ class Pushes:
 
     def __init__(self, stop: asyncio.Event) -> None:
         self._stop = stop
-        self._found: dict[tuple[str, str], Found] = {}
-        self._known: Mapping[bytes, Found] = {}  # hash of what was written → what it is
+        self._found: dict[str, dict[str, Found]] = {}  # by type and name; what others have stays
+        self._known: dict[bytes, Found] = {}  # hash of what was written → what it is
+        self._keys: dict[tuple[str, str], bytes] = {}  # type and name → that hash
         self._order = asyncio.Lock()
         self._first: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._began = asyncio.Event()  # to be followed; or it never will be
@@ -116,16 +118,25 @@ class Pushes:
                     await self._give(Outcome(None, problems))
                 lines = [str(each) for each in problems]
                 return local.json({"error": "\n".join(lines), "problems": lines}, 400)
-            found = dict(self._found) if keep else {}
-            found.update(((each.type_url, each.name), each) for each in parsed.found)
-            known = {**self._known, **parsed.known} if keep else parsed.known
-            self._known = {
-                key: each for key, each in known.items() if found[each.type_url, each.name] is each
-            }
-            self._found = found
-            everything = Directory("", EVERY, tuple(found.values()))
+            if not keep:
+                self._found, self._known, self._keys = {}, {}, {}
+            self._take_over(parsed)
+            found = tuple(chain.from_iterable(each.values() for each in self._found.values()))
+            everything = Directory("", EVERY, found, dict(self._found))
             await self._give(Outcome(State((everything,) if found else ())))
         return web.Response(status=204)
+
+    def _take_over(self, parsed: Parsed) -> None:
+        """In time that depends on what is new, but for copies."""
+        for type_url in {each.type_url for each in parsed.found}:
+            self._found[type_url] = dict(self._found.get(type_url, {}))
+        for key, each in parsed.known.items():
+            name = each.type_url, each.name
+            stale = self._keys.get(name)
+            if stale is not None and stale != key:
+                del self._known[stale]
+            self._keys[name], self._known[key] = key, each
+            self._found[each.type_url][each.name] = each
 
     async def _give(self, outcome: Outcome) -> None:
         """Return when it is in force; UnavailableError when it will not be."""
