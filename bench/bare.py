@@ -2,11 +2,11 @@
 
 It has the bytes of a response made once and gives them to all. Of what a client says it reads what
 nobody can leave unread: which method is called, what is asked for, and whether a response was
-accepted, by HPACK's and protobuf's own libraries; it keeps a stream's window and what it accepted
-last, and nothing else. It runs on the event loop and the TLS library that ours on http2 runs on,
-and imports no more than it needs. So what it takes is what a server in Python can't do without
-here, and what is above it is ours to save. Only the load client (bench/xds/load) understands it: a
-stream asks for everything, or for what it held before.
+accepted, by HPACK's and protobuf's own libraries, and equal bytes once; it keeps a stream's window
+and what it accepted last, and nothing else. It runs on the event loop and the TLS library that ours
+on http2 runs on, and imports no more than it needs. So what it takes is what a server in Python
+can't do without here, and what is above it is ours to save. Only the load client (bench/xds/load)
+understands it: a stream asks for everything, or for what it held before.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import ssl
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Any, Final, cast
 
 import uvloop
@@ -23,9 +24,11 @@ from envoy.service.discovery.v3 import discovery_pb2
 from reconciler.http2 import Wires
 from reconciler.http2 import frames as f
 from reconciler.http2 import headers as h
+from reconciler.http2.incoming import frames_of
 from reconciler.server.h2_session import Buffers, Session
 
 _PATH: Final = b"/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+_LONGEST_ACK: Final = 256
 _GONE: Final = "bench-gone"  # as in bench/xds/load/wire.go: named by who reconnects
 _WIDE: Final = 1 << 30
 _HELLO: Final = f.settings((f.INITIAL_WINDOW_SIZE, _WIDE)) + f.window_update(0, _WIDE)
@@ -97,6 +100,15 @@ def _responses(found: dict[tuple[str, str], Any]) -> Told:
     return Told([each.SerializeToString() for each in responses.values()])
 
 
+@lru_cache(maxsize=1024)
+def _read(data: bytes) -> tuple[str, str]:
+    """Type and nonce of a request."""
+    request = discovery_pb2.DeltaDiscoveryRequest.FromString(data)
+    if request.HasField("error_detail"):
+        raise ValueError(request.error_detail.message)
+    return request.type_url, request.response_nonce
+
+
 class Stream:
     """One call. waiting: frames that it has yet to be sent; acked: the nonce that was acknowledged
     last, by type; begun: of a message that is not whole; said: whether it was told anything"""
@@ -146,15 +158,10 @@ class Connection(asyncio.Protocol):
         self._read(data.removeprefix(f.PREFACE))
 
     def _read(self, data: bytes) -> None:
-        data, at = self._rest + data, 0
+        data = self._rest + data if self._rest else data
+        frames, at = frames_of(data, 0)
         out: list[bytes] = []
-        while len(data) - at >= f.HEAD:
-            length, kind, flags, stream = f.read_head(data, at)
-            end = at + f.HEAD + length
-            if end > len(data):
-                break
-            body = data[at + f.HEAD : end]
-            at = end
+        for kind, flags, stream, body, message in frames:
             if kind == f.PING and not flags:
                 out.append(f.ping(body, f.ACK))
             elif kind == f.SETTINGS and not flags:
@@ -168,8 +175,11 @@ class Connection(asyncio.Protocol):
             elif kind == f.WINDOW_UPDATE:
                 self._widen(stream, f.read_long(body))
             elif kind == f.DATA:
-                self._take(stream, self._streams[stream], body)
-        self._rest = data[at:]
+                if message is not None and not self._streams[stream].begun:
+                    self._request(stream, self._streams[stream], message)
+                else:
+                    self._take(stream, self._streams[stream], body)
+        self._rest = data[at:] if at < len(data) else b""
         self._flush(out)
 
     def _take(self, number: int, stream: Stream, body: bytes) -> None:
@@ -184,14 +194,12 @@ class Connection(asyncio.Protocol):
         stream.begun = body
 
     def _request(self, number: int, stream: Stream, data: bytes) -> None:
-        request = discovery_pb2.DeltaDiscoveryRequest.FromString(data)
-        if request.response_nonce:
-            if request.HasField("error_detail"):
-                raise ValueError(request.error_detail.message)
-            stream.acked[request.type_url] = request.response_nonce
+        type_url, nonce = _read(data) if len(data) <= _LONGEST_ACK else ("", "")
+        if nonce:
+            stream.acked[type_url] = nonce
         elif not stream.said:
             stream.said = True
-            gone = _GONE in request.initial_resource_versions
+            gone = _GONE.encode() in data
             told = self._ready.removals if gone else self._ready.everything
             stream.waiting += told.frames(number)
 

@@ -42,7 +42,7 @@ from reconciler.server.streams import (
 from reconciler.tls import KeyFiles, KeyPair, Proof
 
 _BACKLOG: Final = 4096
-_GROUP: Final = 128  # streams that are sent a change before it goes
+_FIRST_GROUP, _GROUP = 16, 128  # streams that are sent a change before it goes
 _FIRST_STREAM_SECONDS: Final = 30.0  # to open a stream, for one who has connected
 
 
@@ -162,19 +162,20 @@ class H2Server(StreamServer[Call]):
         peer.touch()
 
     def grouped(self, streams: Sequence[int]) -> Iterator[list[int]]:
-        """By connection: what the streams of one are sent leaves together. A group is not large, so
-        that its peers take theirs while others are still being told."""
+        """By connection: what the streams of one are sent leaves together. A group is not large,
+        the first ones least, so that its peers take theirs while others are still being told."""
         by_peer: dict[Peer, list[int]] = {}
         for stream in streams:
             call = self._streams.get(stream)
             if call is not None:
                 by_peer.setdefault(call.peer, []).append(stream)
         group: list[int] = []
+        size = _FIRST_GROUP
         for each in by_peer.values():
             group += each
-            if len(group) >= _GROUP:
+            if len(group) >= size:
                 yield group
-                group = []
+                group, size = [], min(2 * size, _GROUP)
         if group:
             yield group
 
