@@ -212,6 +212,10 @@ def test_a_node_gets_what_is_for_all_and_what_is_for_it(tmp_path: Path) -> None:
     assert state.of(Node("n9", "core", canary)) == ("", "match/new")
     view = state.resources(state.of(Node("n2")))
     assert view[CLUSTER]["own"].source == "nodes/n2/own.yaml#1"
+    assert names(state, Node("n1")) == ["all", "more", "own"]  # what others have changed nothing
+    assert state.resources(("",)) is state.directories[0].by_type
+    assert state.resources(("gone", "")) is state.directories[0].by_type
+    assert state.resources(("gone",)) == {}
 
 
 @pytest.mark.parametrize(

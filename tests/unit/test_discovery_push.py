@@ -16,9 +16,10 @@ from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf import any_pb2
 
 from reconciler.address import Address
-from reconciler.core.discovery.types import CDS
+from reconciler.core.discovery.types import CDS, EDS
 from reconciler.server.discovery import push
-from reconciler.server.discovery.files import Outcome
+from reconciler.server.discovery.files import Directory, Outcome, State
+from reconciler.server.discovery.match import EVERY
 from reconciler.server.discovery.rules import violations
 from tests.pushed import cluster
 
@@ -91,6 +92,35 @@ async def test_only_what_is_new_is_read(server: Server, monkeypatch: pytest.Monk
             assert await server.ask(method, *given) == (204, None)
             assert read == new
     assert server.taken == [["a", "b"], ["a", "b"], ["a", "b", "c"], ["a", "b", "c"], ["b", "c"]]
+
+
+async def test_what_was_handed_over_stays_as_it_was_and_no_more_is_kept(server: Server) -> None:
+    states: list[State] = []
+
+    def take(outcome: Outcome) -> None:
+        assert outcome.state is not None
+        states.append(outcome.state)
+
+    server.take = take  # type: ignore[method-assign]
+    other = {"@type": EDS, "clusterName": "a"}
+    async with following(server), asyncio.timeout(20):
+        for number in range(1, 6):
+            await server.ask("PATCH", cluster("a", number), cluster(f"b{number}"))
+        await server.ask("PATCH", other)
+        assert len(server.pushes._known) == len(server.pushes._keys) == 7
+        await server.ask("PUT", cluster("a"))
+        assert len(server.pushes._known) == len(server.pushes._keys) == 1
+    names = ["a", "b1", "b2", "b3", "b4", "b5"]
+    views = [state.resources(("",)) for state in states]
+    assert [sorted(view[CDS]) for view in views] == [
+        *(names[:count] for count in range(2, 7)), names, ["a"]
+    ]  # fmt: skip
+    assert [sorted(view.get(EDS, {})) for view in views] == [[]] * 5 + [["a"], []]
+    assert len({view[CDS]["a"].version for view in views}) == 5
+    assert views[5][CDS] is views[4][CDS]  # nothing of this type has changed
+    for state, view in zip(states, views, strict=True):
+        (directory,) = state.directories
+        assert view == Directory("", EVERY, directory.found).by_type
 
 
 STOPPING = (503, {"error": "the server is shutting down"})

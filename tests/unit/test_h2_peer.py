@@ -108,12 +108,16 @@ async def test_what_an_ended_call_left_to_the_socket_is_no_reason_to_end_others(
 async def test_streams_of_a_connection_are_in_one_group_and_groups_are_not_large(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("reconciler.server.h2._FIRST_GROUP", 1)
     monkeypatch.setattr("reconciler.server.h2._GROUP", 3)
     rig = Rig(monkeypatch)
     peers = [rig.peer, Peer(rig.server), Peer(rig.server), Peer(rig.server)]
     for number, at in enumerate((0, 1, 2, 0, 1, 3, 0)):
         rig.server._streams[number] = Call(number, peers[at], Stream(1, 0), METHOD)
-    assert list(rig.server.grouped(range(8))) == [[0, 3, 6], [1, 4, 2], [5]]  # 7 has ended
+    assert list(rig.server.grouped(range(8))) == [[0, 3, 6], [1, 4], [2, 5]]  # 7 has ended
+    for number in range(8, 20):
+        rig.server._streams[number] = Call(number, Peer(rig.server), Stream(1, 0), METHOD)
+    assert list(map(len, rig.server.grouped(range(8, 20)))) == [1, 2, 3, 3, 3]
     assert list(rig.server.grouped([])) == []
 
 
