@@ -290,7 +290,6 @@ class Connection:
         size = len(body)
         self._received += size
         if self._received >= _CONNECTION_WINDOW // 2:
-            self._expect(self._received <= _CONNECTION_WINDOW, f.FLOW_CONTROL_ERROR, "DATA")
             self.out.append(f.window_update(0, self._received))
             self._received = 0
         stream = self.streams.get(number)
@@ -309,7 +308,8 @@ class Connection:
             raise _Broken(f.STREAM_CLOSED, "DATA after the end of its stream")
         stream.received += size
         if stream.received >= _STREAM_WINDOW // 2:
-            self._expect(stream.received <= _STREAM_WINDOW, f.FLOW_CONTROL_ERROR, "DATA")
+            if stream.received > _STREAM_WINDOW:
+                raise _Broken(f.FLOW_CONTROL_ERROR, "more than the stream's window")
             if not (ended or stream.held):
                 self.out.append(f.window_update(number, stream.received))
                 stream.received = 0

@@ -492,6 +492,8 @@ def test_what_many_clients_say_is_cut_once_and_what_one_says_is_not_kept() -> No
     assert (len(frames), end) == (3, len(many))
     assert frames_of(bytes(bytearray(many)), 0)[0] is frames
     assert frames_of(b"?" + many, 1)[0] is not frames
+    assert b"?" + many not in incoming._known
+    assert frames_of(many, 17) == (frames[1:], len(many))
     for own in (f.head(1, f.HEADERS, 4, 1) + b"x", f.settings(), many[:-1], ack + b"\0" * 4):
         assert frames_of(own, 0)[0] is not frames_of(bytes(bytearray(own)), 0)[0]
     long = f.head(1_100, f.DATA, 0, 1) + b"x" * 1_100
@@ -500,6 +502,57 @@ def test_what_many_clients_say_is_cut_once_and_what_one_says_is_not_kept() -> No
         frames_of(f.window_update(0, number + 1), 0)
     assert len(incoming._known) == 64
     assert frames_of(many, 0)[0] is not frames
+
+
+def begun() -> tuple[Told, Connection]:
+    """Three streams; the last one is open, and has sent two messages."""
+    told = Told()
+    ours = Connection(told, Wires(), Budget(), Limits())
+    ours.receive(TALK)
+    return told, ours
+
+
+def test_a_part_of_a_message_that_looks_like_one_is_a_part() -> None:
+    told, ours = begun()
+    inside = framed(b"inside")
+    ours.receive(f.head(5, f.DATA, 0, 5) + struct.pack(">BL", 0, len(inside)))
+    ours.receive(f.head(len(inside), f.DATA, 0, 5) + inside)
+    assert told.messages[5][2:] == [inside]
+
+
+def test_nothing_comes_between_the_parts_of_a_header_block() -> None:
+    told, ours = begun()
+    data = f.head(8, f.DATA, 0, 5) + framed(b"ack")
+    ours.receive(f.head(1, f.HEADERS, 0, 7) + b"\x83" + data)
+    assert (ours.closed, ours.reason) == (True, "a frame inside a header block")
+    assert len(told.messages[5]) == 2
+
+
+def test_what_comes_with_what_ended_the_connection_is_not_read() -> None:
+    told, ours = begun()
+    remember = told.message
+
+    def message(stream: Stream, message: bytes) -> None:
+        remember(stream, message)
+        ours.lost()
+
+    told.message = message  # type: ignore[method-assign]
+    ours.receive((f.head(8, f.DATA, 0, 5) + framed(b"ack")) * 2)
+    assert told.messages[5][2:] == [b"ack"]
+
+
+def test_a_stream_that_is_held_has_no_more_than_its_window() -> None:
+    told, ours = begun()
+    ours.hold(told.open[5])
+    ours.out.clear()
+    frame = f.head(8_192, f.DATA, 0, 5) + framed(b"x" * 8_187)
+    taken = told.open[5].received
+    for _ in range((65_536 - taken) // 8_192):
+        ours.receive(frame)
+    assert not ours.closed
+    assert b"".join(ours.out) == b""
+    ours.receive(frame)
+    assert (ours.closed, ours.reason) == (True, "more than the stream's window")
 
 
 def test_a_frame_that_is_too_large_ends_the_connection_once_its_head_is_there() -> None:

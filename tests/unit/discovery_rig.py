@@ -28,7 +28,7 @@ def resource(type_url: str, name: str, version: str) -> Resource:
     return Resource(type_url, name, version, f"{name}@{version}".encode())
 
 
-def lasting(type_url: str, name: str, version: str, ttl: float) -> Lasting:
+def lasting(type_url: str, name: str, version: str, ttl: float | None) -> Lasting:
     made = resource(type_url, name, version)
     return Lasting(made.type_url, made.name, made.version, made.body, ttl)
 

@@ -62,6 +62,22 @@ def test_each_resource_is_waiting_sent_acked_or_absent(variant: Variant) -> None
 
 
 @BOTH
+def test_it_is_told_since_when_a_resource_is_as_it_is(variant: Variant) -> None:
+    rig = Rig()
+    rig.now = 1.0
+    rig.publish({EDS: {"a": "1", "b": "1", "c": "1"}})
+    peer = rig.open(variant)
+    peer.ask(EDS, "a", "b", "c", "d", node="n1")
+    peer.got()
+    rig.now = 2.0
+    rig.publish({EDS: {"a": "1", "b": "2", "d": "1"}})
+    peer.got()
+    assert {name: each.updated_at for name, each in of(rig, EDS).items()} == {
+        "a": 1.0, "b": 2.0, "c": 0.0, "d": 2.0
+    }  # fmt: skip
+
+
+@BOTH
 @pytest.mark.parametrize("names", [("*",), ("a", "b")], ids=["wildcard", "names"])
 def test_a_refusal_is_told_until_another_version_is_accepted(
     variant: Variant, names: tuple[str, ...]

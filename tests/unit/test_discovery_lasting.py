@@ -46,7 +46,7 @@ def took(rig: Rig, peer: Peer, variant: Variant) -> list[Seen]:
 def test_a_time_to_live_is_a_resources_own(variant: Variant, later: bool) -> None:
     rig = Rig()
     rig.service.publish("", {EDS: {"b": resource(EDS, "b", "1")}}, 0.0)
-    held = {"a": lasting(EDS, "a", "1", 3.0), "b": resource(EDS, "b", "1")}
+    held = {"a": lasting(EDS, "a", "1", 3.0), "b": lasting(EDS, "b", "1", None)}
     if not later:
         rig.service.publish("", {EDS: held}, 0.0)
     able = rig.open(variant)

@@ -80,6 +80,31 @@ async def test_what_the_socket_takes_counts_while_more_is_queued(
     assert rig.ended == [call]
 
 
+async def test_what_is_sent_when_all_was_taken_has_its_own_time_and_its_own_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Rig(monkeypatch)
+    call = rig.call(1)
+    call.stream.window = 1 << 16
+    rig.peer.connection.streams[1] = call.stream
+    rig.server._streams[1] = call
+    rig.server.queue_bytes = 2_500
+    rig.peer.sent.clear()
+    for begin in (0, 100):
+        for _ in range(2):
+            rig.server.send(1, b"x" * 1_000)
+        rig.transport.size = 2_000
+        for seconds in (0, 9):
+            rig.server._stalled(rig.peer, begin + seconds)
+        assert not rig.ended
+        rig.transport.size = 0
+        rig.server.flush()
+        assert not rig.peer.sent
+    for _ in range(3):
+        rig.server.send(1, b"x" * 1_000)
+    assert rig.ended == [call]
+
+
 async def test_whose_bytes_are_gone_is_told_before_others_fill_the_socket_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -13,7 +13,7 @@ anew) never waits.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from enum import Enum
 from typing import Final
 
@@ -21,7 +21,7 @@ from reconciler.core.discovery.bucket import Bucket
 from reconciler.core.discovery.clients import Client, Kind
 from reconciler.core.discovery.frames import Frames
 from reconciler.core.discovery.snapshot import NONE, Names, Snapshot, Told
-from reconciler.core.discovery.types import CDS, DELTA, EDS, ORDER, SDS
+from reconciler.core.discovery.types import CDS, EDS, ORDER, SDS
 from reconciler.core.xds.effects import Close, Send
 
 EARLY: Final = frozenset({SDS, CDS, EDS})
@@ -52,21 +52,6 @@ class _Done(Enum):
 _SENT, _NOTHING, _HELD, _UNADMITTED = _Done
 
 
-class _Alike:
-    """What the last of many streams was led along, and what it was sent for it."""
-
-    __slots__ = ("base", "frames", "names", "target", "ttl", "type_url", "variant", "wildcard")
-
-    def __init__(self) -> None:
-        self.base: Snapshot | None = None
-        self.target: Snapshot | None = None
-        self.type_url = ""
-        self.variant = DELTA
-        self.ttl = self.wildcard = False
-        self.names: Names = NONE
-        self.frames: tuple[Told, ...] = ()
-
-
 class Delivery:
     def __init__(self, frames: Frames, initial_rate: float | None) -> None:
         self._frames = frames
@@ -74,17 +59,7 @@ class Delivery:
         self._bucket = None if initial_rate is None else Bucket(initial_rate)
         self._waiting: dict[int, Client] = {}  # for a first response, the longest first
         self._held: dict[int, Client] = {}  # for answers, the longest first
-        self._alike: _Alike | None = None  # while many are led
         self.effects: list[Send | Close] = []
-
-    def lead(self, clients: Iterable[Client], now: float) -> None:
-        """`flush` of many, most of which stand at the same state and want the same."""
-        self._alike = _Alike()
-        try:
-            for client in clients:
-                self.flush(client, now)
-        finally:
-            self._alike = None
 
     def flush(self, client: Client, now: float) -> None:
         """Lead a stream to the newest state of its view, as far as it can take it now."""
@@ -233,7 +208,16 @@ class Delivery:
         forced = kind.forced
         if kind.base is target and not forced:
             return _NOTHING
-        frames = self._due(client, type_url, kind, target)
+        subscription = kind.subscription
+        frames = self._frames.of(
+            type_url,
+            target.step(kind.base),
+            client.variant,
+            subscription.wildcard,
+            subscription.names,
+            forced,
+            client.ttl,
+        )
         if frames:
             if wait:
                 return _HELD
@@ -246,31 +230,6 @@ class Delivery:
         if target.ttl is not None:
             self.renew(client, type_url, target.ttl, now)
         return _SENT if frames else _NOTHING
-
-    def _due(self, client: Client, type_url: str, kind: Kind, target: Snapshot) -> tuple[Told, ...]:
-        """What leads a type to a state."""
-        base, forced = kind.base, kind.forced
-        variant, ttl = client.variant, client.ttl
-        wildcard, names = kind.subscription.wildcard, kind.subscription.names
-        last = self._alike
-        if (
-            last is not None
-            and last.base is base
-            and last.target is target
-            and not forced
-            and last.wildcard is wildcard
-            and (wildcard or last.names is names)
-            and last.variant is variant
-            and last.ttl is ttl
-            and last.type_url == type_url
-        ):
-            return last.frames
-        step = target.step(base)
-        frames = self._frames.of(type_url, step, variant, wildcard, names, forced, ttl)
-        if last is not None and not forced:
-            last.base, last.target, last.type_url, last.frames = base, target, type_url, frames
-            last.wildcard, last.names, last.variant, last.ttl = wildcard, names, variant, ttl
-        return frames
 
     def _send(self, client: Client, kind: Kind, frames: Sequence[Told]) -> None:
         client.drained = False

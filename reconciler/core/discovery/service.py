@@ -168,8 +168,10 @@ class Service:
         sent to its streams is in `effects` by then. To be gone through to the end."""
         views, self._behind = self._behind, {}
         for group in grouped([each for name in views for each in self._view(name).clients]):
-            clients = self._clients
-            self._delivery.lead([clients[each] for each in group if each in clients], now)
+            for stream in group:
+                client = self._clients.get(stream)
+                if client is not None:
+                    self._delivery.flush(client, now)
             yield
 
     @property

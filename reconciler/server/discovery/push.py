@@ -133,7 +133,7 @@ class Pushes:
         for key, each in parsed.known.items():
             name = each.type_url, each.name
             stale = self._keys.get(name)
-            if stale is not None and stale != key:
+            if stale is not None:
                 del self._known[stale]
             self._keys[name], self._known[key] = key, each
             self._found[each.type_url][each.name] = each
