@@ -88,17 +88,22 @@ def _resource(written: any_pb2.Any, source: str) -> Found:
 
 def _found(written: any_pb2.Any, source: str, around: Around) -> Found:
     type_url = written.type_url
-    title = f"{message_name(type_url)} {around.name or ''}".strip()
     try:
         message = class_of(type_url)()
     except Bad as bad:
-        raise Bad(join(around.at, "type_url"), bad.reason, title) from None
+        raise Bad(join(around.at, "type_url"), bad.reason, _title(type_url, around.name)) from None
     try:
         message.ParseFromString(written.value)
     except DecodeError:
         reason = f"is no {message.DESCRIPTOR.full_name}"
-        raise Bad(join(around.at, "value"), reason, title) from None
-    own = (str(getattr(message, field, "")) for field in NAME_FIELDS)
-    if name := next(filter(None, own), ""):
-        title = f"{message_name(type_url)} {name}"
-    return found_in(message, type_url, source, around, title)
+        raise Bad(join(around.at, "value"), reason, _title(type_url, around.name)) from None
+    try:
+        return found_in(message, type_url, source, around, "")
+    except Bad as bad:
+        own = (str(getattr(message, field, "")) for field in NAME_FIELDS)
+        name = next(filter(None, own), around.name)
+        raise Bad(bad.path, bad.reason, _title(type_url, name)) from None
+
+
+def _title(type_url: str, name: str | None) -> str:
+    return f"{message_name(type_url)} {name or ''}".strip()

@@ -20,6 +20,7 @@ import hashlib
 import re
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -227,8 +228,13 @@ def _bad(text: str, type: str) -> Bad:
     return Bad(path, f"{text.rstrip('.')} ({type})" if not path else text.rstrip("."))
 
 
+@cache
+def _name_field(descriptor: Any) -> str | None:
+    return next((name for name in NAME_FIELDS if name in descriptor.fields_by_name), None)
+
+
 def _name(message: Any, given: str | None) -> str:
-    field = next((n for n in NAME_FIELDS if n in message.DESCRIPTOR.fields_by_name), None)
+    field = _name_field(message.DESCRIPTOR)
     if field is None:
         if not given:
             reason = "has no name: write it in an envoy.service.discovery.v3.Resource with one"

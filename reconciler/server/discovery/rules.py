@@ -55,15 +55,14 @@ def _look(message: Message, depth: int, found: list[Problem]) -> None:
     if depth == 0:
         found.append(("", "nested too deeply"))
         return
-    descriptor = message.DESCRIPTOR
-    if descriptor.full_name == ANY:
+    rules = _compiled(message.DESCRIPTOR)
+    if rules.packed:
         inner = unpack(message)  # type: ignore[arg-type]  # it is an Any
         if inner is not None:
             _look(inner, depth - 1, found)
         elif reason := _why_none(message):
             found.append(("", reason))
         return
-    rules = _compiled(descriptor)
     for name, present, check in rules.fields:
         if present and not message.HasField(name):
             continue
@@ -82,9 +81,9 @@ def _look(message: Message, depth: int, found: list[Problem]) -> None:
         if shape is None:
             continue
         each: Iterable[tuple[Any, Message]]
-        if shape is _Shape.ONE:
+        if shape is _ONE:
             each = ((None, value),)
-        elif shape is _Shape.LIST:
+        elif shape is _LIST:
             each = enumerate(value)
         else:
             each = sorted(value.items(), key=lambda item: str(item[0]))
@@ -116,20 +115,25 @@ class _Shape(Enum):
     MAP = 3
 
 
+_ONE, _LIST, _MAP = _Shape
+
+
 class _Rules:
     """Of one message type. fields: (name, only when it is set, check); inner: fields that hold
-    messages which are to be looked at."""
+    messages which are to be looked at; packed: it is an Any, with a message in it."""
 
     def __init__(self) -> None:
         self.fields: list[tuple[str, bool, Check]] = []
         self.required: list[str] = []
         self.oneofs: list[tuple[str, tuple[str, ...]]] = []
         self.inner: dict[str, _Shape] = {}
+        self.packed = False
 
 
 @cache
 def _compiled(descriptor: Descriptor) -> _Rules:
     found = _Rules()
+    found.packed = descriptor.full_name == ANY
     options = descriptor.GetOptions()
     if options.Extensions[validate_pb2.disabled] or options.Extensions[validate_pb2.ignored]:
         return found
@@ -139,8 +143,8 @@ def _compiled(descriptor: Descriptor) -> _Rules:
     for field in descriptor.fields:
         rules = field.GetOptions().Extensions[validate_pb2.rules]
         if _holds_messages(field) and not rules.message.skip:
-            shape = _Shape.LIST if field.is_repeated else _Shape.ONE
-            found.inner[field.name] = _Shape.MAP if _is_map(field) else shape
+            shape = _LIST if field.is_repeated else _ONE
+            found.inner[field.name] = _MAP if _is_map(field) else shape
         kind = rules.WhichOneof("type")
         needed = rules.message.required or (kind and getattr(getattr(rules, kind), "required", 0))
         if needed and field.containing_oneof is None:  # a member of a oneof only says "if it is me"
