@@ -17,6 +17,7 @@ a gRPC status.
 from __future__ import annotations
 
 from collections import deque
+from functools import cache
 from typing import Final
 
 from reconciler.http2 import frames as f
@@ -32,6 +33,17 @@ _CREDIT: Final = 10_000
 save up: each message gives 20 back, and each `probe` of ours some."""
 _RESET_COSTS: Final = 20  # of credit: a stream that is opened and reset at once is work
 _MAX_BLOCK: Final = 64 << 10  # bytes of a header block, as sent
+
+
+@cache
+def _hello(limits: Limits) -> bytes:
+    """What we say first."""
+    settings = f.settings(
+        (f.MAX_CONCURRENT_STREAMS, limits.streams),
+        (f.INITIAL_WINDOW_SIZE, _STREAM_WINDOW),
+        (f.MAX_HEADER_LIST_SIZE, 16 << 10),
+    )
+    return settings + f.window_update(0, _CONNECTION_WINDOW - f.DEFAULT_WINDOW)
 
 
 class _Broken(Exception):
@@ -84,14 +96,7 @@ class Connection:
         self.pinged = False
         self.closed = False
         self.reason = ""
-        self.out: list[bytes] = [
-            f.settings(
-                (f.MAX_CONCURRENT_STREAMS, limits.streams),
-                (f.INITIAL_WINDOW_SIZE, _STREAM_WINDOW),
-                (f.MAX_HEADER_LIST_SIZE, 16 << 10),
-            )
-            + f.window_update(0, _CONNECTION_WINDOW - f.DEFAULT_WINDOW)
-        ]
+        self.out: list[bytes] = [_hello(limits)]
 
     # ------------------------------------------------------------------------------- what comes
 

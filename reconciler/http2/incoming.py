@@ -24,13 +24,13 @@ _known: OrderedDict[bytes, tuple[Frame, ...]] = OrderedDict()
 
 def frames_of(data: bytes, at: int) -> tuple[tuple[Frame, ...], int]:
     """Every whole frame from `at` on, and where the first is that is not whole."""
-    if not at:
+    size = len(data)
+    shared = at == 0 and size <= _KEPT_BYTES
+    if shared:
         known = _known.get(data)
         if known is not None:
-            return known, len(data)
+            return known, size
     found: list[Frame] = []
-    begin, size = at, len(data)
-    shared = True
     while size - at >= f.HEAD:
         length, kind, flags, stream = f.read_head(data, at)
         if length > f.DEFAULT_FRAME:
@@ -51,7 +51,7 @@ def frames_of(data: bytes, at: int) -> tuple[tuple[Frame, ...], int]:
         found.append((kind, flags, stream, body, message))
         at = end
     frames = tuple(found)
-    if shared and begin == 0 and at == size <= _KEPT_BYTES:
+    if shared and at == size:
         _known[data] = frames
         if len(_known) > _KEPT:
             _known.popitem(last=False)

@@ -159,7 +159,10 @@ class StreamServer(Generic[S]):
 
     def _traffic_of(self, method: str, node: str) -> Traffic:
         """Of a stream that is taken; counts it."""
-        traffic = self.traffic.setdefault(node if method in self._named else method, Traffic())
+        key = node if method in self._named else method
+        traffic = self.traffic.get(key)
+        if traffic is None:
+            traffic = self.traffic[key] = Traffic()
         traffic.streams += 1
         traffic.opened += 1
         return traffic

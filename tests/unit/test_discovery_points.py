@@ -216,6 +216,31 @@ def test_3_the_sotw_example_of_the_document(rig: Rig) -> None:
     assert peer.got() == []
 
 
+@pytest.mark.parametrize(
+    ("before", "ended"), [("a", ""), ("ab", "b"), ("a*", "bc")], ids=["none", "name", "all"]
+)
+@BOTH
+def test_3_who_begins_to_ask_for_everything_is_told_the_end_of_what_it_has_only(
+    rig: Rig, variant: Variant, before: str, ended: str
+) -> None:
+    """While it was busy, what it has and what it never had ended."""
+    rig.publish({EDS: {"b": "1", "c": "1", "d": "1"}})
+    peer = rig.open(variant)
+    peer.ask(EDS, *before)
+    peer.got()
+    peer.slow = True
+    rig.publish({EDS: {"b": "1", "c": "1", "d": "2"}})
+    peer.ask(EDS, "x", *(() if variant is DELTA else before))  # is sent something, or is busy
+    rig.publish({EDS: {"d": "2"}})
+    peer.ask(EDS, "*", *(() if variant is DELTA else ("x", *before)))
+    peer.slow = False
+    peer.drain()
+    found = peer.got()
+    assert found[-1].put == {"d": "2"}
+    if variant is DELTA:
+        assert {name for each in found for name in each.removed} - {"a", "x"} == set(ended)
+
+
 def test_3_the_incremental_example_of_the_document(rig: Rig) -> None:
     rig.publish({CDS: AB})
     peer = rig.open(DELTA)

@@ -84,7 +84,11 @@ class Delivery:
         if not behind:
             if self._held:
                 self._held.pop(client.id, None)
-        elif len(behind) == 1 and (len(kinds) == 1 or not (open_ and any(self._open(client)))):
+        elif len(behind) == 1 and (
+            len(kinds) == 1
+            or behind[0][1].fresh  # what is asked for at first never waits
+            or not (open_ and any(self._open(client)))
+        ):
             # As nearly always: no order to keep.
             ((type_url, kind, target),) = behind
             done = self._advance(client, type_url, kind, target, now)

@@ -397,13 +397,18 @@ class Service:
                 kind = client.kinds[type_url]
                 if again and not client.may_ask_again(kind, now, AGAIN_SECONDS):
                     return False
+                if wanted.began:
+                    kind.base = kind.base.only(kind.subscription.names)
                 kind.force(wanted.names | wanted.answer)
                 if wanted.everything:
                     kind.force(frozenset((WILDCARD,)))
                 kind.forget()
             case _:
                 return False
-        if sum(len(each.subscription.names) for each in client.kinds.values()) > self._max_names:
+        names = 0
+        for each in client.kinds.values():
+            names += len(each.subscription.names)
+        if names > self._max_names:
             reason = f"more than {self._max_names} names are subscribed to on one stream"
             raise ProtocolError("RESOURCE_EXHAUSTED", reason)
         return True

@@ -24,11 +24,13 @@ class Wanted(msgspec.Struct, frozen=True):
 
     names:    (re)requested by name: sent, or answered as removed, even if it was sent before
     everything: the wildcard was asked for in this request
+    began:    and there was none before
     answer:   unsubscribed by name while the wildcard goes on: resource or removal is sent
     """
 
     names: frozenset[str] = frozenset()
     everything: bool = False
+    began: bool = False
     answer: frozenset[str] = frozenset()
 
 
@@ -45,14 +47,16 @@ class Subscription:
         names = set(subscribe)
         if not names:
             self.wildcard = self.legacy = True
-            return Wanted(everything=True)
+            return Wanted(everything=True, began=True)
         return self.change(names, unsubscribe)
 
     def change(self, subscribe: Iterable[str], unsubscribe: Iterable[str]) -> Wanted:
         """A name that is in both is not subscribed to afterwards."""
         removed = set(unsubscribe)
         added = set(subscribe) - removed
-        if WILDCARD in added:
+        everything = WILDCARD in added
+        began = everything and not self.wildcard
+        if everything:
             self.wildcard = True
         if added:
             self.legacy = False
@@ -62,7 +66,8 @@ class Subscription:
         self.names = (self.names - removed) | (added - {WILDCARD}) or _NONE
         return Wanted(
             names=frozenset(added - {WILDCARD}),
-            everything=WILDCARD in added,
+            everything=everything,
+            began=began,
             answer=frozenset(known) if self.wildcard else frozenset(),
         )
 
@@ -80,9 +85,11 @@ class Subscription:
         self.wildcard = WILDCARD in asked
         if names != known:
             self.names = names or _NONE
+        began = self.wildcard and not wildcard
         return Wanted(
             names=names if again else names - known,
-            everything=self.wildcard and not wildcard,
+            everything=began,
+            began=began,
         )
 
     def narrow(self, listed: Iterable[str]) -> None:
