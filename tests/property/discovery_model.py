@@ -134,7 +134,11 @@ class Told:
         gone = {
             name
             for name in answer.removed
-            if self.word.get(name, ABSENT) != ABSENT or name in self.asked
+            if self.word.get(name, ABSENT) != ABSENT
+            or name in self.asked
+            # What ended before it asked for everything it may have all the same: by a response that
+            # was on its way when it had given the name up.
+            or (self.asked_all and name not in self.word)
         }
         if self.complete:
             present = {name for name, word in self.word.items() if word not in (ABSENT, FORGOTTEN)}

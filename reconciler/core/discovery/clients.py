@@ -99,6 +99,15 @@ class Kind(StreamKind):
             self.told = ()
         return found
 
+    def on_its_way(self) -> Names:
+        """What is there by responses that are not answered: the client may yet come to have it."""
+        return frozenset(
+            name
+            for said in self.told
+            for name, version in zip(said.names, said.versions, strict=True)
+            if version
+        )
+
     def force(self, names: Names) -> None:
         self.forced = self.forced | names if self.forced else names
 

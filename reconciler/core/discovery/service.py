@@ -397,9 +397,11 @@ class Service:
                 kind = client.kinds[type_url]
                 if again and not client.may_ask_again(kind, now, AGAIN_SECONDS):
                     return False
-                if wanted.began:
-                    kind.base = kind.base.only(kind.subscription.names)
                 kind.force(wanted.names | wanted.answer)
+                if wanted.began and kind.told and client.variant is DELTA:
+                    # It may have given up what it is to have only now, and has it then for ever.
+                    there = client.view.snapshot(type_url).resources
+                    kind.force(kind.on_its_way().difference(there))
                 if wanted.everything:
                     kind.force(frozenset((WILDCARD,)))
                 kind.forget()

@@ -62,11 +62,6 @@ class Snapshot:
                 self._steps.popitem(last=False)[1].end()
         return found
 
-    def only(self, names: Names) -> Snapshot:
-        """What a client has of it that asked for these names: of all others it has not heard."""
-        found = {name: self.resources[name] for name in names & self.resources.keys()}
-        return Snapshot(self.type_url, found, self.since, self.ttl) if found else EMPTY
-
     def superseded(self) -> None:
         """No stream is to be led here any more: forget what led here, and with it the states that
         it led away from. Streams may stay here for long."""
