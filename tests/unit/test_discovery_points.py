@@ -18,7 +18,7 @@ from reconciler.core.discovery.types import (
     Variant,
 )
 from reconciler.errors import ProtocolError
-from tests.unit.discovery_rig import Rig
+from tests.unit.discovery_rig import Rig, read
 
 BOTH = pytest.mark.parametrize("variant", list(Variant), ids=lambda variant: variant.value)
 SOTW, DELTA = Variant.SOTW, Variant.DELTA
@@ -230,6 +230,10 @@ def test_3_who_asks_for_everything_again_is_told_the_end_of_what_was_on_its_way(
         rig.publish({EDS: {"a": "2"}})
     peer.ask(EDS, "*")
     rig.publish({EDS: {"a": "2"}})
+    peer.ask(EDS, drop=["*"])
+    before = len(peer.inbox)
+    peer.ask(EDS, "*")
+    assert read(DELTA, peer.inbox[before]).removed == ()  # it was told, once
     held: dict[str, str] = {}
     for each in peer.got():
         held.update(each.put)

@@ -101,12 +101,10 @@ class Kind(StreamKind):
 
     def on_its_way(self) -> Names:
         """What is there by responses that are not answered: the client may yet come to have it."""
-        return frozenset(
-            name
-            for said in self.told
-            for name, version in zip(said.names, said.versions, strict=True)
-            if version
-        )
+        words: dict[str, str] = {}
+        for said in self.told:
+            words.update(zip(said.names, said.versions, strict=True))
+        return frozenset(name for name, version in words.items() if version)
 
     def force(self, names: Names) -> None:
         self.forced = self.forced | names if self.forced else names
