@@ -65,7 +65,8 @@ issues it, from the CA of the server's `--tls-ca` in DIR: for client use, its su
 `CN=system:node:test-id, O=system:nodes` (a SPIFFE ID, `spiffe://CLUSTER/node/test-id`, does too).
 
 *ours* is `reconciler xds serve` with either `--transport`, *linear* and *snapshot* are a
-go-control-plane server with that cache, used as its documentation shows (bench/xds/server).
+go-control-plane server with that cache, used as its documentation shows (bench/xds/server). Of
+the caches' runs a few end one way or the other from time to time.
 """
 
 _NOTES: Final = """
