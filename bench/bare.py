@@ -2,8 +2,9 @@
 
 It has the bytes of a response made once and gives them to all. Of what a client says it reads what
 nobody can leave unread: which method is called, what is asked for, and whether a response was
-accepted, by HPACK's and protobuf's own libraries, and equal bytes once; it keeps a stream's window
-and what it accepted last, and nothing else. It runs on the event loop and the TLS library that ours
+accepted, by HPACK's and protobuf's own libraries, and equal bytes once; of a stream's first request
+only whether it held something before, by its bytes. It keeps a stream's window and what it accepted
+last, and nothing else. It runs on the event loop and the TLS library that ours
 on http2 runs on, and imports no more than it needs. So what it takes is what a server in Python
 can't do without here, and what is above it is ours to save. Only the load client (bench/xds/load)
 understands it: a stream asks for everything, or for what it held before.
@@ -28,7 +29,6 @@ from reconciler.http2.incoming import frames_of
 from reconciler.server.h2_session import Buffers, Session
 
 _PATH: Final = b"/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
-_LONGEST_ACK: Final = 256
 _GONE: Final = "bench-gone"  # as in bench/xds/load/wire.go: named by who reconnects
 _WIDE: Final = 1 << 30
 _HELLO: Final = f.settings((f.INITIAL_WINDOW_SIZE, _WIDE)) + f.window_update(0, _WIDE)
@@ -101,8 +101,8 @@ def _responses(found: dict[tuple[str, str], Any]) -> Told:
 
 
 @lru_cache(maxsize=1024)
-def _read(data: bytes) -> tuple[str, str]:
-    """Type and nonce of a request."""
+def _answered(data: bytes) -> tuple[str, str]:
+    """Type and nonce of a request; ValueError: it refuses a response."""
     request = discovery_pb2.DeltaDiscoveryRequest.FromString(data)
     if request.HasField("error_detail"):
         raise ValueError(request.error_detail.message)
@@ -194,14 +194,15 @@ class Connection(asyncio.Protocol):
         stream.begun = body
 
     def _request(self, number: int, stream: Stream, data: bytes) -> None:
-        type_url, nonce = _read(data) if len(data) <= _LONGEST_ACK else ("", "")
-        if nonce:
-            stream.acked[type_url] = nonce
-        elif not stream.said:
+        if not stream.said:
             stream.said = True
             gone = _GONE.encode() in data
             told = self._ready.removals if gone else self._ready.everything
             stream.waiting += told.frames(number)
+            return
+        type_url, nonce = _answered(data)
+        if nonce:
+            stream.acked[type_url] = nonce
 
     def _agree(self, settings: list[tuple[int, int]]) -> None:
         for key, value in settings:

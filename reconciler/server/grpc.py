@@ -216,8 +216,8 @@ class XdsServer(StreamServer[_Stream]):
 
     def _more(self, stream: _Stream) -> bool:
         """There is something to write. Who is told that all is written may have more at once."""
-        if not stream.queue and stream.failure is None and self._drained is not None:
-            self._drained(stream.id)
+        if not stream.queue and stream.failure is None and self.drained is not None:
+            self.drained(stream.id)
         return bool(stream.queue)
 
     def _fail(self, stream: _Stream, status: str, reason: str) -> None:

@@ -69,7 +69,7 @@ class H2Server(StreamServer[Call]):
         self._others = Registry()
         if self._add_others is not None:
             self._add_others(self._others)
-        self.received, self.drained = hub.received, self._drained
+        self.received = hub.received
         self.peers: set[Peer] = set()
         self.wires, self.budget, self.buffers = Wires(), Budget(), Buffers()
         self.limits = Limits(message=MAX_FRAME)

@@ -129,7 +129,7 @@ class StreamServer(Generic[S]):
         self._clock = options.get("clock", time.time)
         self._methods = {METHOD: hub.stream_opened} if methods is None else dict(methods)
         self._named = self._methods.keys() if named is None else frozenset(named)
-        self._drained = options.get("drained")
+        self.drained = options.get("drained")
         self._options = {**dict(OPTIONS), **dict(options.get("options", ()))}
         self._add_others = options.get("add")
         self._max_age = options.get("max_stream_age", 0.0)

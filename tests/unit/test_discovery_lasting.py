@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
@@ -13,6 +16,7 @@ from reconciler.core.discovery.types import (
     WRAPPED_FEATURE,
     Variant,
 )
+from reconciler.core.resources.types import Resource
 from tests.unit.discovery_rig import Peer, Rig, lasting, resource
 from tests.unit.test_discovery_points_order import BOTH, SOTW, first
 
@@ -41,12 +45,16 @@ def took(rig: Rig, peer: Peer, variant: Variant) -> list[Seen]:
     return found
 
 
+@pytest.mark.parametrize("plain", [resource, partial(lasting, ttl=None)], ids=["plain", "none"])
 @pytest.mark.parametrize("later", [False, True])
 @BOTH
-def test_a_time_to_live_is_a_resources_own(variant: Variant, later: bool) -> None:
+def test_a_time_to_live_is_a_resources_own(
+    variant: Variant, later: bool, plain: Callable[[str, str, str], Resource]
+) -> None:
+    """plain: what never ends, beside what does"""
     rig = Rig()
     rig.service.publish("", {EDS: {"b": resource(EDS, "b", "1")}}, 0.0)
-    held = {"a": lasting(EDS, "a", "1", 3.0), "b": lasting(EDS, "b", "1", None)}
+    held = {"a": lasting(EDS, "a", "1", 3.0), "b": plain(EDS, "b", "1")}
     if not later:
         rig.service.publish("", {EDS: held}, 0.0)
     able = rig.open(variant)

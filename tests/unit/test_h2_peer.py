@@ -63,6 +63,17 @@ class Rig:
         self.peer.sent[call] = None
         return call
 
+    def opened(self, window: int) -> Call:
+        """Number 1, which is sent nothing yet; what was said before it is gone."""
+        call = self.call(1)
+        call.stream.window = window
+        self.peer.connection.streams[1] = call.stream
+        self.server._streams[1] = call
+        self.peer.sent.clear()
+        self.peer.flush()
+        self.transport.size = self.transport.writes = 0
+        return call
+
 
 async def test_what_the_socket_takes_counts_while_more_is_queued(
     monkeypatch: pytest.MonkeyPatch,
@@ -84,12 +95,8 @@ async def test_what_is_sent_when_all_was_taken_has_its_own_time_and_its_own_room
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rig = Rig(monkeypatch)
-    call = rig.call(1)
-    call.stream.window = 1 << 16
-    rig.peer.connection.streams[1] = call.stream
-    rig.server._streams[1] = call
+    call = rig.opened(1 << 16)
     rig.server.queue_bytes = 2_500
-    rig.peer.sent.clear()
     for begin in (0, 100):
         for _ in range(2):
             rig.server.send(1, b"x" * 1_000)
@@ -148,12 +155,7 @@ async def test_streams_of_a_connection_are_in_one_group_and_groups_are_not_large
 
 async def test_what_a_group_was_sent_goes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(monkeypatch)
-    call = rig.call(1)
-    call.stream.window = 1_000
-    rig.peer.connection.streams[1] = call.stream
-    rig.server._streams[1] = call
-    rig.peer.flush()
-    rig.transport.size = 0
+    rig.opened(1_000)
     rig.server.send(1, b"x")
     assert rig.transport.size == 0
     rig.server.flush()
@@ -176,13 +178,8 @@ async def test_what_is_sent_when_little_is_taken_goes_with_it(
 ) -> None:
     """size: of the first message; waits: bytes that the socket has not taken"""
     rig = Rig(monkeypatch)
-    call = rig.call(1)
-    call.stream.window = 1 << 16
-    rig.peer.connection.streams[1] = call.stream
-    rig.server._streams[1] = call
-    rig.peer.sent.clear()
-    rig.peer.flush()
-    rig.transport.size, rig.transport.writes = waits, 0
+    rig.opened(1 << 16)
+    rig.transport.size = waits
     more = [b"second"]
 
     def drained(stream: int) -> None:

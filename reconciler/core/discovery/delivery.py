@@ -49,7 +49,7 @@ class _Done(Enum):
     UNADMITTED = 4  # it is not this stream's turn to have its first response
 
 
-_SENT, _NOTHING, _HELD, _UNADMITTED = _Done
+_SENT, _NOTHING, _HELD, _UNADMITTED = _Done  # by names of their own, as `types.DELTA`
 
 
 class Delivery:

@@ -115,7 +115,7 @@ class _Shape(Enum):
     MAP = 3
 
 
-_ONE, _LIST, _MAP = _Shape
+_ONE, _LIST, _MAP = _Shape  # by names of their own, as `core.discovery.types.DELTA`
 
 
 class _Rules:
