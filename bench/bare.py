@@ -36,11 +36,15 @@ _CONNECTION: Final = 0  # the stream that a frame of the connection's own names
 
 
 class Told:
-    """Messages, framed once for each number of a stream: connections have the same ones."""
+    """Messages, framed once for each number of a stream: connections have the same ones.
+
+    size: bytes that they take of a window"""
 
     def __init__(self, messages: list[bytes] | None = None) -> None:
         self._messages = messages or []
         self._frames: dict[int, list[bytes]] = {}
+        self._whole: dict[int, bytes] = {}
+        self.size = sum(f.PREFIX + len(each) for each in self._messages)
 
     def frames(self, stream: int) -> list[bytes]:
         found = self._frames.get(stream)
@@ -48,6 +52,13 @@ class Told:
             wires = Wires()
             found = [frame for each in self._messages for frame in wires.frames(stream, each)]
             self._frames[stream] = found
+        return found
+
+    def whole(self, stream: int) -> bytes:
+        """The frames, one behind the other."""
+        found = self._whole.get(stream)
+        if found is None:
+            found = self._whole[stream] = b"".join(self.frames(stream))
         return found
 
 
@@ -176,29 +187,29 @@ class Connection(asyncio.Protocol):
                 self._widen(stream, f.read_long(body))
             elif kind == f.DATA:
                 if message is not None and not self._streams[stream].begun:
-                    self._request(stream, self._streams[stream], message)
+                    self._request(stream, self._streams[stream], message, out)
                 else:
-                    self._take(stream, self._streams[stream], body)
+                    self._take(stream, self._streams[stream], body, out)
         self._rest = data[at:] if at < len(data) else b""
         self._flush(out)
 
-    def _take(self, number: int, stream: Stream, body: bytes) -> None:
+    def _take(self, number: int, stream: Stream, body: bytes, out: list[bytes]) -> None:
         """Requests: answers to responses, and what is asked for."""
         body = stream.begun + body if stream.begun else body
         while len(body) >= f.PREFIX:
             end = f.PREFIX + f.read_prefix(body)[1]
             if len(body) < end:
                 break
-            self._request(number, stream, body[f.PREFIX : end])
+            self._request(number, stream, body[f.PREFIX : end], out)
             body = body[end:]
         stream.begun = body
 
-    def _request(self, number: int, stream: Stream, data: bytes) -> None:
+    def _request(self, number: int, stream: Stream, data: bytes, out: list[bytes]) -> None:
         if not stream.said:
             stream.said = True
             gone = _GONE.encode() in data
             told = self._ready.removals if gone else self._ready.everything
-            stream.waiting += told.frames(number)
+            self._tell(number, stream, told, out)
             return
         type_url, nonce = _answered(data)
         if nonce:
@@ -218,9 +229,19 @@ class Connection(asyncio.Protocol):
             self._streams[stream].window += by
 
     def say(self, told: Told) -> None:
+        out: list[bytes] = []
         for number, stream in self._streams.items():
+            self._tell(number, stream, told, out)
+        self._flush(out)
+
+    def _tell(self, number: int, stream: Stream, told: Told, out: list[bytes]) -> None:
+        size = told.size
+        if stream.waiting or size > stream.window or size > self._window:
             stream.waiting += told.frames(number)
-        self._flush([])
+        else:
+            stream.window -= size
+            self._window -= size
+            out.append(told.whole(number))
 
     def _flush(self, out: list[bytes]) -> None:
         """As far as the windows go."""
@@ -240,7 +261,8 @@ class Connection(asyncio.Protocol):
 
     def _write(self, out: list[bytes]) -> None:
         if self._secured is not None:
-            self._transport.write(self._secured.encrypt(b"".join(out)))
+            data = out[0] if len(out) == 1 else b"".join(out)
+            self._transport.write(self._secured.encrypt(data))
         else:
             self._transport.writelines(out)
 

@@ -380,7 +380,7 @@ class Connection:
             self.start(stream)
         size = f.PREFIX + len(message)
         if self.writable and stream.queue is None and size <= stream.window and size <= self.window:
-            self.out.extend(self._wires.frames(stream.id, message))
+            self.out.append(self._wires.whole(stream.id, message))
             stream.window -= size
             self.window -= size
             if self._credit < _CREDIT:

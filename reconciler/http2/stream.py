@@ -27,6 +27,19 @@ class Budget:
         self.limit, self.used = limit, 0
 
 
+class _Sent:
+    """A message as it was sent, by stream: frame by frame, or all of them in one piece; size: bytes
+    of both. The message is kept beside, so that its id stays its own."""
+
+    __slots__ = ("frames", "message", "size", "wholes")
+
+    def __init__(self, message: bytes) -> None:
+        self.message = message
+        self.frames: dict[int, tuple[bytes, ...]] = {}
+        self.wholes: dict[int, bytes] = {}
+        self.size = 0
+
+
 class Wires:
     """Frames of the messages that were sent last, for the other streams that get the same bytes.
 
@@ -34,30 +47,44 @@ class Wires:
     everywhere; where connections have many, each has those of the others.
     """
 
-    __slots__ = ("_bytes", "_kept")
+    __slots__ = ("_bytes", "_kept", "_messages", "_size")
 
-    _MESSAGES: Final = 16
-    _BYTES: Final = 16 << 20
-
-    def __init__(self) -> None:
-        # By identity; the message is kept beside, so that its id stays its own.
-        self._kept: OrderedDict[int, tuple[bytes, dict[int, tuple[bytes, ...]]]] = OrderedDict()
+    def __init__(self, messages: int = 16, size: int = 16 << 20) -> None:
+        """How many are kept at most, and bytes of them in all."""
+        self._messages, self._size = messages, size
+        self._kept: OrderedDict[int, _Sent] = OrderedDict()  # by identity
         self._bytes = 0
 
     def frames(self, stream: int, message: bytes) -> tuple[bytes, ...]:
         """DATA frames of a message, of a size that every peer takes."""
-        kept = self._kept.get(id(message))
-        if kept is None:
-            kept = self._kept[id(message)] = message, {}
-        by_stream = kept[1]
-        found = by_stream.get(stream)
+        sent = self._kept.get(id(message)) or self._keep(message)
+        found = sent.frames.get(stream)
         if found is None:
-            found = by_stream[stream] = _frames(stream, message)
-            self._bytes += len(message)
-            while len(self._kept) > self._MESSAGES or self._bytes > self._BYTES:
-                oldest, its = self._kept.popitem(last=False)[1]
-                self._bytes -= len(its) * len(oldest)
+            found = sent.frames[stream] = _frames(stream, message)
+            self._count(sent)
         return found
+
+    def whole(self, stream: int, message: bytes) -> bytes:
+        """The same frames, one behind the other."""
+        sent = self._kept.get(id(message)) or self._keep(message)
+        found = sent.wholes.get(stream)
+        if found is None:
+            frames = _frames(stream, message)
+            found = sent.wholes[stream] = frames[0] if len(frames) == 1 else b"".join(frames)
+            self._count(sent)
+        return found
+
+    def _keep(self, message: bytes) -> _Sent:
+        sent = self._kept[id(message)] = _Sent(message)
+        return sent
+
+    def _count(self, sent: _Sent) -> None:
+        """It has one more."""
+        size = len(sent.message)
+        sent.size += size
+        self._bytes += size
+        while len(self._kept) > self._messages or self._bytes > self._size:
+            self._bytes -= self._kept.popitem(last=False)[1].size
 
 
 def _frames(stream: int, message: bytes) -> tuple[bytes, ...]:

@@ -150,3 +150,42 @@ def test_no_frame_is_cut_where_a_window_of_the_first_width_ends() -> None:
             machine.client.increment_flow_control_window(65_535, stream)
         machine.ours.receive(machine.client.data_to_send())
     assert [id(frame) for frame in went if len(frame) > 1_000] == list(map(id, frames))
+
+
+_MESSAGES = st.lists(
+    st.tuples(st.integers(0, 5), st.sampled_from([1, 3, 5]), st.booleans()), max_size=60
+)
+
+
+@given(
+    st.lists(st.sampled_from([0, 7, 16_379, 16_380, 70_000, 200_000]), min_size=6, max_size=6),
+    _MESSAGES,
+)
+@settings(deadline=None)
+def test_what_many_streams_are_sent_is_framed_once_for_each_number(
+    sizes: list[int], asked: list[tuple[int, int, bool]]
+) -> None:
+    """In pieces or in one, whatever was asked for before; and what is kept stays within bounds."""
+
+    wires = Wires(messages=3, size=500_000)
+    messages = [bytes([at]) * size for at, size in enumerate(sizes)]
+    for at, stream, whole in asked:
+        message = messages[at]
+        if whole:
+            data = wires.whole(stream, message)
+            assert id(message) not in wires._kept or wires.whole(stream, message) is data
+        else:
+            frames = wires.frames(stream, message)
+            assert id(message) not in wires._kept or wires.frames(stream, message) is frames
+            data = b"".join(frames)
+            assert all(len(each) <= f.HEAD + f.DEFAULT_FRAME for each in frames)
+        found, end = frames_of(data, 0)
+        assert end == len(data)
+        assert {each[:3] for each in found} == {(f.DATA, 0, stream)}
+        assert b"".join(each[3] for each in found) == framed(message)
+        kept = wires._kept.values()
+        assert len(kept) <= 3
+        assert wires._bytes <= 500_000
+        held = [len(b"".join(each)) for sent in kept for each in sent.frames.values()]
+        held += [len(each) for sent in kept for each in sent.wholes.values()]
+        assert wires._bytes <= sum(held) <= wires._bytes + 200 * len(held)
