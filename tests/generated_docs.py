@@ -14,6 +14,7 @@ from reconciler.config import AgentConfig, DiscoveryConfig, ServerConfig, docs_t
 from reconciler.core.machine import diagram, load, names
 from reconciler.server import status as server
 from reconciler.server.discovery import status as discovery
+from reconciler.server.discovery.families import FILES
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -91,6 +92,8 @@ def _metrics() -> str:
         f"{metrics.FRESH_SECONDS:g} s at most,\nhowever many ask.\n"
         "All processes also have `reconciler_build_info` and Prometheus' own `process_*`.\n\n"
         f"## reconciler server\n\n{metrics.docs_table(server.METRICS)}\n"
+        "With `--discovery-resources` also:\n\n"
+        f"{metrics.docs_table(FILES)}\n"
         f"## reconciler agent\n\n{metrics.docs_table(agent.METRICS)}\n"
         f"## reconciler xds serve\n\n{metrics.docs_table(discovery.METRICS)}\n"
         f"## What to be woken by\n\n| expression | means |\n|---|---|\n{alerts}"

@@ -99,6 +99,7 @@ async def run(config: ServerConfig, *, ready: Callable[[int], None] | None = Non
             certificate=keys.expires if keys is not None else lambda: 0.0,
             reviews=tokens.results if tokens is not None else {},
             requests=client.requests if client is not None else {},
+            files=files.parts.counted if files is not None else None,
         )
         status = Status(reader, counted, unready)
         await stack.enter_async_context(local.serve(status.routes(), parse_address(config.status)))

@@ -31,6 +31,7 @@ from reconciler.core.snapshots import (
 from reconciler.errors import ConfigError
 from reconciler.local import Handler, json, public
 from reconciler.metrics import CONTENT_TYPE, Family, Page, Values
+from reconciler.server.discovery.families import FILES
 from reconciler.server.streams import Traffic
 
 METRICS = (
@@ -119,7 +120,8 @@ class Counted(msgspec.Struct, frozen=True):
     """Counters that others keep, read at each scrape.
 
     refused: streams by gRPC status; reviews: `TokenReviewer.results`; requests:
-    `ApiClient.requests`; certificate: Unix time at which it ends
+    `ApiClient.requests`; certificate: Unix time at which it ends; files: values of
+    `discovery.families.FILES`, where there are `--discovery-resources`
     """
 
     traffic: Mapping[str, Traffic]
@@ -128,6 +130,7 @@ class Counted(msgspec.Struct, frozen=True):
     reviews: Mapping[str, int] = {}
     requests: Mapping[tuple[str, str], int] = {}
     certificate: Callable[[], float] = lambda: 0.0
+    files: Callable[[], Values] | None = None
 
 
 class Status:
@@ -137,7 +140,8 @@ class Status:
         self._plane = plane
         self._counted = counted
         self._ready = ready
-        self._page = Page(METRICS, self._values)
+        families = METRICS if counted.files is None else (*METRICS, *FILES)
+        self._page = Page(families, self._values)
 
     def routes(self) -> dict[str, Handler]:
         plane = self._plane
@@ -201,6 +205,7 @@ class Status:
             "certificate_expiry_seconds": counted.certificate(),
             "token_reviews": {(result,): n for result, n in counted.reviews.items()},
             "kubernetes_requests": dict(counted.requests.items()),
+            **({} if counted.files is None else counted.files()),
         }
 
 

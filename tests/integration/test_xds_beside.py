@@ -50,6 +50,7 @@ async def serving(home: Path, transport: str) -> AsyncIterator[int]:
 
 @pytest.mark.parametrize("transport", ["grpc", "http2"])
 async def test_agents_and_others_are_served_on_one_port(tmp_path: Path, transport: str) -> None:
+    at = f"unix:{tmp_path}/s.sock"
     async with (
         serving(tmp_path, transport) as port,
         stream(port, DELTA) as agent,
@@ -75,6 +76,13 @@ async def test_agents_and_others_are_served_on_one_port(tmp_path: Path, transpor
             clusters = ClusterDiscoveryServiceStub(channel)
             polled = await clusters.FetchClusters(discovery_pb2.DiscoveryRequest())
             assert [each.type_url for each in polled.resources] == [CDS, CDS]
+            page = await status(at, "/metrics")
+            for line in (
+                'xds_resources{type="Cluster"} 2.0', 'xds_reloads_total{result="good"} 2.0',
+                'xds_reloads_total{result="bad"} 0.0', "xds_problems 0.0", "xds_views 1.0",
+                "xds_streams_broken_total 0.0", 'xds_polls_total{method="FetchClusters"} 1.0',
+            ):  # fmt: skip
+                assert f"reconciler_{line}\n" in page
             csds = csds_pb2_grpc.ClientStatusDiscoveryServiceStub(channel)
             acked = config_dump_shared_pb2.ClientResourceStatus.Value("ACKED")
             async with asyncio.timeout(20):
@@ -91,7 +99,6 @@ async def test_agents_and_others_are_served_on_one_port(tmp_path: Path, transpor
             assert {each.client_status for each in held} == {acked}
             (policy, *_) = (each for each in held if each.type_url == POLICY)
             assert policy.xds_config.value
-        at = f"unix:{tmp_path}/s.sock"
         nodes = await status(at, "/v1/nodes")
         assert '"name":"node-1"' in nodes
         assert "envoy-1" not in nodes

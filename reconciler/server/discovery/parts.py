@@ -26,6 +26,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from reconciler import local
 from reconciler.config import Address
 from reconciler.errors import ConfigError, Rejected, UnavailableError
+from reconciler.metrics import Values
 from reconciler.server.discovery import push
 from reconciler.server.discovery.csds import SERVICE as CSDS
 from reconciler.server.discovery.csds import Csds
@@ -33,7 +34,7 @@ from reconciler.server.discovery.csds import Source as Clients
 from reconciler.server.discovery.driver import Driver
 from reconciler.server.discovery.files import Outcome, Watched
 from reconciler.server.discovery.polls import Polls
-from reconciler.server.discovery.status import Files
+from reconciler.server.discovery.status import Files, of_files
 
 _SERVICES: Final = tuple(
     service.full_name
@@ -116,6 +117,10 @@ class Parts:
         """On the clients' port, beside the streams."""
         self.more.register(server)
         self.polls.register(server)
+
+    def counted(self) -> Values:
+        """Values of `families.FILES`."""
+        return of_files(self.driver, self.files, self.polls.answered)
 
     async def follow(self) -> None:
         """Serve what changes, until `stop`; problems go to the log, and to `on_problem`."""

@@ -17,26 +17,19 @@ from reconciler.local import Handler, json, public
 from reconciler.metrics import CONTENT_TYPE, Family, Page, Values
 from reconciler.probe.services import message_name
 from reconciler.server.discovery.driver import Driver, summary
+from reconciler.server.discovery.families import FILES
 from reconciler.server.streams import Traffic
 
 METRICS = (
-    Family("xds_resources", "gauge", "Resources that are served, in all directories.", ("type",)),
-    Family("xds_views", "gauge", "Sets of resources that nodes are served."),
-    Family("xds_reloads", "counter", "States that were read or handed over: a `good` one is in "
-           "force at once, after a `bad` one the last good one stays.", ("result",)),
-    Family("xds_problems", "gauge", "Problems of the files, or of what was handed over last; "
-           "while there are any, the last good state is served."),
+    *FILES,
     Family("xds_streams", "gauge", "Open streams.", ("method",)),
     Family("xds_streams_opened", "counter", "Streams that were taken.", ("method",)),
     Family("xds_streams_refused", "counter", "Streams that were not taken, by gRPC status.",
            ("code",)),
-    Family("xds_streams_broken", "counter", "Streams that were ended for what they sent."),
     Family("xds_sent", "counter", "Responses sent.", ("method",)),
     Family("xds_sent_bytes", "counter", "Bytes of responses sent.", ("method",)),
     Family("xds_received", "counter", "Requests received.", ("method",)),
     Family("xds_received_bytes", "counter", "Bytes of requests received.", ("method",)),
-    Family("xds_polls", "counter", "Requests without a stream that were answered, by method of "
-           "gRPC or path of HTTP.", ("method",)),
     Family("certificate_expiry_seconds", "gauge",
            "Unix time at which the server's certificate ends; 0: no TLS."),
 )  # fmt: skip
@@ -49,6 +42,19 @@ class Files(msgspec.Struct):
     good: int = 0
     bad: int = 0
     problems: tuple[Rejected, ...] = ()
+
+
+def of_files(driver: Driver, files: Files, polls: Mapping[str, int]) -> Values:
+    """Values of `families.FILES`. polls: by method or path"""
+    shown = summary(driver, ())
+    return {
+        "xds_resources": {(message_name(url),): count for url, count in shown.resources.items()},
+        "xds_views": shown.views,
+        "xds_reloads": {("good",): files.good, ("bad",): files.bad},
+        "xds_problems": len(files.problems),
+        "xds_streams_broken": driver.broken,
+        "xds_polls": {(method,): count for method, count in polls.items()},
+    }
 
 
 class Status:
@@ -84,23 +90,15 @@ class Status:
         return public(self._page, CONTENT_TYPE, self._unready)
 
     async def _values(self) -> Values:
-        shown = summary(self._driver, ())
         return {
-            "xds_resources": {
-                (message_name(url),): count for url, count in shown.resources.items()
-            },
-            "xds_views": shown.views,
-            "xds_reloads": {("good",): self._files.good, ("bad",): self._files.bad},
-            "xds_problems": len(self._files.problems),
+            **of_files(self._driver, self._files, self._polls),
             "xds_streams": self._by_method("streams"),
             "xds_streams_opened": self._by_method("opened"),
             "xds_streams_refused": {(code,): count for code, count in self._refused.items()},
-            "xds_streams_broken": self._driver.broken,
             "xds_sent": self._by_method("sent"),
             "xds_sent_bytes": self._by_method("sent_bytes"),
             "xds_received": self._by_method("received"),
             "xds_received_bytes": self._by_method("received_bytes"),
-            "xds_polls": {(method,): count for method, count in self._polls.items()},
             "certificate_expiry_seconds": self._certificate(),
         }
 
