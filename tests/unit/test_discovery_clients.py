@@ -138,6 +138,18 @@ def test_a_client_that_refuses_everything_is_not_remembered_for_what_is_gone() -
     assert list(kept) == ["name-19"]
 
 
+def test_why_a_response_was_refused_is_kept_once_for_all_that_was_in_it() -> None:
+    rig = Rig()
+    rig.publish({EDS: {f"name-{at}": "1" for at in range(100)}})
+    peer = rig.open(DELTA)
+    peer.ask(EDS)
+    answer(peer, "no" * 10_000)
+    kept = rig.service._clients[peer.id].kinds[EDS].refused
+    assert kept is not None
+    assert len(kept) == 100
+    assert len({id(each.reason) for each in kept.values()}) == 1
+
+
 # What the model of `tests/property/test_discovery_service.py` finds only by luck
 
 

@@ -8,10 +8,13 @@ from functools import partial
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
+from reconciler.core.discovery.delivery import SHORTEST_BEAT
 from reconciler.core.discovery.service import Service
 from reconciler.core.discovery.types import (
     CDS,
     EDS,
+    LDS,
+    RDS,
     TTL_FEATURE,
     WRAPPED_FEATURE,
     Variant,
@@ -93,7 +96,78 @@ def test_a_heartbeat_of_a_complete_type_leaves_nothing_out() -> None:
     rig.service.received(able.id, first(SOTW, CDS, [TTL_FEATURE, WRAPPED_FEATURE]), 0.0)
     assert took(rig, able, SOTW) == [[("a", 3.0, True), ("b", 0.0, True)]]
     rig.wait(1.0)
-    assert took(rig, able, SOTW) == [[("a", 3.0, False), ("b", 0.0, True)]]
+    assert took(rig, able, SOTW) == [[("a", 3.0, True), ("b", 0.0, True)]]
+
+
+@BOTH
+def test_what_may_have_ended_at_a_slow_client_is_sent_in_full(variant: Variant) -> None:
+    """Two beats come while it takes nothing; who has dropped a resource can't renew it."""
+    rig = Rig()
+    held = {"a": lasting(EDS, "a", "1", 3.0), "b": resource(EDS, "b", "1")}
+    rig.service.publish("", {EDS: held, RDS: {"r": resource(RDS, "r", "1")}}, 0.0)
+    able = rig.open(variant)
+    names = {} if variant is Variant.DELTA else {"resource_names": ["a", "b"]}
+    request = first(variant, EDS, [TTL_FEATURE, WRAPPED_FEATURE], **names)
+    rig.service.received(able.id, request, 0.0)
+    able.listed[EDS] = ("a", "b")
+    able.ask(RDS, "r")
+    took(rig, able, variant)
+    able.slow = True
+    rig.service.publish("", {EDS: held, RDS: {"r": resource(RDS, "r", "2")}}, rig.now)
+    rig.wait(2.5)
+    able.drain()
+    assert took(rig, able, variant) == [[("r", 0.0, True)], [("a", 3.0, True)]]
+    rig.wait(1.0)
+    assert took(rig, able, variant) == [[("a", 3.0, False)]]
+
+
+@BOTH
+def test_what_waits_for_answers_is_renewed_as_it_is(variant: Variant) -> None:
+    """Listeners wait, and one that was there before goes on; a cluster that is to go does too."""
+    rig = Rig()
+    old = {"a": lasting(LDS, "a", "1", 6.0)}
+    gone = {"c": lasting(CDS, "c", "1", 6.0)}
+    rig.service.publish("", {LDS: old, CDS: gone}, 0.0)
+    able = rig.open(variant)
+    rig.service.received(able.id, first(variant, LDS, [TTL_FEATURE, WRAPPED_FEATURE]), 0.0)
+    able.ask(CDS, *(("*",) if variant is Variant.DELTA else ()))
+    took(rig, able, variant)
+    new = {"a": lasting(LDS, "a", "2", 6.0)}
+    rig.service.publish("", {LDS: new, CDS: {"d": lasting(CDS, "d", "1", 6.0)}}, 0.0)
+    rig.pump()
+    rig.wait(2.0)  # nothing is answered
+    frames = [read(variant, frame) for frame in able.inbox]
+    full = variant is not Variant.DELTA
+    assert frames[0] == [*([("c", 6.0, True)] if full else []), ("d", 6.0, True)]
+    assert sorted(frames[1:]) == [[("a", 6.0, full)], [("c", 6.0, full), ("d", 6.0, full)]]
+
+
+def test_a_heartbeat_says_the_version_that_was_sent_last() -> None:
+    """Envoy compares it, and reads a heartbeat of another one as a resource without content."""
+    rig = Rig()
+    held = {name: lasting(EDS, name, "1", 3.0) for name in "ab"}
+    rig.service.publish("", {EDS: held}, 0.0)
+    able = rig.open(SOTW)
+    names = {"resource_names": ["a", "b"]}
+    request = first(SOTW, EDS, [TTL_FEATURE, WRAPPED_FEATURE], **names)
+    rig.service.received(able.id, request, 0.0)
+    rig.pump()
+    able.listed[EDS] = ("a", "b")
+    (told,) = able.got()
+    able.ask(EDS, "a")
+    rig.service.publish("", {EDS: {"a": held["a"]}}, rig.now)
+    rig.wait(1.0)
+    (beat,) = able.got()
+    assert (beat.nothing, beat.version) == (("a",), told.version)
+
+
+def test_however_short_a_time_to_live_is_there_is_a_pause() -> None:
+    rig = Rig()
+    rig.service.publish("", {EDS: {"a": lasting(EDS, "a", "1", 1e-6)}}, 0.0)
+    able = rig.open(SOTW)
+    rig.service.received(able.id, first(SOTW, EDS, [TTL_FEATURE, WRAPPED_FEATURE]), 0.0)
+    took(rig, able, SOTW)
+    assert rig.service.next_deadline() == SHORTEST_BEAT
 
 
 @BOTH

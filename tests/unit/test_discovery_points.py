@@ -74,7 +74,8 @@ def test_1_an_ack_with_a_stale_nonce_answers_nothing(rig: Rig, variant: Variant)
     rig.publish({EDS: {"a": "2", "b": "1"}})
     peer.answer(first)
     assert states(rig) == {EDS: "awaiting-ack"}
-    assert peer.put() == [{"a": "2"}]
+    # In the state of the world it reads as a request for the same list once more, see below.
+    assert peer.put() == [{"a": "2"}] * (1 if variant is DELTA else 2)
     assert states(rig) == {EDS: "acked"}
 
 

@@ -63,9 +63,10 @@ class Refused(msgspec.Struct, frozen=True):
 class Kind(StreamKind):
     """One type on a stream. base: what the client was sent; told: what the responses say that are
     not answered, oldest first; forced: what it is to be sent (names, or `*` for everything)
-    whatever it has; fresh: until that is known; refused: by name, None for nothing."""
+    whatever it has; fresh: until that is known; refused: by name, None for nothing; version: the
+    version_info that it was sent last, or has resumed."""
 
-    __slots__ = ("base", "forced", "fresh", "refused", "told")
+    __slots__ = ("base", "forced", "fresh", "refused", "told", "version")
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,6 +75,7 @@ class Kind(StreamKind):
         self.fresh = True
         self.refused: dict[str, Refused] | None = None
         self.told: tuple[Said, ...] = ()
+        self.version = ""
 
     def bound(self) -> None:
         """Of `told`, forget what is too much, the oldest first."""
@@ -120,8 +122,9 @@ class Kind(StreamKind):
         if said is None:
             return
         refused = dict(self.refused or {})
+        reason = reason[:MAX_REASON]  # once: each slice would be a text of its own
         for name, version in zip(said.names, said.versions, strict=True):
-            refused[name] = Refused(version, reason[:MAX_REASON], now)
+            refused[name] = Refused(version, reason, now)
         # Of what it neither has nor names nothing can be said: a client that refuses all must not
         # be remembered for ever for names that are gone.
         known = self.base.resources.keys() | self.subscription.names
@@ -142,7 +145,7 @@ class Client:
     __slots__ = (
         "admitted", "again", "again_at", "claimed", "core", "drained", "held_until", "id", "kinds",
         "late", "mute", "node", "node_hash", "opened_at", "proven", "service", "ttl", "variant",
-        "view",
+        "view", "waits_early",
     )  # fmt: skip
 
     def __init__(
@@ -171,6 +174,7 @@ class Client:
         self.admitted = False  # it had its first response
         self.ttl = False  # it can take a time to live
         self.held_until = 0.0  # while its next stage waits for its answers
+        self.waits_early = False  # for those to the first stage
         self.mute = False  # it was waited for in vain
         self.again: Kind | None = None  # of which it was sent again what it has, and when
         self.again_at = 0.0

@@ -21,8 +21,9 @@ from reconciler.core.discovery.bucket import Bucket
 from reconciler.core.discovery.clients import Client, Kind
 from reconciler.core.discovery.frames import Frames
 from reconciler.core.discovery.snapshot import NONE, Names, Snapshot, Told
-from reconciler.core.discovery.types import CDS, EDS, ORDER, SDS
+from reconciler.core.discovery.types import CDS, EDS, ORDER, SDS, ttl_of
 from reconciler.core.xds.effects import Close, Send
+from reconciler.core.xds.subscription import WILDCARD
 
 EARLY: Final = frozenset({SDS, CDS, EDS})
 """Types of the first stage; the others of the order are of the second."""
@@ -35,6 +36,9 @@ nowhere to go."""
 
 TTL_BEATS: Final = 3
 """Heartbeats in one time to live: one may be late, one may be lost."""
+
+SHORTEST_BEAT: Final = 0.1
+"""Seconds: all streams are gone through in each."""
 
 _RANK: Final = {type_url: at for at, type_url in enumerate(ORDER)}
 
@@ -112,7 +116,7 @@ class Delivery:
     def renew(self, client: Client, type_url: str, ttl: float, now: float) -> None:
         """It has what ends after so many seconds."""
         if client.ttl:
-            due = now + ttl / TTL_BEATS
+            due = now + _beat_after(ttl)
             self._beats[type_url] = min(due, self._beats.get(type_url, due))
 
     def closed(self, client: Client) -> None:
@@ -136,9 +140,9 @@ class Delivery:
             del self._held[client.id]
             client.mute = True
             self.flush(client, now)
-        for type_url, due in list(self._beats.items()):
-            if now >= due:
-                self._beat(type_url, clients, now)
+        beats = [type_url for type_url, due in self._beats.items() if now >= due]
+        if beats:
+            self._beat(beats, clients, now)
 
     def next_deadline(self) -> float | None:
         if not (self._beats or self._waiting or self._held):
@@ -159,11 +163,18 @@ class Delivery:
         behind.sort(key=self._place)
         held = False
         for type_url, kind, target in behind:
-            # What is begun with may be what a client said it has, of which there is no content.
-            at = target if kind.fresh else target.step(kind.base).between()
             staged = gated and type_url in _RANK
-            wait = early and staged and type_url not in EARLY and not (kind.fresh or kind.forced)
-            done = self._advance(client, type_url, kind, at, now, wait=wait)
+            wait = early and staged and type_url not in EARLY and not kind.fresh
+            done = _NOTHING
+            if wait and kind.forced:  # what is asked for goes, what changed beside waits
+                step = target.step(kind.base)
+                at = step.between() if WILDCARD in kind.forced else step.only(kind.forced)
+                done = self._advance(client, type_url, kind, at, now)
+                late |= done is _SENT
+            if done is not _UNADMITTED:
+                # What is begun with may be what a client said it has, of which there is no content.
+                at = target if kind.fresh else target.step(kind.base).between()
+                done = self._advance(client, type_url, kind, at, now, wait=wait)
             if done is _UNADMITTED:
                 return
             held |= done is _HELD
@@ -180,9 +191,11 @@ class Delivery:
             late |= done is _SENT and staged and type_url not in EARLY
         if not held:
             self._held.pop(client.id, None)
-        elif client.id not in self._held:
-            client.held_until = now + HOLD_SECONDS
+        elif client.id not in self._held or (client.waits_early and not early):  # a step further
+            self._held.pop(client.id, None)
             self._held[client.id] = client
+            client.held_until = now + HOLD_SECONDS
+        client.waits_early = early
 
     def _open(self, client: Client) -> tuple[bool, bool]:
         """Whether answers to responses of the first, and of the second stage are waited for."""
@@ -242,6 +255,7 @@ class Delivery:
         for frame in frames:
             client.core.sent_of(kind, frame)
             kind.told += frame.said
+            kind.version = frame.said[0].version
             if len(kind.told) > 1:
                 kind.bound()
             self.effects.append(Send(client.id, frame.data))
@@ -253,28 +267,52 @@ class Delivery:
         client.admitted = True
         return True
 
-    def _beat(self, type_url: str, clients: Collection[Client], now: float) -> None:
-        """Tell those that can be told that nothing has changed; whoever is behind hears so soon."""
-        shortest: float | None = None
+    def _beat(self, types: Sequence[str], clients: Collection[Client], now: float) -> None:
+        """Tell those that can be told that what they have goes on. To whoever takes nothing now it
+        is sent in full when he does: it may have ended by then, and who has nothing any more can't
+        be told that it is as it was."""
+        shortest: dict[str, float] = {}
         for client in clients:
-            kind = client.kinds.get(type_url) if client.ttl else None
-            if kind is None or client.node is None:
+            if not client.ttl:
                 continue
-            target = client.view.snapshot(type_url)
-            if target.ttl is None:
-                continue
-            shortest = min(target.ttl, shortest or target.ttl)
-            if client.drained and kind.base is target and not kind.forced:
-                subscription = kind.subscription
-                frames = self._frames.heartbeat(
-                    type_url, target, client.variant, subscription.wildcard, subscription.names
-                )
-                if frames:
-                    self._send(client, kind, frames)
-        if shortest is not None:
-            self._beats[type_url] = now + shortest / TTL_BEATS
-        else:
-            del self._beats[type_url]
+            drained = client.drained
+            for type_url in types:
+                kind = client.kinds.get(type_url)
+                if kind is None or kind.base.ttl is None:
+                    continue
+                ttl = kind.base.ttl
+                shortest[type_url] = min(ttl, shortest.get(type_url, ttl))
+                if not drained:
+                    kind.force(_ending(kind))
+                    client.late = True
+                elif not kind.forced:
+                    self._renew(client, type_url, kind)
+        for type_url in types:
+            if type_url in shortest:
+                self._beats[type_url] = now + _beat_after(shortest[type_url])
+            else:
+                del self._beats[type_url]
+
+    def _renew(self, client: Client, type_url: str, kind: Kind) -> None:
+        frames = self._frames.heartbeat(
+            type_url,
+            kind.base,
+            client.variant,
+            kind.subscription.wildcard,
+            kind.subscription.names,
+            kind.version,
+        )
+        if frames:
+            self._send(client, kind, frames)
+
+
+def _ending(kind: Kind) -> Names:
+    held = kind.base.wanted(kind.subscription.wildcard, kind.subscription.names)
+    return frozenset(each.name for each in held if ttl_of(each) is not None)
+
+
+def _beat_after(ttl: float) -> float:
+    return max(ttl / TTL_BEATS, SHORTEST_BEAT)
 
 
 def _is_gated(client: Client) -> bool:

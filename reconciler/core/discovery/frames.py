@@ -18,7 +18,7 @@ from typing import Final
 from weakref import ref
 
 from reconciler.core.discovery.snapshot import NONE, Names, Said, Snapshot, Step, Told
-from reconciler.core.discovery.types import DELTA, Lasting, Variant
+from reconciler.core.discovery.types import DELTA, Variant, ttl_of
 from reconciler.core.resources.types import Resource
 from reconciler.core.xds import codec, sotw
 from reconciler.core.xds.codec import Frame, field, type_field, varint
@@ -83,28 +83,34 @@ class Frames:
         return found
 
     def heartbeat(
-        self, type_url: str, target: Snapshot, variant: Variant, wildcard: bool, names: Names
+        self,
+        type_url: str,
+        has: Snapshot,
+        variant: Variant,
+        wildcard: bool,
+        names: Names,
+        version: str,
     ) -> tuple[Told, ...]:
-        """That what a subscription holds is as it was."""
-        step = target.step(target)
-        key = (type_url, "heartbeat", variant, wildcard, names)
+        """That what a subscription has goes on. version: the version_info that it was sent last"""
+        step = has.step(has)
+        key = (type_url, "heartbeat", variant, wildcard, names, version)
         found = step.frames.get(key)
         if found is None:
-            held = target.wanted(wildcard, names)
+            held = has.wanted(wildcard, names)
             ending = [each for each in held if _ttl(each)]
             if variant is DELTA:
                 wrapped = [field(2, codec.inner(each, _ttl(each), body=False)) for each in ending]
                 found = tuple(self._delta(type_url, ending, wrapped, ()))
+            elif not ending:
+                found = ()
+            elif type_url in self._full_state:
+                # In full, with those that don't end: what is left out is removed, and Envoy leaves
+                # out what has no content.
+                wrapped = [self._wrap(each, False, True) for each in held]
+                found = tuple(self._sotw(type_url, version, held, wrapped))
             else:
-                # A complete response has those too that don't end, or it would remove them.
-                if type_url not in self._full_state or not ending:
-                    held = ending
-                wrapped = [
-                    _in_any(each, ttl, body=False) if ttl else self._wrap(each, False, True)
-                    for each, ttl in ((each, _ttl(each)) for each in held)
-                ]
-                version = target.version(wildcard, names)
-                found = tuple(self._sotw(type_url, version, held, wrapped)) if held else ()
+                wrapped = [_in_any(each, _ttl(each), body=False) for each in ending]
+                found = tuple(self._sotw(type_url, version, ending, wrapped))
             self._share(step, key, found, len(names))
         return found
 
@@ -118,7 +124,7 @@ class Frames:
             held = target.wanted(wildcard, names)
             wrapped = [self._wrap(each, False, False) for each in held]
             version = target.version(wildcard, names)
-            found = (_told(sotw.join(type_url, version, wrapped), (), ()),)
+            found = (_told(sotw.join(type_url, version, wrapped), (), (), version),)
             self._share(step, key, found, 0 if wildcard else len(names))
         return found[0]
 
@@ -173,7 +179,8 @@ class Frames:
             of = version if part == len(runs) else f"{version}.{part}"
             frame = sotw.join(type_url, of, wrapped[begin:end])
             these = held[begin:end]
-            yield _told(frame, (each.name for each in these), (each.version for each in these))
+            versions = (each.version for each in these)
+            yield _told(frame, (each.name for each in these), versions, of)
 
     def _wrap(self, resource: Resource, delta: bool, able: bool) -> bytes:
         """able: the client can take a time to live"""
@@ -191,8 +198,8 @@ class Frames:
         return data
 
 
-def _told(frame: Frame, names: Iterable[str], versions: Iterable[str]) -> Told:
-    said = Said(frame.nonce, tuple(names), tuple(versions))
+def _told(frame: Frame, names: Iterable[str], versions: Iterable[str], version: str = "") -> Told:
+    said = Said(frame.nonce, tuple(names), tuple(versions), version)
     return Told(frame.type_url, frame.nonce, frame.data, frame.resources, (said,))
 
 
@@ -203,9 +210,10 @@ def _in_any(resource: Resource, ttl: bytes, *, body: bool = True) -> bytes:
 
 def _ttl(resource: Resource) -> bytes:
     """Field 6 of a `Resource`, a Duration {seconds: 1, nanos: 2}; b"" where it does not end."""
-    if not isinstance(resource, Lasting) or resource.ttl is None:
+    ttl = ttl_of(resource)
+    if ttl is None:
         return b""
-    whole, nanos = divmod(round(resource.ttl * 1e9), 1_000_000_000)
+    whole, nanos = divmod(round(ttl * 1e9), 1_000_000_000)
     data = b"\x08" + varint(whole) if whole else b""
     if nanos:
         data += b"\x10" + varint(nanos)

@@ -50,9 +50,9 @@ from reconciler.core.discovery.types import (
     TTL_FEATURE,
     WRAPPED_FEATURE,
     ClientState,
-    Lasting,
     Node,
     Variant,
+    ttl_of,
 )
 from reconciler.core.resources.types import Resource
 from reconciler.core.xds import codec
@@ -399,9 +399,9 @@ class Service:
                     return False
                 kind.force(wanted.names | wanted.answer)
                 if wanted.began and kind.told and client.variant is DELTA:
-                    # It may have given up what it is to have only now, and has it then for ever.
-                    there = client.view.snapshot(type_url).resources
-                    kind.force(kind.on_its_way().difference(there))
+                    # It may have given up what it is to have only now, and has it then for ever if
+                    # it is gone by the time of the answer.
+                    kind.force(kind.on_its_way())
                 if wanted.everything:
                     kind.force(frozenset((WILDCARD,)))
                 kind.forget()
@@ -422,6 +422,7 @@ class Service:
         target = client.view.snapshot(type_url)
         if target.version(True, NONE) == version:
             kind.base, kind.forced, kind.fresh = target, NONE, False
+            kind.version = version
             if target.ttl is not None:
                 self._delivery.renew(client, type_url, target.ttl, now)
 
@@ -441,7 +442,7 @@ def _succeed(
     since = {**old.since, **dict.fromkeys(new, now)}
     for name in since.keys() - resources.keys():
         del since[name]
-    ttls = (each.ttl for each in resources.values() if isinstance(each, Lasting))
+    ttls = map(ttl_of, resources.values())
     shortest = min((each for each in ttls if each is not None), default=None)
     return Snapshot(type_url, dict(resources), since, shortest)
 

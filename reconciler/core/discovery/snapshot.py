@@ -101,11 +101,13 @@ def held(type_url: str, versions: Mapping[str, str]) -> Snapshot:
 
 
 class Said(msgspec.Struct, frozen=True):
-    """What a response says. versions: of the resources, "" where it says that there is none."""
+    """What a response says. versions: of the resources, "" where it says that there is none;
+    version: of all of it (state of the world)"""
 
     nonce: str
     names: tuple[str, ...]
     versions: tuple[str, ...]
+    version: str = ""
 
 
 class Told(Frame, frozen=True):
@@ -118,7 +120,7 @@ class Step:
     """changed: name → the resource that is to be put, None for one that is gone."""
 
     __slots__ = (
-        "__weakref__", "_between", "base", "changed", "frames", "put", "removed", "target",
+        "__weakref__", "_between", "_only", "base", "changed", "frames", "put", "removed", "target",
     )  # fmt: skip
 
     def __init__(self, base: Snapshot, target: Snapshot) -> None:
@@ -138,6 +140,7 @@ class Step:
         # Responses that lead along it, by what they depend on besides; `Frames` says how many.
         self.frames: dict[object, tuple[Told, ...]] = {}
         self._between: Snapshot | None = None
+        self._only: dict[Names, Snapshot] = {}
 
     def between(self) -> Snapshot:
         """The state in which everything new is there and nothing old is gone yet."""
@@ -147,13 +150,34 @@ class Step:
             return self.base
         if self._between is None:
             both = {**self.base.resources, **self.target.resources}
-            self._between = Snapshot(self.target.type_url, both, self.target.since)
+            ttl = _shorter(self.base.ttl, self.target.ttl)
+            self._between = Snapshot(self.target.type_url, both, self.target.since, ttl)
         return self._between
+
+    def only(self, names: Names) -> Snapshot:
+        """The state before it, but of these names as behind it."""
+        if names.isdisjoint(self.changed):
+            return self.base
+        found = self._only.get(names)
+        if found is None:
+            resources = dict(self.base.resources)
+            for name in names & self.changed.keys():
+                new = self.changed[name]
+                if new is None:
+                    del resources[name]
+                else:
+                    resources[name] = new
+            ttl = _shorter(self.base.ttl, self.target.ttl)
+            found = Snapshot(self.target.type_url, resources, self.target.since, ttl)
+            self._only[names] = found
+        return found
 
     def end(self) -> None:
         """Nobody takes it any more."""
         if self._between is not None:
             self._between.superseded()
+        for each in self._only.values():
+            each.superseded()
 
     def due(
         self, wildcard: bool, names: Names, forced: Names
@@ -186,6 +210,10 @@ class Step:
         put.sort(key=_name)
         removed = sorted(name for name, each in found.items() if each is None)
         return tuple(put), tuple(removed)
+
+
+def _shorter(one: float | None, other: float | None) -> float | None:
+    return min((each for each in (one, other) if each is not None), default=None)
 
 
 def _name(resource: Resource) -> str:

@@ -59,6 +59,11 @@ class Lasting(Resource, frozen=True):
     ttl: float | None = None
 
 
+def ttl_of(resource: Resource) -> float | None:
+    """Seconds; None: it never ends."""
+    return resource.ttl if isinstance(resource, Lasting) else None
+
+
 class ResourceState(msgspec.Struct, frozen=True):
     """One resource as one client has it, for CSDS.
 

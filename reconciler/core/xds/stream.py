@@ -83,7 +83,7 @@ StreamEvent = Subscribed | Resubscribed | Acked | Nacked | Stale
 class Kind:
     """One type on a stream. Callers may put what they keep of it into a class of their own."""
 
-    __slots__ = ("newest", "open", "state", "subscription")
+    __slots__ = ("asked", "newest", "open", "state", "subscription")
 
     def __init__(self) -> None:
         self.state = MODEL.initial
@@ -91,6 +91,7 @@ class Kind:
         # Nonces that are not answered, oldest first. Few, and there are many of these objects.
         self.open: tuple[str, ...] = ()
         self.newest = ""  # nonce of the last response
+        self.asked = False  # anew, before the last response was read (state of the world)
 
     def step(self, trigger: str) -> None:
         row = _ROWS.get((self.state, trigger)) or MODEL.step(self.state, trigger)
@@ -319,7 +320,8 @@ class SotwStream(Stream):
 
     The newest response is the one that an answer is about; it answers all before it. A request
     without a nonce is as stale as one with an old one while a response is on its way; when all are
-    answered it is taken for what it says.
+    answered it is taken for what it says. A stale one that answers nothing and repeats its list
+    asks for all that it lists once more; so does the answer to the newest, then.
     """
 
     __slots__ = ()
@@ -327,21 +329,24 @@ class SotwStream(Stream):
     def _go_on(self, request: Request, state: Kind) -> tuple[StreamEvent, ...]:
         events: list[StreamEvent] = []
         nonce = request.nonce
+        subscription = state.subscription
+        before = (subscription.wildcard, subscription.names)
+        listed = frozenset(request.names)
+        same = (WILDCARD in listed, listed - {WILDCARD}) == before
         if nonce != state.newest and (nonce or state.open):
-            state.subscription.narrow(request.names)
+            answers = not nonce or nonce in state.open or request.error is not None
+            state.asked |= same and not answers
+            subscription.narrow(request.names)
             return (self._stale(request, state),)
         again = False
         if nonce and state.open:
+            again, state.asked = state.asked, False
             state.open = ()
             events.append(self._answered(request.type_url, state, nonce, request))
         elif request.error is not None:
             events.append(self._stale(request, state))
         else:
             again = not state.open and bool(state.newest)
-        subscription = state.subscription
-        before = (subscription.wildcard, subscription.names)
-        listed = frozenset(request.names)
-        same = (WILDCARD in listed, listed - {WILDCARD}) == before
         again = again and same and bool(subscription.names)
         wanted = subscription.replace(listed, again=again)
         if again or (subscription.wildcard, subscription.names) != before:
