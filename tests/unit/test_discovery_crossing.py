@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reconciler.core.discovery.delivery import HOLD_SECONDS
+from reconciler.core.discovery.snapshot import Snapshot
 from reconciler.core.discovery.types import CDS, EDS, LDS, RDS, Variant
-from tests.unit.discovery_rig import Rig
+from tests.unit.discovery_rig import Rig, resource
 from tests.unit.test_discovery_points_order import BOTH, DELTA, SOTW
 
 
@@ -49,6 +52,35 @@ def test_who_gives_a_name_up_while_a_response_is_on_its_way_is_not_sent_the_rest
     peer.ask(EDS, "d", nonce=first.nonce)
     peer.answer(second)
     assert peer.got() == []
+
+
+def test_who_refuses_a_response_twice_asks_for_nothing(rig: Rig) -> None:
+    rig.publish({EDS: {"c": "1", "d": "1"}})
+    peer = rig.open(SOTW)
+    peer.ask(EDS, "c", "d")
+    (first,) = peer.got()
+    rig.publish({EDS: {"c": "1", "d": "2"}})
+    second = peer.take()
+    peer.ask(EDS, "c", "d", nonce=first.nonce, error="no")
+    peer.answer(second)
+    assert peer.got() == []
+
+
+@BOTH
+def test_who_asks_for_everything_anew_while_it_waits_is_sent_what_it_has(
+    rig: Rig, variant: Variant
+) -> None:
+    rig.publish({CDS: {"c": "1"}, LDS: {"r": "1", "s": "1"}})
+    peer = rig.open(variant)
+    peer.ask(CDS, *(("*",) if variant is DELTA else ()))
+    peer.ask(LDS, "r")
+    peer.got()
+    rig.publish({CDS: {"c": "2"}, LDS: {"r": "2", "s": "1"}})
+    clusters = peer.take()
+    peer.ask(LDS, "*")
+    assert peer.put() == [{"r": "1", "s": "1"}]
+    peer.answer(clusters)
+    assert peer.put() == [{"r": "2"} if variant is DELTA else {"r": "2", "s": "1"}]
 
 
 def test_who_asks_for_everything_anew_hears_of_what_is_gone_when_the_answer_is_made(
@@ -130,8 +162,54 @@ def test_each_step_has_its_own_time(rig: Rig, variant: Variant) -> None:
     peer.answer(clusters)
     listeners = peer.take()
     assert listeners.put == {"l": "2"}
-    rig.wait(HOLD_SECONDS - 0.1)
+    rig.wait(HOLD_SECONDS - 0.2)
+    rig.publish({CDS: {"d": "1"}, LDS: {"l": "3"}})  # no step further
+    assert peer.take().put == {"l": "3"}
+    rig.wait(0.1)
     assert not peer.inbox
     rig.wait(0.1)
     gone = peer.take()
     assert gone.removed == ("c",) if variant is DELTA else gone.put == {"d": "1"}
+
+
+def test_who_is_a_step_further_keeps_nobody_waiting(rig: Rig) -> None:
+    rig.publish({CDS: {"c": "1"}, LDS: {"l": "1"}})
+    peers = [rig.open(DELTA) for _ in range(2)]
+    for peer in peers:
+        peer.ask(CDS, "*")
+        peer.ask(LDS, "*")
+        peer.got()
+    rig.publish({CDS: {"d": "1"}, LDS: {"l": "2"}})
+    first, second = peers
+    rig.wait(5.0)
+    first.answer(first.take())
+    second.take()
+    rig.wait(HOLD_SECONDS - 5.0)
+    assert second.take().put == {"l": "2"}
+    assert second.take().removed == ("c",)
+    assert first.take().put == {"l": "2"}
+    assert not first.inbox
+
+
+@given(
+    st.lists(st.dictionaries(st.sampled_from("abcd"), st.sampled_from("123"), max_size=4)),
+    st.lists(st.frozensets(st.sampled_from("abcd")), min_size=1),
+)
+@settings(deadline=None)
+def test_what_was_asked_for_on_the_way_is_all_that_differs(
+    states: list[dict[str, str]], asked: list[frozenset[str]]
+) -> None:
+    base = Snapshot(EDS, {})
+    for at, state in enumerate(states):
+        target = Snapshot(EDS, {name: resource(EDS, name, each) for name, each in state.items()})
+        names = asked[at % len(asked)]
+        step = target.step(base)
+        found = step.only(names)
+        assert step.only(names) is found
+        wanted = {name: each for name, each in base.resources.items() if name not in names}
+        wanted.update((name, each) for name, each in target.resources.items() if name in names)
+        assert dict(found.resources) == wanted
+        assert len(found.resources) == len(wanted)
+        assert all(name in found.resources for name in wanted)
+        assert {each.name for each in found.step(base).put} <= names
+        base = found

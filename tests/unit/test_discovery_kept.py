@@ -69,6 +69,26 @@ def test_a_stream_that_is_held_between_states_keeps_none_of_them(counted: None) 
     assert counts[0] == counts[1]
 
 
+def test_what_was_asked_for_while_the_rest_waits_is_kept_by_who_has_it(counted: None) -> None:
+    rig = Rig()
+    rig.publish({CDS: {"c": "1"}, RDS: {"r": "1"}})
+    peer = rig.open(DELTA)
+    peer.ask(CDS, "*", node="n1")
+    peer.ask(RDS, "r")
+    peer.got()
+    counts = []
+    for at in range(20):
+        routes = {"r": f"to c{at}", "s": str(at), "t": str(at)}
+        rig.publish({CDS: {f"c{at}": "1"}, RDS: routes})
+        for name in "st":
+            peer.ask(RDS, name, drop=["s", "t"])
+        while peer.inbox:
+            assert peer.take().put.keys() <= {f"c{at}", "s", "t"}  # not answered: the rest waits
+        if at in (4, 19):
+            counts.append((alive(Step), alive(Snapshot)))
+    assert counts[0] == counts[1]
+
+
 def test_a_type_that_nobody_has_is_kept_by_no_one_else(counted: None) -> None:
     for _ in range(2):  # the second service is not the first
         rig = Rig()

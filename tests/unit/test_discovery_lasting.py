@@ -208,7 +208,29 @@ def test_what_a_client_has_already_is_renewed(variant: Variant) -> None:
     rig.service.received(able.id, request, rig.now)
     assert took(rig, able, variant) == []
     rig.wait(1.0)
-    assert took(rig, able, variant) == [[("a", 3.0, False)]]
+    assert read(variant, able.inbox[0]) == [("a", 3.0, False)]
+    assert [each.version for each in able.got()] == [told.version]
+
+
+@BOTH
+def test_what_is_asked_for_while_others_wait_is_renewed(variant: Variant) -> None:
+    rig = Rig()
+    plain = {"r": resource(RDS, "r", "1")}
+    rig.service.publish("", {RDS: plain, CDS: {"c": resource(CDS, "c", "1")}}, 0.0)
+    able = rig.open(variant)
+    rig.service.received(able.id, first(variant, CDS, [TTL_FEATURE, WRAPPED_FEATURE]), 0.0)
+    rig.pump()
+    able.ask(RDS, "r")
+    took(rig, able, variant)
+    routes = {"r": resource(RDS, "r", "2"), "s": lasting(RDS, "s", "1", 6.0)}
+    rig.service.publish("", {RDS: routes, CDS: {"c": resource(CDS, "c", "2")}}, 0.0)
+    rig.pump()
+    able.take()
+    able.ask(RDS, *(("r",) if variant is SOTW else ()), "s")
+    assert read(variant, able.inbox[0]) == [("s", 6.0, True)]
+    able.take()
+    rig.wait(2.0)
+    assert [read(variant, each) for each in able.inbox] == [[("s", 6.0, False)]]
 
 
 @BOTH

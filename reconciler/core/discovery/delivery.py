@@ -23,7 +23,6 @@ from reconciler.core.discovery.frames import Frames
 from reconciler.core.discovery.snapshot import NONE, Names, Snapshot, Told
 from reconciler.core.discovery.types import CDS, EDS, ORDER, SDS, ttl_of
 from reconciler.core.xds.effects import Close, Send
-from reconciler.core.xds.subscription import WILDCARD
 
 EARLY: Final = frozenset({SDS, CDS, EDS})
 """Types of the first stage; the others of the order are of the second."""
@@ -167,10 +166,8 @@ class Delivery:
             wait = early and staged and type_url not in EARLY and not kind.fresh
             done = _NOTHING
             if wait and kind.forced:  # what is asked for goes, what changed beside waits
-                step = target.step(kind.base)
-                at = step.between() if WILDCARD in kind.forced else step.only(kind.forced)
+                at = target.step(kind.base).only(kind.forced)
                 done = self._advance(client, type_url, kind, at, now)
-                late |= done is _SENT
             if done is not _UNADMITTED:
                 # What is begun with may be what a client said it has, of which there is no content.
                 at = target if kind.fresh else target.step(kind.base).between()
@@ -285,7 +282,7 @@ class Delivery:
                 if not drained:
                     kind.force(_ending(kind))
                     client.late = True
-                elif not kind.forced:
+                else:
                     self._renew(client, type_url, kind)
         for type_url in types:
             if type_url in shortest:

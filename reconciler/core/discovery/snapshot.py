@@ -10,7 +10,7 @@ what a client reported to hold, another view), and ends with the last stream tha
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -100,6 +100,39 @@ def held(type_url: str, versions: Mapping[str, str]) -> Snapshot:
     )
 
 
+class Changed(Mapping[str, Resource]):
+    """Resources that differ in a few from others: what one client has and no other may."""
+
+    __slots__ = ("_changes", "_others")
+
+    def __init__(self, others: Mapping[str, Resource], changes: Mapping[str, Resource | None]):
+        self._others, self._changes = others, changes
+
+    @classmethod
+    def of(cls, others: Mapping[str, Resource], changes: Mapping[str, Resource | None]) -> Changed:
+        """changes: None: it is not there"""
+        if isinstance(others, Changed):  # not one upon the other, however often
+            return cls(others._others, {**others._changes, **changes})
+        return cls(others, changes)
+
+    def __getitem__(self, name: str) -> Resource:
+        found = self._changes[name] if name in self._changes else self._others[name]
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        for name in self._others:
+            if name not in self._changes:
+                yield name
+        for name, each in self._changes.items():
+            if each is not None:
+                yield name
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 class Said(msgspec.Struct, frozen=True):
     """What a response says. versions: of the resources, "" where it says that there is none;
     version: of all of it (state of the world)"""
@@ -140,7 +173,7 @@ class Step:
         # Responses that lead along it, by what they depend on besides; `Frames` says how many.
         self.frames: dict[object, tuple[Told, ...]] = {}
         self._between: Snapshot | None = None
-        self._only: dict[Names, Snapshot] = {}
+        self._only: OrderedDict[Names, Snapshot] = OrderedDict()
 
     def between(self) -> Snapshot:
         """The state in which everything new is there and nothing old is gone yet."""
@@ -160,16 +193,13 @@ class Step:
             return self.base
         found = self._only.get(names)
         if found is None:
-            resources = dict(self.base.resources)
-            for name in names & self.changed.keys():
-                new = self.changed[name]
-                if new is None:
-                    del resources[name]
-                else:
-                    resources[name] = new
+            changes = {name: self.changed[name] for name in names & self.changed.keys()}
+            resources = Changed.of(self.base.resources, changes)
             ttl = _shorter(self.base.ttl, self.target.ttl)
             found = Snapshot(self.target.type_url, resources, self.target.since, ttl)
             self._only[names] = found
+            if len(self._only) > _STEPS:
+                self._only.popitem(last=False)[1].superseded()
         return found
 
     def end(self) -> None:
