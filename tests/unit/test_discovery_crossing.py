@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.core.discovery.delivery import HOLD_SECONDS
-from reconciler.core.discovery.snapshot import Snapshot
+from reconciler.core.discovery.snapshot import Changed, Snapshot
 from reconciler.core.discovery.types import CDS, EDS, LDS, RDS, Variant
 from tests.unit.discovery_rig import Rig, resource
 from tests.unit.test_discovery_points_order import BOTH, DELTA, SOTW
@@ -210,6 +210,16 @@ def test_what_was_asked_for_on_the_way_is_all_that_differs(
         wanted.update((name, each) for name, each in target.resources.items() if name in names)
         assert dict(found.resources) == wanted
         assert len(found.resources) == len(wanted)
-        assert all(name in found.resources for name in wanted)
+        assert {name for name in "abcd" if name in found.resources} == wanted.keys()
+        assert not isinstance(getattr(found.resources, "_others", None), Changed)
         assert {each.name for each in found.step(base).put} <= names
         base = found
+
+
+def test_of_what_was_asked_for_on_the_way_not_all_is_kept() -> None:
+    names = [f"n{at}" for at in range(100)]
+    target = Snapshot(EDS, {name: resource(EDS, name, "1") for name in names})
+    step = target.step(Snapshot(EDS, {}))
+    for name in names:
+        assert step.only(frozenset({name})).resources.keys() == {name}
+    assert len(step._only) < 50
