@@ -63,10 +63,9 @@ class Refused(msgspec.Struct, frozen=True):
 class Kind(StreamKind):
     """One type on a stream. base: what the client was sent; told: what the responses say that are
     not answered, oldest first; forced: what it is to be sent (names, or `*` for everything)
-    whatever it has; fresh: until that is known; refused: by name, None for nothing; version: the
-    version_info that it was sent last, or has resumed."""
+    whatever it has; fresh: until that is known; refused: by name, None for nothing."""
 
-    __slots__ = ("base", "forced", "fresh", "refused", "told", "version")
+    __slots__ = ("base", "forced", "fresh", "refused", "told")
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +74,6 @@ class Kind(StreamKind):
         self.fresh = True
         self.refused: dict[str, Refused] | None = None
         self.told: tuple[Said, ...] = ()
-        self.version = ""
 
     def bound(self) -> None:
         """Of `told`, forget what is too much, the oldest first."""

@@ -252,7 +252,6 @@ class Delivery:
         for frame in frames:
             client.core.sent_of(kind, frame)
             kind.told += frame.said
-            kind.version = frame.said[0].version
             if len(kind.told) > 1:
                 kind.bound()
             self.effects.append(Send(client.id, frame.data))
@@ -291,14 +290,8 @@ class Delivery:
                 del self._beats[type_url]
 
     def _renew(self, client: Client, type_url: str, kind: Kind) -> None:
-        frames = self._frames.heartbeat(
-            type_url,
-            kind.base,
-            client.variant,
-            kind.subscription.wildcard,
-            kind.subscription.names,
-            kind.version,
-        )
+        wildcard, names = kind.subscription.wildcard, kind.subscription.names
+        frames = self._frames.heartbeat(type_url, kind.base, client.variant, wildcard, names)
         if frames:
             self._send(client, kind, frames)
 

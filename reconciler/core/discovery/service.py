@@ -422,7 +422,6 @@ class Service:
         target = client.view.snapshot(type_url)
         if target.version(True, NONE) == version:
             kind.base, kind.forced, kind.fresh = target, NONE, False
-            kind.version = version
             if target.ttl is not None:
                 self._delivery.renew(client, type_url, target.ttl, now)
 

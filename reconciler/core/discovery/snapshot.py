@@ -134,13 +134,11 @@ class Changed(Mapping[str, Resource]):
 
 
 class Said(msgspec.Struct, frozen=True):
-    """What a response says. versions: of the resources, "" where it says that there is none;
-    version: of all of it (state of the world)"""
+    """What a response says. versions: of the resources, "" where it says that there is none."""
 
     nonce: str
     names: tuple[str, ...]
     versions: tuple[str, ...]
-    version: str = ""
 
 
 class Told(Frame, frozen=True):

@@ -40,7 +40,8 @@ the scenario's. A name is a resource without content; `EDS:` alone stands for no
     quiet by subscribing N  nothing may come: N is asked for, and its answer must come first
     quiet by changing N     nothing may come: N is changed, twice, and only that must come
     resume [NAME...]        a new stream, whose first request names these and says what is held
-    heartbeat NAME          a resource must come that has no body, the same version, and a TTL
+    heartbeat NAME          a resource must come again with the same version and a TTL; in delta
+                            without a body
     ends STATUS             the server ends the stream with this gRPC status
 
 What each response must obey at any time is in `judge.py`; when `expect` is content too.

@@ -338,12 +338,13 @@ class _Run:
         link = await self._link(step)
         (piece,) = step.pieces
         held = self._judge(link, piece.type).follower.held.get(piece.name)
+        delta = self._variant is Variant.DELTA
         while True:
             response, judge = await self._next(link, step.pieces)
-            judge.take(response, self._state[judge.type], {})
+            judge.take(response, self._state[judge.type], {} if delta else {piece.name: piece})
             await link.stream.send(judge.ack(self._state[judge.type]))
             for item in response.items:
-                if item.name == piece.name and item.body is None:
+                if item.name == piece.name and (item.body is None or not delta):
                     if held is None or item.version != held.version or item.ttl is None:
                         raise Fault(f"a heartbeat of {item.version!r} came, with TTL {item.ttl}")
                     return
