@@ -24,6 +24,9 @@ _TAG: Final = "tag:yaml.org,2002:"
 MAX_REPEATED: Final = 1_000_000
 """Values of one document that its aliases may stand for, beyond those that are written."""
 
+_MAX_BITS: Final = 14_000
+"""Of an integer: a little fewer than the 4,300 digits that Python reads and writes."""
+
 
 class Plain(msgspec.Struct, frozen=True):
     """An unquoted scalar that YAML 1.1 reads as `meaning`, such as "a boolean (true)"."""
@@ -59,7 +62,31 @@ class _Loader(yaml.CSafeLoader):
     """The C parser with constructors of our own."""
 
 
+def _scalar(node: yaml.Node) -> str:
+    if not isinstance(node, yaml.ScalarNode):
+        raise _wrong(node)
+    return str(node.value)
+
+
+def _wrong(node: yaml.Node) -> yaml.constructor.ConstructorError:
+    what = repr(node.value)
+    if not isinstance(node, yaml.ScalarNode):
+        what = "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
+    tag = node.tag.removeprefix(_TAG)
+    return yaml.constructor.ConstructorError(None, None, f"{what} is no !!{tag}", node.start_mark)
+
+
+def _check(loader: Any, node: yaml.ScalarNode, *kinds: str) -> None:
+    """What has its tag written before it need not be of that kind."""
+    if loader.resolve(yaml.ScalarNode, node.value, (True, False)) not in {
+        _TAG + kind for kind in kinds
+    }:
+        raise _wrong(node)
+
+
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> Iterator[dict[Any, Any]]:
+    if not isinstance(node, yaml.MappingNode):
+        raise _wrong(node)
     seen: set[tuple[str, str]] = set()
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode) and key.tag != f"{_TAG}merge":
@@ -74,29 +101,37 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> Iterator[dict[Any, Any]
 
 
 def _bool(loader: _Loader, node: yaml.ScalarNode) -> object:
-    text = str(node.value)
+    text = _scalar(node)
     if text in ("true", "false"):
         return text == "true"
+    _check(loader, node, "bool")
     value = "true" if text.lower() in ("true", "yes", "on") else "false"
     return Plain(text, f"a boolean ({value})")
 
 
 def _int(loader: _Loader, node: yaml.ScalarNode) -> object:
-    text = str(node.value)
-    if _INT.fullmatch(text):
-        return int(text, 16 if "x" in text else 10)
-    if ":" in text or not re.search("[0-9]", text):
-        return text  # base 60 in YAML 1.1, a text to kubectl
-    return Plain(text, f"the number {loader.construct_yaml_int(node)}")
+    text = _scalar(node)
+    try:
+        if _INT.fullmatch(text):
+            value = int(text, 16 if "x" in text else 10)
+            return value if value.bit_length() <= _MAX_BITS else Plain(text, "a number")
+        _check(loader, node, "int")
+        if ":" in text or text.lstrip("+-").replace("_", "") in ("0x", "0b"):
+            return text  # base 60 in YAML 1.1, or without a digit: a text to kubectl
+        return Plain(text, f"the number {loader.construct_yaml_int(node)}")
+    except ValueError:  # of too many digits
+        return Plain(text, "a number")
 
 
 def _number(loader: _Loader, node: yaml.ScalarNode) -> object:
-    text = str(node.value)
+    text = _scalar(node)
+    if not _NUMBER.match(text):
+        _check(loader, node, "float", "int")
     return text if ":" in text else Plain(text, "a number")
 
 
 def _text(loader: _Loader, node: yaml.ScalarNode) -> object:
-    return str(node.value)
+    return _scalar(node)
 
 
 _Loader.add_constructor(f"{_TAG}map", _mapping)
