@@ -43,6 +43,7 @@ class Listing(msgspec.Struct, frozen=True):
 
 
 def list_files(root: Path) -> Listing:
+    """Links are followed; only what a directory is in is not looked through again in it."""
     files: list[str] = []
     unreadable: dict[str, str] = {}
 
@@ -50,14 +51,15 @@ def list_files(root: Path) -> Listing:
         where = os.path.relpath(error.filename, root)
         unreadable[where] = f"can't be listed: {error.strerror}"
 
-    visited: set[str] = set()
+    above: dict[str, frozenset[str]] = {}  # directory to come → where those are that it is in
     for directory, names, found in os.walk(root, onerror=failed, followlinks=True):
-        real = os.path.realpath(directory)
-        if real in visited:  # a link back up
+        real, reals = os.path.realpath(directory), above.pop(directory, frozenset())
+        if real in reals:  # a link back up
             names.clear()
             continue
-        visited.add(real)
         names[:] = sorted(name for name in names if not name.startswith("."))
+        within = reals | {real}
+        above.update((os.path.join(directory, name), within) for name in names)
         for name in found:
             if not name.startswith(".") and name.lower().endswith(SUFFIXES):
                 files.append(Path(directory, name).relative_to(root).as_posix())
