@@ -17,21 +17,21 @@ What breaks a rule of the proto's own (see `rules`) is refused like what is not 
 from __future__ import annotations
 
 import hashlib
-import re
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, Final
 
 import msgspec
-from google.protobuf import duration_pb2, json_format
-from google.protobuf.message import Message
+from google.protobuf import duration_pb2
+from google.protobuf.message import EncodeError, Message
 
 from reconciler.core.discovery.types import Lasting
 from reconciler.core.objects.yamlload import YamlError, load_documents
 from reconciler.errors import Rejected
 from reconciler.probe.messages import NAME_FIELDS, WRAPPER, message_class
 from reconciler.probe.services import TYPE_PREFIX, message_name
+from reconciler.server.discovery.jsonform import read_message
 from reconciler.server.discovery.rules import violations
 from reconciler.server.discovery.values import Bad, join, plain
 
@@ -177,7 +177,10 @@ def found_in(message: Message, type_url: str, source: str, around: Around, title
         raise Bad(join(around.at, bad.path), bad.reason, title) from None
     for path, reason in violations(message):
         raise Bad(join(around.at, path), reason, title)
-    body = message.SerializeToString(deterministic=True)
+    try:
+        body = message.SerializeToString(deterministic=True)
+    except EncodeError as error:  # proto2: a field that is required
+        raise Bad(around.at, str(error), title) from None
     return Found(type_url, name, _version(body, around.ttl), body, around.ttl, source)
 
 
@@ -196,36 +199,7 @@ def _message(type_url: object, value: dict[str, Any]) -> Message:
         cls = class_of(type_url)
     except Bad as bad:
         raise Bad("@type", bad.reason) from None
-    for path, inner in _types(value, ""):
-        if message_class(inner) is None:
-            raise Bad(path, f"{inner.rpartition('/')[2]}: there is no such type")
-    fields = {key: each for key, each in value.items() if key != "@type"}
-    try:
-        return json_format.ParseDict(fields, cls(), max_recursion_depth=100)
-    except json_format.ParseError as error:
-        raise _bad(str(error), cls.DESCRIPTOR.name) from None
-    except (TypeError, ValueError, AttributeError) as error:  # what json_format lets through
-        raise Bad("", f"is no {cls.DESCRIPTOR.name}: {error}") from None
-
-
-_CHAIN: Final = re.compile(r"Failed to parse (\S+) field: (.*)\Z", re.DOTALL)
-_AT: Final = re.compile(r' at "?[A-Za-z_]\w*((?:\.|\[)[^"\s]*?)?"?\.*\Z')
-_HELP: Final = re.compile(r"\s*Available Fields\(except extensions\):.*\Z", re.DOTALL)
-
-
-def _bad(text: str, type: str) -> Bad:
-    """json_format's error as field and reason: it has the field twice, once as a chain of errors
-    and, of most, once more at the end."""
-    fields = []
-    while chain := _CHAIN.match(text):
-        fields.append(chain[1])
-        text = chain[2]
-    text = _HELP.sub("", text).strip()
-    at = _AT.search(text)
-    path = ".".join(fields)
-    if at is not None:
-        text, path = text[: at.start()], (at[1] or "").lstrip(".") or path
-    return Bad(path, f"{text.rstrip('.')} ({type})" if not path else text.rstrip("."))
+    return read_message(value, cls)
 
 
 @cache
@@ -256,7 +230,7 @@ def _ttl(value: object) -> float | None:
     found = duration_pb2.Duration()
     try:
         found.FromJsonString(value)  # type: ignore[arg-type]  # what is no text is an error
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, ArithmeticError):
         raise Bad("ttl", f'{value!r} is no duration, such as "30s"') from None
     try:
         return seconds_of(found)
@@ -276,21 +250,6 @@ def _version(body: bytes, ttl: float | None) -> str:
     """Equal wherever the same is served. Short, since clients that reconnect list them all."""
     salt = b"" if ttl is None else f"ttl {ttl!r} ".encode()
     return urlsafe_b64encode(hashlib.sha256(salt + body).digest()[:12]).decode()
-
-
-# ------------------------------------------------------------------------------- names of things
-
-
-def _types(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
-        type_url = value.get("@type")
-        if isinstance(type_url, str):
-            yield join(path, "@type"), type_url
-        for key, each in value.items():
-            yield from _types(each, join(path, key))
-    elif isinstance(value, list):
-        for at, each in enumerate(value):
-            yield from _types(each, f"{path}[{at}]")
 
 
 def _title(type_url: object, value: dict[str, Any], given: str | None) -> str:

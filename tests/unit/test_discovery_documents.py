@@ -1,0 +1,101 @@
+"""Documents that are wrong in a way of their own: each is one problem, with field and reason."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from reconciler.server.discovery.documents import parse
+from tests.integration.xds_processes import cluster
+
+GOOGLE = "type.googleapis.com/google.protobuf."
+XDS = "type.googleapis.com/xds.type.v3."
+WRAPPER = "type.googleapis.com/envoy.service.discovery.v3.Resource"
+
+
+def refused(document: object, file: str = "a.json") -> str:
+    (problem,) = parse(msgspec.json.encode(document), file).problems
+    return str(problem)
+
+
+def packed(inner: object) -> dict[str, object]:
+    """A cluster with this as an Any in it."""
+    return cluster("a", typed_extension_protocol_options={"x": inner})
+
+
+# ------------------------------------------------------------------------------- one resource
+
+
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        (
+            packed({"@type": GOOGLE + name}),
+            "a.json#1: Cluster a: typed_extension_protocol_options[x].value: is missing: "
+            f"a google.protobuf.{name} is written there",
+        )
+        for name in ("Any", "Struct", "StringValue", "Duration", "FieldMask", "ListValue", "Value")
+    ]
+    + [
+        (
+            cluster("a", connect_timeout="0.1e999s"),
+            "a.json#1: Cluster a: connect_timeout: is no Duration: cannot convert float infinity",
+        ),
+        (
+            cluster("a", health_checks=[{}, {"interval": "0.1e999s"}]),
+            "a.json#1: Cluster a: health_checks[1].interval: is no Duration: cannot",
+        ),
+        (
+            packed({"@type": GOOGLE + "Duration", "value": "0.1e999s"}),
+            "a.json#1: Cluster a: typed_extension_protocol_options[x].value: is no Duration: can",
+        ),
+        (
+            packed({"@type": 3}),
+            "a.json#1: Cluster a: typed_extension_protocol_options[x].@type: is no type URL",
+        ),
+        (
+            packed({"@type": GOOGLE + "UninterpretedOption", "name": [{}]}),
+            "a.json#1: Cluster a: typed_extension_protocol_options[x]: ",
+        ),
+        (
+            {"@type": GOOGLE + "UninterpretedOption", "name": [{}]},
+            "a.json#1: UninterpretedOption [{}]: Message google.protobuf.UninterpretedOption is",
+        ),
+        (
+            {"@type": WRAPPER, "ttl": "0.1e999s", "resource": cluster("a")},
+            "a.json#1: ttl: '0.1e999s' is no duration, such as \"30s\"",
+        ),
+        (
+            packed({"@type": GOOGLE + "Any", "value": {"@type": "x/no.Such"}}),
+            "a.json#1: Cluster a: typed_extension_protocol_options.x.value.@type: no.Such: there",
+        ),
+        (
+            cluster("a", health_checks=[{"event_logger": [{"typed_config": {"@type": "x/a.b"}}]}]),
+            "a.json#1: Cluster a: health_checks[0].event_logger[0].typed_config.@type: a.b: there",
+        ),
+    ],
+)  # fmt: skip
+def test_what_json_format_lets_through_is_a_problem_of_its_field(
+    document: object, problem: str
+) -> None:
+    found = refused(document)
+    assert found.startswith(problem), found
+
+
+def test_what_is_data_is_no_type() -> None:
+    """In a Struct `@type` is a key as any other."""
+    data = {"@type": XDS + "TypedStruct", "type_url": "x/y", "value": {"a": {"@type": "no/Such"}}}
+    document = cluster("a", metadata={"filter_metadata": {"x": {"@type": "no/Such"}}})
+    for each in (packed(data), document):
+        assert parse(msgspec.json.encode(each), "a.json").problems == ()
+
+
+def test_a_resource_with_a_form_of_its_own_is_written_as_in_an_any() -> None:
+    wrapper = {"@type": WRAPPER, "name": "a"}
+    duration = {"@type": GOOGLE + "Duration", "value": "1s"}
+    (found,) = parse(msgspec.json.encode({**wrapper, "resource": duration}), "a.json").found
+    assert (found.name, found.body) == ("a", b"\x08\x01")
+    without = {"@type": GOOGLE + "Duration"}
+    assert refused({**wrapper, "resource": without}).startswith(
+        "a.json#1: Duration a: resource.value: is missing: a google.protobuf.Duration is written"
+    )
