@@ -7,7 +7,7 @@ import pytest
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import extension_pb2
 from envoy.service.discovery.v3 import discovery_pb2
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, descriptor_pb2
 from google.protobuf.message import Message
 
 from reconciler.probe.services import TYPE_PREFIX
@@ -141,3 +141,21 @@ def test_what_is_no_message_is_refused() -> None:
     (problem,) = read.problems
     assert str(problem) == "r.pb: is no envoy.service.discovery.v3.DiscoveryResponse"
     assert (read.found, read.known) == ((), {})
+
+
+def test_what_is_another_message_is_refused() -> None:
+    """A Cluster, say: by chance it can be read, as a message without resources."""
+    read = parse_binary(cluster_pb2.Cluster(alt_stat_name="a").SerializeToString(), "r.pb")
+    (problem,) = read.problems
+    assert str(problem) == (
+        "r.pb: has fields that are none of envoy.service.discovery.v3.DiscoveryResponse"
+    )
+    assert (read.found, read.known) == ((), {})
+
+
+def test_what_proto2_requires_is_required() -> None:
+    name = descriptor_pb2.UninterpretedOption.DESCRIPTOR.full_name
+    option = any_pb2.Any(type_url=TYPE_PREFIX + name, value=b"\x12\x00")
+    (problem,) = parse_binary(response(option), "r.pb").problems
+    assert problem.path == "resources[0]"
+    assert "is missing required fields: name[0].name_part" in problem.reason

@@ -99,3 +99,35 @@ def test_a_resource_with_a_form_of_its_own_is_written_as_in_an_any() -> None:
     assert refused({**wrapper, "resource": without}).startswith(
         "a.json#1: Duration a: resource.value: is missing: a google.protobuf.Duration is written"
     )
+
+
+# ------------------------------------------------------------------------------- documents
+
+
+@pytest.mark.parametrize("written", ["null", "false", "0", '""', "{}"])
+def test_what_means_nothing_is_not_taken_for_no_resources(written: str) -> None:
+    parsed = parse(written.encode(), "resources.json")
+    assert len(parsed.problems) == 1
+    if written != "null":
+        text = f'{{"resources": {written}}}'
+        for file in ("resources.json", "a.yaml"):
+            assert len(parse(text.encode(), file).problems) == 1
+        assert len(parse(written.encode(), "a.yaml").problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "file"),
+    [
+        ("", "a.yaml"),
+        ("---\n---\n", "a.yaml"),
+        ("resources:\n", "a.yaml"),
+        ("resources: []\n", "a.yaml"),
+        ("[]", "a.yaml"),
+        ("[]", "a.json"),
+        ('{"resources": []}', "a.json"),
+        ('{"resources": null}', "a.json"),
+    ],
+)
+def test_what_says_that_there_are_none_is_read(text: str, file: str) -> None:
+    parsed = parse(text.encode(), file)
+    assert (parsed.found, parsed.problems) == ((), ())

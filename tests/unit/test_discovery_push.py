@@ -240,3 +240,17 @@ async def test_a_message_is_taken_as_a_document_is(server: Server) -> None:
         assert (status, "Cluster e: comes twice" in said) == (400, True)
         assert await give("PUT") == (204, "")
     assert server.taken == [["a", "b"], ["a", "b", "c"], ["a", "b", "c", "d"], []]
+
+
+@pytest.mark.parametrize(
+    "body", [b"null", b"false", b'{"resources": 0}', b'{"resources": ""}', b'{"resources": {}}']
+)
+async def test_what_does_not_say_that_there_is_nothing_removes_nothing(
+    server: Server, body: bytes
+) -> None:
+    async with following(server), asyncio.timeout(20):
+        assert await server.ask("PUT", cluster("a")) == (204, None)
+        async with server.client.put("http://localhost/resources", data=body) as answer:
+            assert (answer.status, len((await answer.json())["problems"])) == (400, 1)
+        assert await server.ask("PATCH", cluster("b")) == (204, None)
+    assert server.taken == [["a"], ["a", "b"]]

@@ -4,6 +4,7 @@ The message is an `envoy.service.discovery.v3.DiscoveryResponse`, of which only 
 what the document `{"resources": [...]}` is in JSON, for controllers that have messages and not
 texts. A resource may be in its wrapper here too. Fields that the protos here don't know are served
 as they came; types that they don't know are refused, also inside of a resource, as in a document.
+With fields of its own that they don't know it is some other message: nothing is taken of it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from reconciler.errors import Rejected
 from reconciler.probe.messages import NAME_FIELDS, WRAPPER
@@ -41,8 +43,9 @@ def parse_binary(data: bytes, name: str, known: Mapping[bytes, Found] | None = N
     try:
         response.ParseFromString(data)
     except DecodeError:
-        reason = f"is no {response.DESCRIPTOR.full_name}"
-        return Parsed(problems=(Rejected(name, "", "", reason),))
+        return _none(name, "is no")
+    if len(UnknownFieldSet(response)):
+        return _none(name, "has fields that are none of")
     found: list[Found] = []
     problems: list[Rejected] = []
     keys: dict[bytes, Found] = {}
@@ -59,6 +62,11 @@ def parse_binary(data: bytes, name: str, known: Mapping[bytes, Found] | None = N
         keys[key] = one
         found.append(one)
     return Parsed(tuple(found), tuple(problems), keys)
+
+
+def _none(name: str, reason: str) -> Parsed:
+    full = discovery_pb2.DiscoveryResponse.DESCRIPTOR.full_name
+    return Parsed(problems=(Rejected(name, "", "", f"{reason} {full}"),))
 
 
 def _key(written: any_pb2.Any) -> bytes:

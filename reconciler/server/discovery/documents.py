@@ -116,24 +116,28 @@ def _key(value: Any) -> bytes:
 
 
 def _documents(data: bytes, file: str) -> Iterator[Any]:
-    """Raises YamlError for what is no YAML or JSON at all."""
+    """Raises YamlError for what is no YAML or JSON at all. None: a document of YAML is empty."""
     if file.lower().endswith(".json"):
         try:
-            yield msgspec.json.decode(data)
+            document = msgspec.json.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise YamlError(str(error)) from None
         except RecursionError:
             raise YamlError("nested too deeply") from None
+        if document is None:
+            raise YamlError("null: a resource is expected, or a list of them")
+        yield document
     else:
         yield from load_documents(data)
 
 
 def _resources(document: Any) -> Iterator[tuple[str, Any]]:
-    if document is None:
-        return
+    """Only what is left empty, and an empty list, mean that there are none."""
     prefix = ""
     if isinstance(document, dict) and set(document) == {"resources"}:
-        document, prefix = document["resources"] or [], "resources"
+        document, prefix = document["resources"], "resources"
+    if document is None:
+        return
     if isinstance(document, list):
         for at, each in enumerate(document):
             yield f"{prefix}[{at}]", each
