@@ -6,7 +6,10 @@ import msgspec
 import pytest
 
 from reconciler.server.discovery.documents import parse
+from reconciler.server.discovery.match import parse_match
+from reconciler.server.discovery.values import Bad, plain
 from tests.integration.xds_processes import cluster
+from tests.pushed import cluster as short
 
 GOOGLE = "type.googleapis.com/google.protobuf."
 XDS = "type.googleapis.com/xds.type.v3."
@@ -15,6 +18,11 @@ WRAPPER = "type.googleapis.com/envoy.service.discovery.v3.Resource"
 
 def refused(document: object, file: str = "a.json") -> str:
     (problem,) = parse(msgspec.json.encode(document), file).problems
+    return str(problem)
+
+
+def refused_yaml(text: str) -> str:
+    (problem,) = parse(text.encode(), "a.yaml").problems
     return str(problem)
 
 
@@ -131,3 +139,50 @@ def test_what_means_nothing_is_not_taken_for_no_resources(written: str) -> None:
 def test_what_says_that_there_are_none_is_read(text: str, file: str) -> None:
     parsed = parse(text.encode(), file)
     assert (parsed.found, parsed.problems) == ((), ())
+
+
+# ------------------------------------------------------------------------------- values
+
+
+def test_keys_are_texts_as_json_has_them() -> None:
+    assert plain({True: 1, False: 2, 3: 4, -5: 6, "a": 7, "True": 8}) == {
+        "true": 1, "false": 2, "3": 4, "-5": 6, "a": 7, "True": 8,
+    }  # fmt: skip
+
+
+KEYS = [
+    ("on", 'on is a boolean (true) in YAML: write "on" in quotes'),
+    ("1.5", '1.5 is a number in YAML: write "1.5" in quotes'),
+    ("017", '017 is the number 15 in YAML: write "017" in quotes'),
+    ("null", "a key must be a text"),
+    ("!!binary YQ==", "a key must be a text"),
+]
+
+
+@pytest.mark.parametrize(("key", "reason"), KEYS)
+def test_a_key_that_is_no_text_is_refused(key: str, reason: str) -> None:
+    text = msgspec.json.encode(short("a")).decode()[:-1]
+    found = refused_yaml(f"{text}, metadata: {{filter_metadata: {{x: {{{key}: 1}}}}}}}}")
+    assert found == f"a.yaml#1: metadata.filter_metadata.x: {reason}"
+
+
+@pytest.mark.parametrize("document", [{True: 1, "true": 2}, {"3": 1, 3: 2}])
+def test_keys_that_become_equal_are_refused(document: dict[object, int]) -> None:
+    with pytest.raises(Bad, match=r"^metadata\.(true|3): is given twice$"):
+        parse_match({"metadata": document})
+
+
+@pytest.mark.parametrize(
+    ("written", "kind"), [("!!set {a}", "set"), ("!!binary YQ==", "bytes"), ("!!pairs [a: 1]", "")]
+)
+def test_a_value_that_json_does_not_have_is_refused(written: str, kind: str) -> None:
+    reason = f"is of a kind that JSON does not have: {kind}"
+    assert reason in refused_yaml(f"a:\n- b: {written}")
+    with pytest.raises(Bad, match=reason):
+        parse_match({"metadata": {"a": {"b"} if kind == "set" else b"b" if kind else ("b",)}})
+
+
+def test_a_match_does_not_rewrite_keys() -> None:
+    assert parse_match({"metadata": {True: "a"}}).wants == {("metadata", "true"): ("a",)}
+    with pytest.raises(Bad, match=r"^metadata: a key must be a text$"):
+        parse_match({"metadata": {None: "a"}})
