@@ -1,7 +1,8 @@
 """Resources with anything written anywhere in them: each is read or refused, and nothing else.
 
 A file is what somebody typed. Whatever is in it, the answer is resources and problems, never an
-error that would end a server; and what was read is what its type can hold. The same of bytes.
+error that would end a server; and what was read is what its type can hold, and what JSON has a form
+for, since there are clients that poll it as JSON. The same of bytes.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from typing import Any
 
 import msgspec
 import yaml
+from envoy.config.cluster.v3 import cluster_pb2
 from envoy.service.discovery.v3 import discovery_pb2
-from google.protobuf import json_format
-from google.protobuf.message import Error
+from google.protobuf import duration_pb2, json_format, struct_pb2, timestamp_pb2
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Error, Message
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -119,6 +122,7 @@ def test_whatever_is_written_is_read_or_refused(document: Any, as_yaml: bool) ->
         again = cls.FromString(each.body)
         assert again.SerializeToString(deterministic=True) == each.body
         assert each.name not in ("", "*")
+        assert json_format.MessageToJson(again)
     assert all(problem.reason and problem.source.startswith(name) for problem in parsed.problems)
     again_parsed = parse(data, name, parsed.known)
     assert (again_parsed.found, again_parsed.problems) == (parsed.found, parsed.problems)
@@ -169,3 +173,62 @@ def test_whatever_bytes_are_in_a_message_it_is_read_or_refused(
         assert each.name not in ("", "*")
     again = parse_binary(bytes(written), "a.pb", parsed.known)
     assert (again.found, again.problems) == (parsed.found, parsed.problems)
+
+
+seconds = st.one_of(st.integers(-(1 << 63), (1 << 63) - 1), st.integers(-2, 2))
+nanos = st.one_of(st.integers(-(1 << 31), (1 << 31) - 1), st.integers(-2, 2))
+numbers = st.floats()  # also those that JSON does not have
+edges = st.sampled_from(
+    [315576000000, 315576000001, -62135596800, -62135596801, 253402300799, 253402300800]
+)
+durations = st.builds(duration_pb2.Duration, seconds=st.one_of(seconds, edges), nanos=nanos)
+times = st.builds(timestamp_pb2.Timestamp, seconds=st.one_of(seconds, edges), nanos=nanos)
+masks = st.builds(FieldMask, paths=st.lists(st.text("aA_b1.", max_size=4), max_size=2))
+values = st.recursive(
+    st.one_of(
+        st.builds(struct_pb2.Value),
+        st.builds(struct_pb2.Value, number_value=numbers),
+        st.builds(struct_pb2.Value, string_value=st.text(max_size=2)),
+    ),
+    lambda inner: st.one_of(
+        st.builds(
+            lambda items: struct_pb2.Value(list_value=struct_pb2.ListValue(values=items)),
+            st.lists(inner, max_size=2),
+        ),
+        st.builds(
+            lambda fields: struct_pb2.Value(struct_value=struct_pb2.Struct(fields=fields)),
+            st.dictionaries(st.text(max_size=2), inner, max_size=2),
+        ),
+    ),
+    max_leaves=4,
+)
+
+
+@st.composite
+def clusters(draw: st.DrawFn) -> cluster_pb2.Cluster:
+    """With messages in them that have a form of their own in JSON, or none."""
+    found = cluster_pb2.Cluster(name="a")
+    for name in ("connect_timeout", "cleanup_interval", "dns_jitter"):
+        if draw(st.booleans()):
+            getattr(found, name).CopyFrom(draw(durations))
+    if draw(st.booleans()):
+        found.metadata.filter_metadata["x"].fields["y"].CopyFrom(draw(values))
+    inner: Message | None = draw(st.one_of(st.none(), durations, times, masks, values))
+    if inner is not None:
+        found.typed_extension_protocol_options["x"].Pack(inner)
+    return found
+
+
+@given(clusters())
+def test_whatever_bytes_are_taken_they_can_be_written_as_json(given: cluster_pb2.Cluster) -> None:
+    response = discovery_pb2.DiscoveryResponse()
+    response.resources.add().Pack(given)
+    parsed = parse_binary(response.SerializeToString(), "a.pb")
+    try:
+        json_format.MessageToJson(response)
+    except (json_format.Error, ValueError):
+        assert parsed.problems, "nothing is said of what JSON has no form for"
+        assert all(problem.path.startswith("resources[0].") for problem in parsed.problems)
+    else:
+        for problem in parsed.problems:
+            assert problem.reason.startswith("must "), "a rule of the proto's own"

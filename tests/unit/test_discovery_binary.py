@@ -116,6 +116,12 @@ def test_what_the_protos_here_do_not_know_is_kept() -> None:
             "Cluster a: resources[1].resource.name: is 'a', and the wrapper's name is 'b'",
         ),
         (wrapped(-1), "resources[1].ttl: must be more than 0s"),
+        (wrapped(1 << 40), "resources[1].ttl: is no duration: more than 315576000000 seconds"),
+        (
+            packed(named("a", 1 << 40)),
+            "Cluster a: resources[1].connect_timeout: is no duration: more than 315576000000 "
+            "seconds",
+        ),
         (
             wrapped(version="1"),
             "resources[1].version: only name, ttl and resource are read of a wrapper",

@@ -224,9 +224,10 @@ async def test_a_message_is_taken_as_a_document_is(server: Server) -> None:
         async with server.client.request(method, url, data=body, headers=binary) as answer:
             return answer.status, await answer.text()
 
-    def message(name: str) -> any_pb2.Any:
-        packed = any_pb2.Any()
-        packed.Pack(cluster_pb2.Cluster(name=name))
+    def message(name: str, seconds: int = 1) -> any_pb2.Any:
+        packed, found = any_pb2.Any(), cluster_pb2.Cluster(name=name)
+        found.connect_timeout.seconds = seconds
+        packed.Pack(found)
         return packed
 
     async with following(server), asyncio.timeout(20):
@@ -236,6 +237,11 @@ async def test_a_message_is_taken_as_a_document_is(server: Server) -> None:
         status, said = await give("PATCH", message("e"), message(""))
         assert status == 400
         assert "resources.pb#1: Cluster: resources[1].name: is required" in said
+        status, said = await give("PATCH", message("e", 1 << 40))
+        assert (status, "Cluster e: resources[0].connect_timeout: is no duration" in said) == (
+            400,
+            True,
+        )
         status, said = await give("PATCH", message("e"), message("e"))
         assert (status, "Cluster e: comes twice" in said) == (400, True)
         assert await give("PUT") == (204, "")

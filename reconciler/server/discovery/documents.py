@@ -31,6 +31,7 @@ from reconciler.core.objects.yamlload import YamlError, load_documents
 from reconciler.errors import Rejected
 from reconciler.probe.messages import NAME_FIELDS, WRAPPER, message_class
 from reconciler.probe.services import TYPE_PREFIX, message_name
+from reconciler.server.discovery.forms import of_duration
 from reconciler.server.discovery.jsonform import read_message
 from reconciler.server.discovery.rules import violations
 from reconciler.server.discovery.values import Bad, join, plain
@@ -243,7 +244,9 @@ def _ttl(value: object) -> float | None:
 
 
 def seconds_of(ttl: duration_pb2.Duration) -> float:
-    """Bad: it ends at once."""
+    """Bad: it ends at once, or has no form in JSON."""
+    if reason := of_duration(ttl):
+        raise Bad("", reason)
     seconds = ttl.seconds + ttl.nanos / 1e9
     if seconds <= 0:
         raise Bad("", "must be more than 0s")

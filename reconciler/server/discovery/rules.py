@@ -3,7 +3,8 @@
 They are field options (`validate/validate.proto`, protoc-gen-validate) that Envoy's own build makes
 checks from; a resource that breaks one is refused by Envoy as a whole. Here they are read from the
 descriptors, so that such a resource is refused before any client sees it, with the field's name.
-Messages inside an `Any` are looked at too; one that can't be is refused.
+Messages inside an `Any` are looked at too; one that can't be is refused. So is what has no form in
+JSON (`forms`), whether a field has a rule or not.
 
 Not looked at: rules about the present time (none of Envoy's has any). A text's `pattern` is RE2;
 the little of it that Python can't say (`core.labels.re2`) is left out.
@@ -19,18 +20,20 @@ from enum import Enum
 from functools import cache
 from typing import Any, Final
 
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, struct_pb2
 from google.protobuf.message import Message
 from validate import validate_pb2
 
 from reconciler.core.labels.re2 import compile_re2
 from reconciler.probe.messages import message_class, unpack
+from reconciler.server.discovery.forms import FORMS, of_number
 from reconciler.server.discovery.values import join
 
 Descriptor = Any  # two classes, of which one is in C; the stubs have the other
 FieldDescriptor = Any
 
 ANY: Final = any_pb2.Any.DESCRIPTOR.full_name
+_VALUE: Final = struct_pb2.Value.DESCRIPTOR.full_name
 _SECONDS: Final = ("duration", "timestamp")
 _DEPTH: Final = 100
 """Messages inside messages; json_format allows as many."""
@@ -56,12 +59,8 @@ def _look(message: Message, depth: int, found: list[Problem]) -> None:
         found.append(("", "nested too deeply"))
         return
     rules = _compiled(message.DESCRIPTOR)
-    if rules.packed:
-        inner = unpack(message)  # type: ignore[arg-type]  # it is an Any
-        if inner is not None:
-            _look(inner, depth - 1, found)
-        elif reason := _why_none(message):
-            found.append(("", reason))
+    if rules.whole is not None:
+        rules.whole(message, depth, found)
         return
     for name, present, check in rules.fields:
         if present and not message.HasField(name):
@@ -95,6 +94,14 @@ def _look(message: Message, depth: int, found: list[Problem]) -> None:
                 found[begin:] = [(join(name, path), reason) for path, reason in found[begin:]]
 
 
+def _look_into(packed: Any, depth: int, found: list[Problem]) -> None:
+    inner = unpack(packed)
+    if inner is not None:
+        _look(inner, depth - 1, found)
+    elif reason := _why_none(packed):
+        found.append(("", reason))
+
+
 def _why_none(packed: Any) -> str:
     """Of an Any without a message; "" when it is empty, which is no message either."""
     type_url = packed.type_url
@@ -120,20 +127,25 @@ _ONE, _LIST, _MAP = _Shape  # by names of their own, as `core.discovery.types.DE
 
 class _Rules:
     """Of one message type. fields: (name, only when it is set, check); inner: fields that hold
-    messages which are to be looked at; packed: it is an Any, with a message in it."""
+    messages which are to be looked at; whole: how to look at what is not looked at by fields."""
 
     def __init__(self) -> None:
         self.fields: list[tuple[str, bool, Check]] = []
         self.required: list[str] = []
         self.oneofs: list[tuple[str, tuple[str, ...]]] = []
         self.inner: dict[str, _Shape] = {}
-        self.packed = False
+        self.whole: Callable[[Any, int, list[Problem]], None] | None = None
 
 
 @cache
 def _compiled(descriptor: Descriptor) -> _Rules:
     found = _Rules()
-    found.packed = descriptor.full_name == ANY
+    if descriptor.full_name == ANY:
+        found.whole = _look_into
+    elif form := FORMS.get(descriptor.full_name):
+        found.whole = _formed(form)
+    elif descriptor.full_name == _VALUE:
+        found.fields.append(("number_value", True, of_number))
     options = descriptor.GetOptions()
     if options.Extensions[validate_pb2.disabled] or options.Extensions[validate_pb2.ignored]:
         return found
@@ -153,6 +165,14 @@ def _compiled(descriptor: Descriptor) -> _Rules:
             check = _check(field, kind, getattr(rules, kind))
             found.fields.append((field.name, field.has_presence, check))
     return found
+
+
+def _formed(check: Check) -> Callable[[Any, int, list[Problem]], None]:
+    def look(message: Any, _: int, found: list[Problem]) -> None:
+        if reason := check(message):
+            found.append(("", reason))
+
+    return look
 
 
 def _is_map(field: FieldDescriptor) -> bool:
