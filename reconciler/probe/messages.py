@@ -29,7 +29,8 @@ _ROOTS: Final = frozenset(
     | {name.partition(".")[0] for name in _PACKAGES}
 )
 """What type names begin with of which there are packages to import (those of xds-protos, and ours).
-A type name comes from peers and files, and to import is to run: no other one is looked for."""
+A type name comes from peers and files, and to import is to run: no other one is looked for, and
+none with `__init__` in it or the like."""
 
 NAME_FIELDS: Final = ("name", "cluster_name")
 """Where a resource has its name; ClusterLoadAssignment alone has the other one."""
@@ -85,31 +86,35 @@ def name_of(any_: any_pb2.Any) -> str | Unnamed:
 
 
 def plain(any_: any_pb2.Any) -> dict[str, Any]:
-    """An Any as json_format writes one: `@type`, and the fields beside it (or `value`: base64)."""
+    """An Any as json_format writes one: `@type`, and the fields beside it. Where the type has a
+    form of its own (Duration, StringValue) it is `value`; what can't be written is that in base64.
+    """
     message = unpack(any_)
     if message is not None:
         _load_nested(message)
         try:
-            fields = json_format.MessageToDict(message, preserving_proto_field_name=True)
-        except (TypeError, ValueError):  # an Any inside of it, of a type that is nowhere
-            pass
-        else:
-            return {"@type": any_.type_url, **fields}
+            return json_format.MessageToDict(any_, preserving_proto_field_name=True)
+        except (TypeError, ValueError, json_format.Error, DecodeError):
+            pass  # an Any inside of it that is not known, or contents that JSON has no form for
     return {"@type": any_.type_url, "value": base64.b64encode(any_.value).decode()}
 
 
 def unwrap(any_: any_pb2.Any) -> discovery_pb2.Resource | None:
-    """What a SotW response has in a wrapper, as for a TTL; None: it is not wrapped."""
+    """What a SotW response has in a wrapper, as for a TTL; None: it is in none that can be read."""
     wrapper = discovery_pb2.Resource()
     if not any_.Is(wrapper.DESCRIPTOR):
         return None
-    any_.Unpack(wrapper)
+    try:
+        any_.Unpack(wrapper)
+    except DecodeError:
+        return None
     return wrapper
 
 
 def _import_package(name: str) -> None:
     """Import every protobuf module of a proto package, or of what it is nested in."""
-    if name.partition(".")[0] not in _ROOTS:
+    parts = name.split(".")
+    if parts[0] not in _ROOTS or any(part.startswith("_") for part in parts):
         return
     while name:
         path = _PACKAGES.get(name, name)

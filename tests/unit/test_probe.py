@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.service.discovery.v3 import discovery_pb2
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, duration_pb2, struct_pb2, wrappers_pb2
+from google.protobuf.message import Message
 
 from reconciler.core.resources.types import PEER_SET
 from reconciler.errors import ConfigError, ProtocolError
@@ -113,6 +115,49 @@ def test_an_unknown_type_is_base64() -> None:
     assert isinstance(messages.name_of(strange), messages.Unnamed)
     broken = any_pb2.Any(type_url=CLUSTER, value=b"\xff")
     assert messages.plain(broken) == {"@type": CLUSTER, "value": "/w=="}
+
+
+@pytest.mark.parametrize(
+    ("message", "value"),
+    [
+        (wrappers_pb2.StringValue(value="a"), "a"),
+        (duration_pb2.Duration(seconds=1), "1s"),
+        (struct_pb2.ListValue(values=[struct_pb2.Value(string_value="a")]), ["a"]),
+        (struct_pb2.Struct(fields={"a": struct_pb2.Value(bool_value=True)}), {"a": True}),
+        (duration_pb2.Duration(seconds=1, nanos=-1), "CAEQ////////////AQ=="),
+        (struct_pb2.Value(number_value=float("inf")), "EQAAAAAAAPB/"),
+    ],
+)
+def test_a_type_with_a_form_of_its_own_is_a_value(message: Message, value: object) -> None:
+    """Of what JSON has no form for it is base64."""
+    found = any_pb2.Any()
+    found.Pack(message)
+    assert messages.plain(found) == {"@type": found.type_url, "value": value}
+
+
+def test_an_any_that_can_not_be_read_is_base64_with_what_it_is_in() -> None:
+    cluster = cluster_pb2.Cluster(name="a")
+    cluster.typed_extension_protocol_options["x"].CopyFrom(
+        any_pb2.Any(type_url=CLUSTER, value=b"\xff")
+    )
+    found = any_pb2.Any()
+    found.Pack(cluster)
+    assert messages.plain(found)["value"] == base64.b64encode(found.value).decode()
+
+
+def test_a_wrapper_that_can_not_be_read_is_a_resource_without_a_name() -> None:
+    good = any_pb2.Any()
+    good.Pack(cluster_pb2.Cluster(name="a"))
+    bad = any_pb2.Any(type_url=messages.WRAPPER, value=b"\xff")
+    response = discovery_pb2.DiscoveryResponse(type_url=CLUSTER, resources=[bad, good])
+    found = decode(response.SerializeToString(), SOTW)
+    assert [each.name for each in found.items] == ["a"]
+    assert found.unnamed == (f"{messages.WRAPPER}: not known here, or not a message of it",)
+
+
+def test_a_module_that_is_no_protos_is_not_imported() -> None:
+    """`google/__init__.py` fails as a module of its package."""
+    assert messages.message_class("x/google.__init__.a.B") is None
 
 
 def test_no_package_is_imported_for_being_named(
