@@ -73,6 +73,8 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return json({"error": str(error)}, 400)
     except ReconcilerError as error:
         return json({"error": str(error)}, 500)
+    except web.RequestPayloadError as error:  # gzip that is none, chunks that are none
+        return json({"error": f"the body can't be read: {' '.join(str(error).split())}"}, 400)
     except web.HTTPException as error:
         return json({"error": error.reason}, error.status)
 
@@ -119,7 +121,6 @@ def unix_listener(path: str) -> socket.socket:
     clear_socket(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         before = os.umask(0o177)
         try:
             listener.bind(path)
@@ -134,12 +135,24 @@ def unix_listener(path: str) -> socket.socket:
 
 
 def clear_socket(path: str) -> None:
-    """Remove the socket of a process that is gone; UnavailableError when one still listens."""
+    """Make room for a socket: make its directory, remove the socket of a process that is gone.
+
+    UnavailableError when one still listens, or when there can be none.
+    """
     try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise UnavailableError(f"unix:{path}: exists and is not a socket")
+        _make_room(path)
+    except OSError as error:
+        raise UnavailableError(f"unix:{path}: {error.strerror or error}") from None
+
+
+def _make_room(path: str) -> None:
+    try:
+        mode = os.stat(path).st_mode
     except FileNotFoundError:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         return
+    if not stat.S_ISSOCK(mode):
+        raise UnavailableError(f"unix:{path}: exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
@@ -148,8 +161,6 @@ def clear_socket(path: str) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             return
-        except OSError as error:
-            raise UnavailableError(f"unix:{path}: {error.strerror or error}") from None
     raise UnavailableError(f"unix:{path}: another process listens on it")
 
 

@@ -71,6 +71,18 @@ async def test_a_resource_that_moves_between_directories_is_not_taken_away(tmp_p
         assert response.removed == ()
 
 
+@pytest.mark.parametrize("transport", ["grpc", "http2"])
+async def test_directories_of_sockets_are_made(tmp_path: Path, transport: str) -> None:
+    sockets = {name: f"unix:{tmp_path}/{name}/new/s.sock" for name in ("listen", "admin", "rest")}
+    app = App(tmp_path, transport=transport, **sockets)
+    put(app.files, "a", cluster("a"))
+    async with app, grpc.aio.insecure_channel(sockets["admin"]) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        found = await health.Check(health_pb2.HealthCheckRequest(), timeout=20)
+        assert found.status == health_pb2.HealthCheckResponse.SERVING
+    assert [(tmp_path / name / "new").is_dir() for name in sockets] == [True] * 3
+
+
 # ------------------------------------------------------------------------------- who sees what
 
 
