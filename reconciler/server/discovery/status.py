@@ -7,6 +7,7 @@ What clients were sent and answered is in CSDS (`csds`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -47,8 +48,11 @@ class Files(msgspec.Struct):
 def of_files(driver: Driver, files: Files, polls: Mapping[str, int]) -> Values:
     """Values of `families.FILES`. polls: by method or path"""
     shown = summary(driver, ())
+    resources: Counter[tuple[str, ...]] = Counter()  # several types may have one name
+    for url, count in shown.resources.items():
+        resources[message_name(url),] += count
     return {
-        "xds_resources": {(message_name(url),): count for url, count in shown.resources.items()},
+        "xds_resources": dict(resources),
         "xds_views": shown.views,
         "xds_reloads": {("good",): files.good, ("bad",): files.bad},
         "xds_problems": len(files.problems),
