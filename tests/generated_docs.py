@@ -88,7 +88,7 @@ def _metrics() -> str:
         "`/metrics` is on the status socket and, with `--metrics ADDRESS`, on an address that\n"
         "Prometheus and kubelet reach. With it are `/healthz` (the process answers) and\n"
         "`/readyz` (server: there is something to serve; agent: a cut is enforced; `xds serve`:\n"
-        "it is not stopping), and nothing else. A page is made once in "
+        "it was given resources, and is not stopping), and nothing else. A page is made once in "
         f"{metrics.FRESH_SECONDS:g} s at most,\nhowever many ask.\n"
         "All processes also have `reconciler_build_info` and Prometheus' own `process_*`.\n\n"
         f"## reconciler server\n\n{metrics.docs_table(server.METRICS)}\n"

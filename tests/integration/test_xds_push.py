@@ -19,7 +19,7 @@ from reconciler.probe.client import Client, Ended
 from reconciler.probe.follow import Follower
 from reconciler.probe.frames import Node, Response
 from reconciler.probe.services import AGGREGATED, Variant
-from tests.integration.xds_processes import Serve, free_port
+from tests.integration.xds_processes import Serve, free_port, wait
 from tests.pushed import cluster
 
 
@@ -94,6 +94,23 @@ async def test_what_is_pushed_is_served_whole_or_not_at_all(server: Server) -> N
         while follower.held:
             await follow()
         await stream.close()
+
+
+def test_it_is_alive_while_it_waits(server: Server) -> None:
+    """And not ready: it has nothing to serve."""
+
+    def health() -> bytes:
+        try:
+            return server.get("/healthz")
+        except OSError:
+            return b""
+
+    wait(lambda: health() == b'{"status":"ok"}', server.process)
+    assert server.get("/readyz") == b'{"error":"waiting for resources"}'
+    assert b"reconciler_xds_views 0.0" in server.get("/metrics")
+    assert json.loads(server.get("/v1/status"))["resources"] == {}
+    assert server.ask("PUT", {"resources": []}) == (204, None)
+    assert server.get("/readyz") == b'{"status":"ok"}'
 
 
 def test_directory_and_push_exclude_each_other(tmp_path: Path) -> None:

@@ -86,6 +86,14 @@ class Serve:
         wait(lambda: bool(self.said(event)), self.process)
         return self.said(event)[0]
 
+    def get(self, path: str) -> bytes:
+        """Of the status API."""
+        connection = _UnixConnection(f"{self.home}/s.sock")
+        connection.request("GET", path)
+        body = connection.getresponse().read()
+        connection.close()
+        return body
+
 
 class Replica(Serve):
     """One that serves a directory, and does so when this returns."""
@@ -104,14 +112,6 @@ class Replica(Serve):
             *options, security=security,
         )  # fmt: skip
         self.port = int(self.wait_said("serving")["port"])
-
-    def get(self, path: str) -> bytes:
-        """Of the status API."""
-        connection = _UnixConnection(f"{self.home}/s.sock")
-        connection.request("GET", path)
-        body = connection.getresponse().read()
-        connection.close()
-        return body
 
     def count(self, what: str, *, delta: bool) -> int:
         """A field of `server.streams.Traffic`, of ADS in this variant."""

@@ -1,7 +1,8 @@
 """`reconciler xds serve`, put together: files → core → gRPC, with CSDS, health and reflection.
 
-It listens once the files have been read; files that are wrong then end the process, later the last
-good state stays. A stop says so to health checks, ends the streams one after the other
+It listens for clients once the files have been read, or resources were handed over, and for whoever
+asks how it is before that. Files that are wrong then end the process, later the last good state
+stays. A stop says so to health checks, ends the streams one after the other
 (`--drain`), and serves them until then.
 
 CSDS shows what others are served. So where clients come over TLS, it is not on their port but on
@@ -42,7 +43,7 @@ async def run(config: DiscoveryConfig, *, ready: Callable[[int], None] | None = 
         keys = tls.KeyFiles(config.tls_cert, config.tls_key, config.tls_ca)
     async with AsyncExitStack() as stack:
         stop_on_signals(stack, stop)
-        parts = await Parts.start(
+        parts = await Parts.prepare(
             parse_address(config.push) if config.push else config.resources,
             stop,
             stack,
@@ -52,7 +53,6 @@ async def run(config: DiscoveryConfig, *, ready: Callable[[int], None] | None = 
             response_bytes=config.response_bytes,
             initial_rate=config.initial_rate or None,
         )
-        starting.settle(stack)
         driver, more = parts.driver, parts.more
         service = TRANSPORTS[config.transport](
             driver,
@@ -71,6 +71,27 @@ async def run(config: DiscoveryConfig, *, ready: Callable[[int], None] | None = 
             ),
         )
         driver.serve(service)
+
+        def unready() -> str:
+            if stop.is_set():
+                return "the server is shutting down"
+            return "" if parts.files.good else "waiting for resources"
+
+        status = Status(
+            driver,
+            parts.files,
+            parts.polls.answered,
+            service.traffic,
+            service.refused,
+            keys.expires if keys is not None else lambda: 0.0,
+            unready,
+        )
+        for where, routes in ((config.status, status.routes), (config.metrics, status.public)):
+            if where:
+                served = local.serve(routes(), parse_address(where))
+                await stack.enter_async_context(served)
+        await parts.begin()
+        starting.settle(stack)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         if config.admin:
             await more.admin(parse_address(config.admin), stack)
@@ -81,19 +102,6 @@ async def run(config: DiscoveryConfig, *, ready: Callable[[int], None] | None = 
                 parts.polls.routes(), parse_address(config.rest), max_body=MAX_REQUEST
             )
             await stack.enter_async_context(served)
-        status = Status(
-            driver,
-            parts.files,
-            parts.polls.answered,
-            service.traffic,
-            service.refused,
-            keys.expires if keys is not None else lambda: 0.0,
-            lambda: "the server is shutting down" if stop.is_set() else "",
-        )
-        for where, routes in ((config.status, status.routes), (config.metrics, status.public)):
-            if where:
-                served = local.serve(routes(), parse_address(where))
-                await stack.enter_async_context(served)
         await service.start()
         # From here on everything goes on, health checks too, until the last stream has ended.
         stack.push_async_callback(service.stop, _GRACE_SECONDS, config.drain)

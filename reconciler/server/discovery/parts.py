@@ -63,6 +63,7 @@ class Parts:
 
     def __init__(
         self,
+        name: str,
         source: Source,
         log: Any,
         *,
@@ -71,7 +72,8 @@ class Parts:
         beside: Sequence[Clients] = (),
         **options: Any,
     ) -> None:
-        self._source, self._log = source, log
+        """name: of the source, for problems"""
+        self._name, self._source, self._log = name, source, log
         self.driver = Driver(log, **options)
         self.polls = Polls(self.driver, open=open, cluster=cluster)
         self.files = Files()
@@ -85,13 +87,27 @@ class Parts:
         stop: asyncio.Event,
         stack: AsyncExitStack,
         log: Any,
+        **options: Any,
+    ) -> Parts:
+        """As `prepare`, then as `begin`."""
+        parts = await cls.prepare(source, stop, stack, log, **options)
+        await parts.begin()
+        return parts
+
+    @classmethod
+    async def prepare(
+        cls,
+        source: str | Address,
+        stop: asyncio.Event,
+        stack: AsyncExitStack,
+        log: Any,
         *,
         open: bool,
         cluster: str,
         beside: Sequence[Clients] = (),
         **options: Any,
     ) -> Parts:
-        """Take the first look; ConfigError with all that is wrong with the files.
+        """With nothing to serve yet, as long as the stack is. ConfigError: no such source.
 
         source: a directory, or the address on which resources are given (`push`)
         open: who reaches the clients' port may see what others are served
@@ -104,14 +120,17 @@ class Parts:
             given = await push.listen(source, stop, stack, log)
         else:
             given = await stack.enter_async_context(Watched(source, stop))
-        first = await given.first()
-        if first.state is None:
-            raise ConfigError("\n  ".join([f"{source}:", *map(str, first.problems)]))
-        parts = cls(given, log, open=open, cluster=cluster, beside=beside, **options)
+        parts = cls(str(source), given, log, open=open, cluster=cluster, beside=beside, **options)
         stack.callback(parts.driver.stop)
-        parts.files.good += 1
-        parts.driver.changed(first.state)
         return parts
+
+    async def begin(self) -> None:
+        """Serve the first state, once there is one; ConfigError with all that is wrong with it."""
+        first = await self._source.first()
+        if first.state is None:
+            raise ConfigError("\n  ".join([f"{self._name}:", *map(str, first.problems)]))
+        self.files.good += 1
+        self.driver.changed(first.state)
 
     def register(self, server: Any) -> None:
         """On the clients' port, beside the streams."""
