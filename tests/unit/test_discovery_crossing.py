@@ -54,6 +54,26 @@ def test_who_gives_a_name_up_while_a_response_is_on_its_way_is_not_sent_the_rest
     assert peer.got() == []
 
 
+def test_who_says_everything_twice_is_answered_in_no_circle(rig: Rig) -> None:
+    """Of two types: each one's answer is no reason to answer the other's."""
+    rig.publish({EDS: {"c": "1"}, RDS: {"r": "1"}})
+    peer = rig.open(SOTW)
+    peer.ask(EDS, "c")
+    peer.ask(RDS, "r")
+    answers = []
+    while peer.inbox:
+        answers.append(peer.take())
+        assert len(answers) < 10
+        for _ in range(2):
+            peer.answer(answers[-1])
+    assert len(answers) == 4
+    rig.publish({CDS: {"c": "1"}, EDS: {"c": "1"}, RDS: {"r": "1"}})
+    peer.ask(CDS)
+    peer.answer(peer.take())
+    peer.ask(EDS, "c")
+    assert peer.put() == [{"c": "1"}]
+
+
 def test_who_refuses_a_response_twice_asks_for_nothing(rig: Rig) -> None:
     rig.publish({EDS: {"c": "1", "d": "1"}})
     peer = rig.open(SOTW)

@@ -152,6 +152,15 @@ def test_a_wrapper_asks_for_a_time_to_live() -> None:
             "a.yaml#1: Cluster a: resource.name: is 'a', and the wrapper's name is 'b'",
         ),
         (f'"@type": {WRAPPER}\nversion: a', "a.yaml#1: version: only name, ttl and resource"),
+        (
+            f'"@type": {WRAPPER}\nresource: {{"@type": {WRAPPER}, name: a}}',
+            "a.yaml#1: Resource a: resource.@type: a wrapper has no other one in it",
+        ),
+        (
+            f'"@type": {WRAPPER}\nname: "*"\nresource: {{"@type": type.googleapis.com/google.'
+            "protobuf.Struct, value: {}}",
+            "a.yaml#1: Struct *: resource: '*' means all resources of a type",
+        ),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(text: str, problem: str) -> None:

@@ -141,7 +141,7 @@ class Client:
     """One stream."""
 
     __slots__ = (
-        "admitted", "again", "again_at", "claimed", "core", "drained", "held_until", "id", "kinds",
+        "admitted", "again", "claimed", "core", "drained", "held_until", "id", "kinds",
         "late", "mute", "node", "node_hash", "opened_at", "proven", "service", "ttl", "variant",
         "view", "waits_early",
     )  # fmt: skip
@@ -174,8 +174,7 @@ class Client:
         self.held_until = 0.0  # while its next stage waits for its answers
         self.waits_early = False  # for those to the first stage
         self.mute = False  # it was waited for in vain
-        self.again: Kind | None = None  # of which it was sent again what it has, and when
-        self.again_at = 0.0
+        self.again: dict[Kind, float] | None = None  # see `may_ask_again`
 
     def join(self, view: View) -> None:
         self.view.clients.pop(self.id, None)
@@ -187,11 +186,12 @@ class Client:
         self.core.close()
 
     def may_ask_again(self, kind: Kind, now: float, seconds: float) -> bool:
-        """Whether what it has, and asks for once more, is to be sent: not twice in a row without
-        a response of another type in between, unless so much time has passed."""
-        if self.again is kind and now < self.again_at + seconds:
+        """Whether what it has, and asks for once more, is to be sent: not twice without a response
+        in between that another type brought by itself, unless so much time has passed."""
+        again = {} if self.again is None else self.again
+        if kind in again and now < again[kind] + seconds:
             return False
-        self.again, self.again_at = kind, now
+        self.again = {**again, kind: now}
         return True
 
 

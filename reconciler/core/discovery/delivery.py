@@ -247,7 +247,7 @@ class Delivery:
 
     def _send(self, client: Client, kind: Kind, frames: Sequence[Told]) -> None:
         client.drained = False
-        if client.again is not kind:
+        if client.again is not None and kind not in client.again:
             client.again = None
         for frame in frames:
             client.core.sent_of(kind, frame)

@@ -39,6 +39,8 @@ from reconciler.server.discovery.values import Bad, join, plain
 WRAPPED: Final = frozenset({"name", "ttl", "resource"})
 """Fields of a wrapper that are read."""
 
+_ALL: Final = "'*' means all resources of a type, and can't name one"
+
 UNREAD: Final = "only name, ttl and resource are read of a wrapper"
 
 
@@ -193,6 +195,8 @@ def class_of(type_url: object) -> type[Message]:
     """Of a resource; Bad: there is none."""
     if not isinstance(type_url, str) or not type_url.startswith(TYPE_PREFIX):
         raise Bad("", f"is missing, or no type URL ({TYPE_PREFIX}...)")
+    if type_url == WRAPPER:
+        raise Bad("", "a wrapper has no other one in it")
     found = message_class(type_url)
     if found is None:
         raise Bad("", f"{type_url.removeprefix(TYPE_PREFIX)}: there is no such type")
@@ -218,12 +222,14 @@ def _name(message: Any, given: str | None) -> str:
         if not given:
             reason = "has no name: write it in an envoy.service.discovery.v3.Resource with one"
             raise Bad("", f"{message.DESCRIPTOR.name} {reason}")
+        if given == "*":
+            raise Bad("", _ALL)
         return given
     own = str(getattr(message, field))
     if not own:
         raise Bad(field, "is required: it is the resource's name")
     if own == "*":
-        raise Bad(field, "'*' means all resources of a type, and can't name one")
+        raise Bad(field, _ALL)
     if given not in (None, own):
         raise Bad(field, f"is {own!r}, and the wrapper's name is {given!r}")
     return own
