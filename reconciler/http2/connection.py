@@ -6,7 +6,7 @@ a connection and its stream are two small objects, a message that goes to many i
 (`Wires`), and most messages are sent and received without a copy.
 
 What a peer can make it keep is bounded: headers, the messages that it has begun (`Limits.message`,
-and `Budget` over all connections), frames that ask for an answer and bring nothing (`_CREDIT`).
+and `Budget` over all connections), frames that ask for an answer and bring nothing (`CREDIT`).
 What is sent waits only for the windows that the peer gives; who owns the stream decides how much
 that may be, and hears when nothing waits any more.
 
@@ -16,7 +16,6 @@ a gRPC status.
 
 from __future__ import annotations
 
-from collections import deque
 from functools import cache
 from typing import Final
 
@@ -24,13 +23,11 @@ from reconciler.http2 import frames as f
 from reconciler.http2 import headers as h
 from reconciler.http2.headers import HeaderError, HeaderReader
 from reconciler.http2.incoming import TOO_LARGE, frames_of
+from reconciler.http2.sending import CREDIT, Sender
 from reconciler.http2.stream import NOBODY, Budget, Handler, Limits, Stream, Wires
 
 _STREAM_WINDOW: Final = 1 << 16
 _CONNECTION_WINDOW: Final = 1 << 20
-_CREDIT: Final = 10_000
-"""Frames that bring nothing (PING, SETTINGS, empty DATA ...) a peer may send, and how much it can
-save up: each message gives 20 back, and each `probe` of ours some."""
 _RESET_COSTS: Final = 20  # of credit: a stream that is opened and reset at once is work
 _MAX_BLOCK: Final = 64 << 10  # bytes of a header block, as sent
 
@@ -52,18 +49,13 @@ class _Broken(Exception):
         self.code = code
 
 
-class Connection:
-    """out: what is to be sent; the caller takes it all after each call.
-
-    closed: nothing more will be read; the socket is to be closed once `out` is sent
-    writable: what the socket takes; while it is false messages wait in their streams
-    """
+class Connection(Sender):
+    """closed: nothing more will be read; the socket is to be closed once `out` is sent"""
 
     __slots__ = (
-        "_block", "_block_ended", "_block_stream", "_blocked", "_budget", "_credit", "_data",
-        "_handler", "_headers", "_last", "_leaving", "_limits", "_preface", "_received",
-        "_start_window", "_widened", "_wires", "closed", "out", "pinged", "reason", "streams",
-        "window", "writable",
+        "_block", "_block_ended", "_block_stream", "_budget", "_data", "_headers", "_last",
+        "_leaving", "_limits", "_preface", "_received", "_start_window", "closed", "pinged",
+        "reason",
     )  # fmt: skip
 
     def __init__(
@@ -73,8 +65,8 @@ class Connection:
         budget: Budget,
         limits: Limits,
     ) -> None:
-        self._handler = handler
-        self._wires = wires
+        super().__init__(handler, wires)
+        self.out.append(_hello(limits))
         self._budget = budget
         self._limits = limits
         self._headers = HeaderReader()
@@ -84,19 +76,12 @@ class Connection:
         self._leaving = False
         self._received = 0
         self._start_window = f.DEFAULT_WINDOW
-        self._credit = _CREDIT
         self._block: bytearray | None = None  # a header block that goes on in CONTINUATION
         self._block_stream = 0
         self._block_ended = False
-        self._blocked: dict[int, Stream] = {}  # with a queue, in turn
-        self._widened = False  # a window, since they were last looked at
-        self.streams: dict[int, Stream] = {}
-        self.window = f.DEFAULT_WINDOW
-        self.writable = True
         self.pinged = False
         self.closed = False
         self.reason = ""
-        self.out: list[bytes] = [_hello(limits)]
 
     # ------------------------------------------------------------------------------- what comes
 
@@ -362,50 +347,15 @@ class Connection:
             self._refuse(stream, h.RESOURCE_EXHAUSTED, "too much is being received at once")
 
     def _message(self, stream: Stream, message: bytes) -> None:
-        if self._credit < _CREDIT:
-            self._credit = min(self._credit + 20, _CREDIT)
+        if self._credit < CREDIT:
+            self._credit = min(self._credit + 20, CREDIT)
         self._handler.message(stream, message)
 
     def _refuse(self, stream: Stream, code: int, reason: str) -> None:
         self.finish(stream, code, reason)
         self._handler.reset(stream)
 
-    # ------------------------------------------------------------------------------- what goes
-
-    def send(self, stream: Stream, message: bytes) -> bool:
-        """False: it waits, or a part of it does, until `drained`."""
-        if self.streams.get(stream.id) is not stream:
-            return True
-        if not stream.answered:
-            self.start(stream)
-        size = f.PREFIX + len(message)
-        if self.writable and stream.queue is None and size <= stream.window and size <= self.window:
-            self.out.append(self._wires.whole(stream.id, message))
-            stream.window -= size
-            self.window -= size
-            if self._credit < _CREDIT:
-                self._credit = min(self._credit + 20, _CREDIT)
-            return True
-        if stream.queue is None:
-            stream.queue = deque()
-            self._blocked[stream.id] = stream
-        stream.queue.extend(self._wires.frames(stream.id, message))
-        stream.queued += size
-        self._flush()
-        return stream.queue is None
-
-    def finish(self, stream: Stream, code: int, message: str = "") -> None:
-        """The stream's last word; what waits of messages is given up."""
-        if self.streams.get(stream.id) is not stream:
-            return
-        block = h.trailers(code, message)
-        if not stream.answered:
-            block = h.RESPONSE + block
-        flags = f.END_HEADERS | f.END_STREAM
-        self.out.append(f.head(len(block), f.HEADERS, flags, stream.id) + block)
-        if not stream.ended:
-            self.out.append(f.rst_stream(stream.id, f.NO_ERROR))
-        self._drop(stream)
+    # ----------------------------------------------------------------------- what its owner asks
 
     def hold(self, stream: Stream) -> None:
         """Take no more of it than its window lets through already, until `release`."""
@@ -416,11 +366,6 @@ class Connection:
         if stream.received and self.streams.get(stream.id) is stream and not stream.ended:
             self.out.append(f.window_update(stream.id, stream.received))
             stream.received = 0
-
-    def unblock(self) -> None:
-        """The socket takes more again."""
-        self.writable = True
-        self._flush()
 
     def leave(self) -> None:
         """Ask the peer to take its next streams elsewhere; those that are open go on."""
@@ -433,7 +378,7 @@ class Connection:
         if self.pinged:
             return False
         self.pinged = True
-        self._credit = min(self._credit + _CREDIT // 10, _CREDIT)
+        self._credit = min(self._credit + CREDIT // 10, CREDIT)
         self.out.append(f.ping(b"\x00" * 8))
         return True
 
@@ -453,47 +398,11 @@ class Connection:
             self._handler.reset(stream)
         self._handler = NOBODY
 
-    def start(self, stream: Stream) -> None:
-        """Send the response's headers; with the first message, if not before."""
-        if not stream.answered and self.streams.get(stream.id) is stream:
-            stream.answered = True
-            head = f.head(len(h.RESPONSE), f.HEADERS, f.END_HEADERS, stream.id)
-            self.out.append(head + h.RESPONSE)
-
-    def _flush(self) -> None:
-        """What the windows let go, a frame of each stream in turn."""
-        self._widened = False
-        done: list[Stream] = []
-        while self._blocked and self.window > 0 and self.writable:
-            moved = False
-            for stream in list(self._blocked.values()):
-                queue = stream.queue
-                while queue and stream.window > 0 and self.window > 0:
-                    moved, waiting = True, len(queue)
-                    frame = stream.let_frame(self.window)
-                    self.out.append(frame)
-                    self.window -= len(frame) - f.HEAD
-                    if len(queue) < waiting:
-                        self._credit = min(self._credit + 20, _CREDIT)
-                    if len(self._blocked) > 1:
-                        break
-                if queue is not None and not queue:
-                    stream.queue = None
-                    del self._blocked[stream.id]
-                    done.append(stream)
-            if not moved:
-                break
-        for stream in done:
-            if stream.queue is None and self.streams.get(stream.id) is stream:
-                self._handler.drained(stream)
-
     def _let_go(self, stream: Stream) -> None:
         if stream.buffer is not None:
             self._budget.used -= len(stream.buffer)
             stream.buffer = None
 
     def _drop(self, stream: Stream) -> None:
-        self.streams.pop(stream.id, None)
-        self._blocked.pop(stream.id, None)
+        super()._drop(stream)
         self._let_go(stream)
-        stream.queue, stream.queued = None, 0
