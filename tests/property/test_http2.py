@@ -17,15 +17,13 @@ import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
-import hpack
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from reconciler.http2 import Budget, Connection, Limits, Stream, Wires
 from reconciler.http2 import frames as f
-from reconciler.http2.headers import Header, HeaderReader
+from reconciler.http2.headers import Header
 
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 REQUEST = [
@@ -289,8 +287,6 @@ class Pair(RuleBasedStateMachine):
         assert set(self.ours.streams) == set(self.alive()) - self.given_up
 
 
-NAMES, VALUES = [b"a", b"b", b"cc"], [b"1", b"22", b"3" * 90]
-
 TestPair = Pair.TestCase
 TestPair.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
@@ -341,40 +337,6 @@ def test_a_clean_conversation_is_understood() -> None:
     assert not ours.closed
     assert told.messages == {each: [b"a" * 300, b"b" * 20] for each in (1, 3, 5)}
     assert (told.resets, told.ended_) == ({1}, {3})
-
-
-FLOODS = {
-    "ping": struct.pack(">HBBBL", 0, 8, 6, 0, 0) + b"12345678",
-    "settings": struct.pack(">HBBBL", 0, 0, 4, 0, 0),
-    "empty data": struct.pack(">HBBBL", 0, 0, 0, 0, 3),
-    "priority": struct.pack(">HBBBL", 0, 5, 2, 0, 3) + b"12345",
-    "unknown": struct.pack(">HBBBL", 0, 0, 77, 0, 0),
-}
-
-
-@pytest.mark.parametrize("name", FLOODS)
-def test_floods_end_the_connection(name: str) -> None:
-    told = Told()
-    ours = Connection(told, Wires(), Budget(), Limits())
-    ours.receive(TALK[: TALK.index(b"12345678") - 9])
-    for _ in range(300):
-        ours.receive(FLOODS[name] * 100)
-    assert (ours.closed, ours.reason) == (True, "too many frames that bring nothing")
-    assert not told.open
-    assert sum(map(len, ours.out)) < 1 << 20
-
-
-def test_streams_that_are_opened_and_reset_at_once_end_the_connection() -> None:
-    told = Told()
-    ours = Connection(told, Wires(), Budget(), Limits())
-    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
-    client.initiate_connection()
-    for _ in range(2_000):
-        stream = client.get_next_available_stream_id()
-        client.send_headers(stream, REQUEST)
-        client.reset_stream(stream)
-        ours.receive(client.data_to_send())
-    assert (ours.closed, ours.reason) == (True, "too many frames that bring nothing")
 
 
 def opened(streams: int) -> Pair:
@@ -450,36 +412,3 @@ def test_what_is_framed_is_there_for_every_connection_of_many_streams() -> None:
     assert wires._bytes == 16_000_000
     wires.frames(1, b"x" * ((16 << 20) + 1))
     assert (wires._bytes, len(wires._kept)) == (0, 0)
-
-
-@given(
-    rounds=st.lists(
-        st.lists(
-            st.tuples(
-                st.sampled_from([b"a", b"b", b"cc"]), st.sampled_from([b"1", b"22", b"3" * 90])
-            ),
-            max_size=3,
-        ),
-        max_size=8,
-    ),
-    connections=st.lists(st.integers(0, 8), min_size=1, max_size=4),
-)
-@settings(max_examples=200, deadline=None)
-def test_headers_mean_the_same_on_each_connection(
-    rounds: list[list[tuple[bytes, bytes]]], connections: list[int]
-) -> None:
-    """Connections that say the same up to some block, and then something of their own."""
-    for own_from in connections:
-        encoder, reader = hpack.Encoder(), HeaderReader()
-        for at, headers in enumerate(rounds):
-            more = [(b"own", b"%d" % own_from)] if at >= own_from else []
-            said = [*headers, *more]
-            assert reader.read(encoder.encode(said)) == tuple(said)
-
-
-def test_a_second_connection_needs_no_decoder() -> None:
-    talk = [encoder.encode([(b"x", b"y"), (b"n", b"1")]) for encoder in [hpack.Encoder()] * 5]
-    first, second = HeaderReader(), HeaderReader()
-    assert [first.read(each) for each in talk] == [second.read(each) for each in talk]
-    assert first._decoder is not None
-    assert second._decoder is None
