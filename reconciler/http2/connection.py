@@ -28,6 +28,9 @@ from reconciler.http2.stream import NOBODY, Budget, Handler, Limits, Stream, Wir
 
 _STREAM_WINDOW: Final = 1 << 16
 _CONNECTION_WINDOW: Final = 1 << 20
+_OPEN_COSTS: Final = 8
+"""Of credit: headers are read, and may be answered. All streams that a connection may have can be
+opened before the first message of one gives it back."""
 _RESET_COSTS: Final = 20  # of credit: a stream that is opened and reset at once is work
 _MAX_BLOCK: Final = 64 << 10  # bytes of a header block, as sent
 
@@ -250,13 +253,15 @@ class Connection(Sender):
             raise _Broken(error.code, str(error)) from None
         if number <= self._last:
             found = self.streams.get(number)
-            if found is not None:  # trailers of a client: they say that it has said its last
+            if found is None:
+                self._spend(_OPEN_COSTS)
+            else:  # trailers of a client: they say that it has said its last
                 self._expect(ended and not found.ended, f.PROTOCOL_ERROR, "HEADERS")
                 self._end(found)
             return
+        self._spend(_OPEN_COSTS)
         self._last = number
         if self._leaving or len(self.streams) >= self._limits.streams:
-            self._spend(_RESET_COSTS)
             self.out.append(f.rst_stream(number, f.REFUSED_STREAM))
             return
         stream = self.streams[number] = Stream(number, self._start_window)

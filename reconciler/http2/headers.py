@@ -11,7 +11,7 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 from hpack import Decoder
@@ -123,10 +123,27 @@ UNIMPLEMENTED: Final = 12
 """gRPC's statuses that a connection gives by itself."""
 
 
+_MOST_TEXT: Final = 1 << 10
+"""Bytes of what is said at an end, encoded: a peer's own words may be in it, and many requests with
+long ones are short (HPACK)."""
+
+_PLAIN: Final = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
+
+
 def trailers(code: int, message: str, more: Sequence[Header] = ()) -> bytes:
-    """gRPC's last headers; the message is percent-encoded, as its HTTP/2 mapping wants it."""
+    """gRPC's last headers; the message is percent-encoded, as its HTTP/2 mapping wants it, and a
+    long one is cut."""
     found = [(b"grpc-status", str(code).encode())]
     if message:
-        safe = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
-        found.append((b"grpc-message", quote(message, safe=safe).encode()))
+        found.append((b"grpc-message", _text(message).encode()))
     return literal((*found, *more))
+
+
+def _text(message: str) -> str:
+    text = quote(message[:_MOST_TEXT], safe=_PLAIN, errors="replace")
+    if len(text) <= _MOST_TEXT:
+        return text
+    text = text[:_MOST_TEXT]
+    if "%" in text[-2:]:
+        text = text[: text.rindex("%")]
+    return quote(unquote(text, errors="ignore"), safe=_PLAIN)  # without half a character

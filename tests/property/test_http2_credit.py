@@ -7,10 +7,13 @@ import struct
 
 import h2.config
 import h2.connection
+import hpack
 import pytest
 
 from reconciler.http2 import Budget, Connection, Limits, Wires
+from reconciler.http2 import frames as f
 from tests.property.test_http2 import REQUEST, TALK, Told
+from tests.property.test_http2_headers import Serves
 
 FLOODS = {
     "ping": struct.pack(">HBBBL", 0, 8, 6, 0, 0) + b"12345678",
@@ -44,3 +47,45 @@ def test_streams_that_are_opened_and_reset_at_once_end_the_connection() -> None:
         client.reset_stream(stream)
         ours.receive(client.data_to_send())
     assert (ours.closed, ours.reason) == (True, "too many frames that bring nothing")
+
+
+def test_short_requests_that_have_long_answers_end_the_connection() -> None:
+    """Of each the path is a byte, which stands for 4,000 that are not even text."""
+    serves = Serves()
+    encoder = hpack.Encoder()
+    first = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"\xff" * 4_000)]
+    serves.ours.receive(f.PREFACE + f.settings())
+    sent = 0
+    for stream in range(1, 2 * 5_000, 2):
+        block = encoder.encode(first, huffman=False)
+        data = f.head(len(block), f.HEADERS, f.END_HEADERS, stream) + block
+        serves.ours.receive(data)
+        sent = len(data)
+    assert sent == 12
+    assert (serves.ours.closed, serves.ours.reason) == (True, "too many frames that bring nothing")
+    assert sum(map(len, serves.ours.out)) < 2_000_000
+
+
+@pytest.mark.parametrize("number", [1, 7])
+def test_header_blocks_of_closed_and_of_refused_streams_end_the_connection(number: int) -> None:
+    """Of the first stream, which is over; of more than may be open."""
+    told = Told()
+    ours = Connection(told, Wires(), Budget(), Limits(streams=3))
+    ours.receive(TALK)
+    block = hpack.Encoder().encode([(b"x", b"y")])
+    for _ in range(2_000):
+        ours.receive(f.head(len(block), f.HEADERS, f.END_HEADERS | f.END_STREAM, number) + block)
+        number += 0 if number == 1 else 2
+    assert (ours.closed, ours.reason) == (True, "too many frames that bring nothing")
+
+
+def test_as_many_streams_as_there_may_be_are_opened_at_once() -> None:
+    told = Told()
+    ours = Connection(told, Wires(), Budget(), Limits())
+    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    client.initiate_connection()
+    for number in range(1_000):
+        client.send_headers(2 * number + 1, REQUEST)
+    ours.receive(client.data_to_send())
+    assert len(told.open) == 1_000
+    assert not ours.closed

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import urllib.parse
+
+import h2.config
+import h2.connection
+import h2.events
 import hpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.http2.headers import HeaderReader
+from reconciler.http2 import Budget, Connection, Limits, Stream, Wires
+from reconciler.http2 import frames as f
+from reconciler.http2.headers import Header, HeaderReader, trailers
+from tests.property.test_http2 import METHOD, REQUEST, Told, framed
 
 
 @given(
@@ -40,3 +48,70 @@ def test_a_second_connection_needs_no_decoder() -> None:
     assert [first.read(each) for each in talk] == [second.read(each) for each in talk]
     assert first._decoder is not None
     assert second._decoder is None
+
+
+class Serves(Told):
+    """One method; of another one it says that there is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ours = Connection(self, Wires(), Budget(), Limits())
+
+    def request(self, stream: Stream, headers: tuple[Header, ...]) -> None:
+        path = dict(headers)[b":path"].decode(errors="replace")
+        if path != METHOD:
+            self.ours.finish(stream, 12, f"Method not found: {path}")
+        else:
+            super().request(stream, headers)
+
+
+def test_a_path_longer_than_a_frame_is_refused_and_other_streams_go_on() -> None:
+    serves = Serves()
+    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    client.initiate_connection()
+    client.send_headers(1, REQUEST)
+    client.send_headers(3, [*REQUEST[:2], (":path", "/" + "p" * 16_400), *REQUEST[3:]])
+    client.send_data(1, framed(b"goes on"))
+    serves.ours.receive(client.data_to_send())
+    assert serves.messages[1] == [b"goes on"]
+    serves.ours.send(serves.open[1], b"and is answered")
+    events = client.receive_data(b"".join(serves.ours.out))
+    answered = [each for each in events if isinstance(each, h2.events.ResponseReceived)]
+    assert dict(answered[0].headers)[b"grpc-status"] == b"12"
+    assert any(isinstance(each, h2.events.DataReceived) and each.stream_id == 1 for each in events)
+
+
+TEXT = st.builds(
+    lambda text, times, end: text * times + end,
+    st.text(max_size=8) | st.sampled_from(["\xff", "%", "\ufffd", "\U0001f600", "a\n", "\ud800"]),
+    st.integers(0, 2_000),
+    st.text(max_size=3),
+)
+
+
+@given(TEXT, st.booleans())
+@settings(deadline=None)
+def test_whatever_is_said_at_the_end_fits_a_frame(text: str, answered: bool) -> None:
+    serves = Serves()
+    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    client.initiate_connection()
+    client.send_headers(1, REQUEST)
+    serves.ours.receive(client.data_to_send())
+    serves.ours.out.clear()
+    if answered:
+        serves.ours.start(serves.open[1])
+    serves.ours.finish(serves.open[1], 3, text)
+    assert all(len(each) - f.HEAD <= f.DEFAULT_FRAME for each in serves.ours.out)
+
+
+@given(TEXT)
+@settings(deadline=None)
+def test_text_is_cut_where_a_character_ends(text: str) -> None:
+    found = dict(hpack.Decoder().decode(trailers(3, text), raw=True))
+    said = found.get(b"grpc-message", b"")
+    assert len(said) <= 1_024
+    whole = text.encode(errors="replace").decode()
+    heard = urllib.parse.unquote(said.decode("ascii"), errors="strict")
+    assert whole.startswith(heard)
+    if heard != whole:
+        assert len(said) > 1_024 - 12  # no more than a character is given up for it
