@@ -188,6 +188,8 @@ class Connection(Sender):
             elif key == f.MAX_FRAME_SIZE:
                 self._expect(f.DEFAULT_FRAME <= value < 1 << 24, f.PROTOCOL_ERROR, "SETTINGS")
                 # Not used: frames of the default size can be shared by all connections.
+            elif key == f.HEADER_TABLE_SIZE:
+                self._shrinks |= value < f.DEFAULT_TABLE
             elif key == f.ENABLE_PUSH:
                 self._expect(value <= 1, f.PROTOCOL_ERROR, "SETTINGS")
         self.out.append(f.SETTINGS_ACK)

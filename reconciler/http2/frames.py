@@ -45,6 +45,7 @@ ENHANCE_YOUR_CALM: Final = 0xB
 
 DEFAULT_WINDOW: Final = 65_535
 DEFAULT_FRAME: Final = 16_384
+DEFAULT_TABLE: Final = 4_096
 MAX_WINDOW: Final = (1 << 31) - 1
 
 HEAD: Final = 9

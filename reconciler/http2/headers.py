@@ -116,6 +116,10 @@ def _string(data: bytes) -> bytes:
 # b"\x88" is the static table's `:status: 200`.
 RESPONSE: Final = b"\x88" + literal(((b"content-type", b"application/grpc"),))
 
+NO_TABLE: Final = b"\x20"
+"""Before a block: our table has room for nothing from here on (RFC 7541, 6.3). It holds nothing
+anyway, but a peer that wants it smaller than it is at first must be told (4.2)."""
+
 
 INVALID_ARGUMENT: Final = 3
 RESOURCE_EXHAUSTED: Final = 8

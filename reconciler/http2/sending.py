@@ -26,7 +26,7 @@ class Sender:
     """
 
     __slots__ = (
-        "_blocked", "_credit", "_handler", "_widened", "_wires", "out", "streams",
+        "_blocked", "_credit", "_handler", "_shrinks", "_widened", "_wires", "out", "streams",
         "window", "writable",
     )  # fmt: skip
 
@@ -34,6 +34,7 @@ class Sender:
         self._handler = handler
         self._wires = wires
         self._credit = CREDIT
+        self._shrinks = False  # the peer's header table: our next block has to agree
         self._blocked: dict[int, Stream] = {}  # with a queue, in turn
         self._widened = False  # a window, since they were last looked at
         self.streams: dict[int, Stream] = {}
@@ -45,8 +46,7 @@ class Sender:
         """Send the response's headers; with the first message, if not before."""
         if not stream.answered and self.streams.get(stream.id) is stream:
             stream.answered = True
-            head = f.head(len(h.RESPONSE), f.HEADERS, f.END_HEADERS, stream.id)
-            self.out.append(head + h.RESPONSE)
+            self._say(stream, f.END_HEADERS, h.RESPONSE)
 
     def send(self, stream: Stream, message: bytes) -> bool:
         """False: it waits, or a part of it does, until `drained`."""
@@ -77,8 +77,7 @@ class Sender:
         block = h.trailers(code, message)
         if not stream.answered:
             block = h.RESPONSE + block
-        flags = f.END_HEADERS | f.END_STREAM
-        self.out.append(f.head(len(block), f.HEADERS, flags, stream.id) + block)
+        self._say(stream, f.END_HEADERS | f.END_STREAM, block)
         if not stream.ended:
             self.out.append(f.rst_stream(stream.id, f.NO_ERROR))
         self._drop(stream)
@@ -87,6 +86,11 @@ class Sender:
         """The socket takes more again."""
         self.writable = True
         self._flush()
+
+    def _say(self, stream: Stream, flags: int, block: bytes) -> None:
+        if self._shrinks:
+            self._shrinks, block = False, h.NO_TABLE + block
+        self.out.append(f.head(len(block), f.HEADERS, flags, stream.id) + block)
 
     def _flush(self) -> None:
         """What the windows let go, a frame of each stream in turn."""

@@ -228,6 +228,12 @@ class Pair(RuleBasedStateMachine):
         self.client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
         self.turn()
 
+    @rule(sizes=st.lists(st.sampled_from([0, 100, 4_096, 1 << 16]), min_size=1, max_size=2))
+    def client_changes_its_header_table(self, sizes: list[int]) -> None:
+        for size in sizes:
+            self.client.update_settings({h2.settings.SettingCodes.HEADER_TABLE_SIZE: size})
+        self.turn()
+
     @rule(size=st.sampled_from([16_384, 40_000]))
     def client_takes_longer_frames(self, size: int) -> None:
         self.client.update_settings({h2.settings.SettingCodes.MAX_FRAME_SIZE: size})

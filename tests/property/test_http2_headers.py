@@ -7,14 +7,16 @@ import urllib.parse
 import h2.config
 import h2.connection
 import h2.events
+import h2.settings
 import hpack
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.http2 import Budget, Connection, Limits, Stream, Wires
 from reconciler.http2 import frames as f
 from reconciler.http2.headers import Header, HeaderReader, trailers
-from tests.property.test_http2 import METHOD, REQUEST, Told, framed
+from tests.property.test_http2 import METHOD, REQUEST, Told, framed, opened
 
 
 @given(
@@ -115,3 +117,21 @@ def test_text_is_cut_where_a_character_ends(text: str) -> None:
     assert whole.startswith(heard)
     if heard != whole:
         assert len(said) > 1_024 - 12  # no more than a character is given up for it
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("size", [0, 4_095])
+def test_a_smaller_header_table_is_agreed_to_once(size: int, begun: bool) -> None:
+    """begun: the response is, so that its end is told first"""
+    machine = opened(2)
+    if begun:
+        machine.ours.send(machine.told.open[1], b"x")
+    machine.client.update_settings({h2.settings.SettingCodes.HEADER_TABLE_SIZE: size})
+    machine.turn()
+    blocks: list[bytes] = []
+    for stream in (1, 3):
+        machine.ours.finish(machine.told.open[stream], 8)
+        blocks += [each[f.HEAD :] for each in machine.ours.out if each[3] == f.HEADERS]
+        machine.turn()  # the library raises when the table is larger than it said
+    assert [block.startswith(b"\x20") for block in blocks] == [True, False]
+    assert machine.statuses == {1: "8", 3: "8"}
