@@ -56,9 +56,9 @@ class Connection(Sender):
     """closed: nothing more will be read; the socket is to be closed once `out` is sent"""
 
     __slots__ = (
-        "_block", "_block_ended", "_block_stream", "_budget", "_data", "_headers", "_last",
-        "_leaving", "_limits", "_preface", "_received", "_start_window", "closed", "pinged",
-        "reason",
+        "_block", "_block_ended", "_block_stream", "_budget", "_data", "_headers", "_held",
+        "_last", "_leaving", "_limits", "_preface", "_received", "_start_window", "closed",
+        "pinged", "reason",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +71,7 @@ class Connection(Sender):
         super().__init__(handler, wires)
         self.out.append(_hello(limits))
         self._budget = budget
+        self._held = 0  # bytes of messages that are not whole
         self._limits = limits
         self._headers = HeaderReader()
         self._data = b""  # a frame that is not whole
@@ -323,7 +324,7 @@ class Connection(Sender):
             stream.buffer = bytearray()
         buffer = stream.buffer
         buffer += body
-        self._budget.used += len(body)
+        self._keep(len(body))
         at = 0
         while len(buffer) - at >= f.PREFIX:
             compressed, size = f.read_prefix(buffer, at)
@@ -346,12 +347,23 @@ class Connection(Sender):
                 return  # it ended with this one
         if at:
             del buffer[:at]
-            self._budget.used -= at
+            self._keep(-at)
         if not buffer:
             stream.buffer = None
-        elif self._budget.used > self._budget.limit:
+        elif self._too_much():
             self._let_go(stream)
             self._refuse(stream, h.RESOURCE_EXHAUSTED, "too much is being received at once")
+
+    def _keep(self, more: int) -> None:
+        self._held += more
+        self._budget.used += more
+
+    def _too_much(self) -> bool:
+        """A connection may hold the longest message there is, and a little besides."""
+        held, budget = self._held, self._budget
+        if held <= budget.small:
+            return False
+        return budget.used > budget.limit or held > self._limits.message + budget.small
 
     def _message(self, stream: Stream, message: bytes) -> None:
         if self._credit < CREDIT:
@@ -407,7 +419,7 @@ class Connection(Sender):
 
     def _let_go(self, stream: Stream) -> None:
         if stream.buffer is not None:
-            self._budget.used -= len(stream.buffer)
+            self._keep(-len(stream.buffer))
             stream.buffer = None
 
     def _drop(self, stream: Stream) -> None:

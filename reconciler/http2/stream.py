@@ -19,12 +19,16 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Budget:
-    """Bytes of messages that have begun and are not whole, over all connections of a server."""
+    """Bytes of messages that have begun and are not whole, over all connections of a server.
 
-    __slots__ = ("limit", "used")
+    Above `limit` those connections may not hold more that hold more than `small` already: a few
+    that hold much are no reason to refuse everybody else.
+    """
 
-    def __init__(self, limit: int = 512 << 20) -> None:
-        self.limit, self.used = limit, 0
+    __slots__ = ("limit", "small", "used")
+
+    def __init__(self, limit: int = 512 << 20, small: int = 128 << 10) -> None:
+        self.limit, self.small, self.used = limit, small, 0
 
 
 class _Sent:

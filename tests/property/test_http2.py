@@ -289,7 +289,7 @@ class Pair(RuleBasedStateMachine):
     @invariant()
     def nothing_is_kept(self) -> None:
         held = sum(len(each.buffer or b"") for each in self.ours.streams.values())
-        assert self.budget.used == held
+        assert self.budget.used == self.ours._held == held
         assert set(self.ours.streams) == set(self.alive()) - self.given_up
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from reconciler.http2 import Budget, Connection, Limits, Wires
 from reconciler.http2 import frames as f
-from tests.property.test_http2 import REQUEST, TALK, Told
+from tests.property.test_http2 import REQUEST, TALK, Told, framed
 from tests.property.test_http2_headers import Serves
 
 FLOODS = {
@@ -89,3 +89,64 @@ def test_as_many_streams_as_there_may_be_are_opened_at_once() -> None:
     ours.receive(client.data_to_send())
     assert len(told.open) == 1_000
     assert not ours.closed
+
+
+class Talk:
+    """A client and our side, with streams that are open."""
+
+    def __init__(
+        self, streams: int, budget: Budget | None = None, limits: Limits | None = None
+    ) -> None:
+        self.told = Told()
+        self.ours = Connection(self.told, Wires(), budget or Budget(), limits or Limits())
+        self.client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+        self.client.initiate_connection()
+        self.numbers = list(range(1, 2 * streams, 2))
+        for number in self.numbers:
+            self.client.send_headers(number, REQUEST)
+        self.turn()
+
+    def turn(self) -> None:
+        self.ours.receive(self.client.data_to_send())
+        out, self.ours.out = b"".join(self.ours.out), []
+        self.client.receive_data(out)
+        self.ours.receive(self.client.data_to_send())
+
+    def say(self, number: int, data: bytes) -> None:
+        self.client.send_data(number, data)
+        self.turn()
+
+    def give_up(self, number: int) -> None:
+        self.client.reset_stream(number)
+        self.turn()
+
+
+# ------------------------------------------------------------------------ messages that are begun
+
+
+def test_who_holds_much_is_refused_and_not_a_small_message_of_another() -> None:
+    budget, limits = Budget(1_000, small=200), Limits(message=5_000)
+    much, little = Talk(1, budget, limits), Talk(1, budget, limits)
+    much.say(1, framed(bytes(2_000))[:900])
+    message = framed(bytes(300))
+    little.say(1, message[:150])
+    assert budget.used == 1_050
+    little.say(1, message[150:])
+    assert little.told.messages[1] == [bytes(300)]
+    much.say(1, bytes(150))
+    assert much.told.resets == {1}
+    assert (budget.used, much.ours._held, little.ours._held) == (0, 0, 0)
+
+
+def test_one_connection_holds_one_message_and_little_more() -> None:
+    budget = Budget(100_000, small=200)
+    talk = Talk(3, budget, Limits(message=1_000))
+    message = framed(bytes(1_000))
+    talk.say(1, message[:-1])
+    for number, size in ((3, 150), (5, 60)):
+        talk.say(number, message[:size])
+    assert talk.told.resets == {5}
+    talk.say(1, message[-1:])
+    talk.say(3, message[150:])
+    assert talk.told.messages == {1: [bytes(1_000)], 3: [bytes(1_000)]}
+    assert budget.used == 0
