@@ -23,7 +23,7 @@ from reconciler.http2 import frames as f
 from reconciler.http2 import headers as h
 from reconciler.http2.headers import HeaderError, HeaderReader
 from reconciler.http2.incoming import TOO_LARGE, frames_of
-from reconciler.http2.sending import CREDIT, Sender
+from reconciler.http2.sending import CREDIT, EARNED, Sender
 from reconciler.http2.stream import NOBODY, Budget, Handler, Limits, Stream, Wires
 
 _STREAM_WINDOW: Final = 1 << 16
@@ -31,7 +31,7 @@ _CONNECTION_WINDOW: Final = 1 << 20
 _OPEN_COSTS: Final = 8
 """Of credit: headers are read, and may be answered. All streams that a connection may have can be
 opened before the first message of one gives it back."""
-_RESET_COSTS: Final = 20  # of credit: a stream that is opened and reset at once is work
+_RESET_COSTS: Final = 20  # of credit: a stream that comes to nothing is work; others cost nothing
 _MAX_BLOCK: Final = 64 << 10  # bytes of a header block, as sent
 
 
@@ -144,9 +144,12 @@ class Connection(Sender):
         elif kind == f.RST_STREAM:
             self._expect(len(body) == 4, f.FRAME_SIZE_ERROR, "RST_STREAM")
             self._expect(0 < stream <= self._last, f.PROTOCOL_ERROR, "RST_STREAM")
-            self._spend(_RESET_COSTS)
             found = self.streams.get(stream)
-            if found is not None:
+            if found is None:
+                self._spend(1)  # we have ended it, most likely, and the peer did not know yet
+            else:
+                if not (found.used or found.answered):
+                    self._spend(_RESET_COSTS)
                 self._drop(found)
                 self._handler.reset(found)
         elif kind == f.CONTINUATION:
@@ -366,8 +369,11 @@ class Connection(Sender):
         return budget.used > budget.limit or held > self._limits.message + budget.small
 
     def _message(self, stream: Stream, message: bytes) -> None:
-        if self._credit < CREDIT:
-            self._credit = min(self._credit + 20, CREDIT)
+        credit = self._credit
+        if credit < CREDIT:
+            credit += EARNED
+            self._credit = credit if credit < CREDIT else CREDIT
+        stream.used = True
         self._handler.message(stream, message)
 
     def _refuse(self, stream: Stream, code: int, reason: str) -> None:

@@ -15,7 +15,10 @@ from reconciler.http2.stream import Handler, Stream, Wires
 
 CREDIT: Final = 10_000
 """Frames that bring nothing (PING, SETTINGS, empty DATA ...) a peer may send, and how much it can
-save up: each message gives 20 back, and each `probe` of ours some."""
+save up. Each message of its gives some back (`EARNED`), each frame of a message that it is sent,
+for which it may have two windows to widen, and each `probe` of ours."""
+EARNED: Final = 20
+_FRAME: Final = f.DEFAULT_FRAME
 
 
 class Sender:
@@ -59,8 +62,10 @@ class Sender:
             self.out.append(self._wires.whole(stream.id, message))
             stream.window -= size
             self.window -= size
-            if self._credit < CREDIT:
-                self._credit = min(self._credit + 20, CREDIT)
+            credit = self._credit
+            if credit < CREDIT:
+                credit += EARNED + EARNED * (size // _FRAME)
+                self._credit = credit if credit < CREDIT else CREDIT
             return True
         if stream.queue is None:
             stream.queue = deque()
@@ -106,7 +111,7 @@ class Sender:
                     self.out.append(frame)
                     self.window -= len(frame) - f.HEAD
                     if len(queue) < waiting:
-                        self._credit = min(self._credit + 20, CREDIT)
+                        self._credit = min(self._credit + EARNED, CREDIT)
                     if len(self._blocked) > 1:
                         break
                 if queue is not None and not queue:

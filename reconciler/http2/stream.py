@@ -120,6 +120,7 @@ class Stream:
         "queue",
         "queued",
         "received",
+        "used",
         "window",
     )  # fmt: skip
 
@@ -132,6 +133,7 @@ class Stream:
         self.queued = 0
         self.answered = False  # the response's headers are sent
         self.ended = False  # the peer has said its last
+        self.used = False  # a message of it has come
         self.held = False  # our window stays shut
         self.owner: Any = None
 

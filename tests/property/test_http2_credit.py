@@ -47,6 +47,7 @@ def test_streams_that_are_opened_and_reset_at_once_end_the_connection() -> None:
         client.reset_stream(stream)
         ours.receive(client.data_to_send())
     assert (ours.closed, ours.reason) == (True, "too many frames that bring nothing")
+    assert len(told.headers) < 400
 
 
 def test_short_requests_that_have_long_answers_end_the_connection() -> None:
@@ -119,6 +120,64 @@ class Talk:
     def give_up(self, number: int) -> None:
         self.client.reset_stream(number)
         self.turn()
+
+
+@pytest.mark.parametrize("window", [1 << 30, 100_000])
+def test_who_takes_large_messages_may_widen_both_windows_for_each_frame(window: int) -> None:
+    """window: of both; with the wide ones a message goes in one piece"""
+    told = Told()
+    ours = Connection(told, Wires(), Budget(), Limits())
+    ours.receive(TALK + f.settings((f.INITIAL_WINDOW_SIZE, window)))
+    stream = told.open[5]
+    ours.receive(f.window_update(0, window - ours.window))
+    message = bytes(4_000_000)
+    updates = f.window_update(0, f.DEFAULT_FRAME) + f.window_update(5, f.DEFAULT_FRAME)
+    due = 0
+    for _ in range(25):
+        ours.send(stream, message)
+        while taken := sum(len(each) - f.HEAD for each in ours.out if each[3] == f.DATA):
+            ours.out.clear()
+            due += taken
+            while due >= f.DEFAULT_FRAME:
+                ours.receive(updates)
+                due -= f.DEFAULT_FRAME
+        assert not ours.closed
+    assert stream.queue is None
+
+
+@pytest.mark.parametrize("who", ["client", "server", "both"])
+def test_calls_that_came_to_something_are_given_up_for_nothing(who: str) -> None:
+    talk = Talk(700)
+    for number in talk.numbers[:600]:
+        if who != "server":
+            talk.say(number, framed(b"x"))
+        if who != "client":
+            talk.ours.send(talk.told.open[number], b"y")
+            talk.turn()
+    for number in talk.numbers[:600]:
+        talk.give_up(number)
+    assert not talk.ours.closed
+    talk.say(talk.numbers[-1], framed(b"goes on"))
+    assert talk.told.messages[talk.numbers[-1]] == [b"goes on"]
+
+
+def test_calls_that_we_have_ended_are_given_up_for_nothing() -> None:
+    """Theirs was on its way when ours came."""
+    talk = Talk(700)
+    for number in talk.numbers[:600]:
+        talk.ours.finish(talk.told.open[number], 14)
+    talk.ours.out.clear()
+    for number in talk.numbers[:600]:
+        talk.give_up(number)
+    assert not talk.ours.closed
+
+
+def test_what_is_given_up_again_and_again_ends_the_connection() -> None:
+    talk = Talk(2)
+    talk.give_up(1)
+    for _ in range(20_000):
+        talk.ours.receive(f.rst_stream(1, f.CANCEL))
+    assert (talk.ours.closed, talk.ours.reason) == (True, "too many frames that bring nothing")
 
 
 # ------------------------------------------------------------------------ messages that are begun
