@@ -31,6 +31,10 @@ class Budget:
         self.limit, self.small, self.used = limit, small, 0
 
 
+_ENTRY: Final = 128
+"""Bytes that keeping the frames of one stream takes beside those of the message."""
+
+
 class _Sent:
     """A message as it was sent, by stream: frame by frame, or all of them in one piece; size: bytes
     of both. The message is kept beside, so that its id stays its own."""
@@ -84,7 +88,7 @@ class Wires:
 
     def _count(self, sent: _Sent) -> None:
         """It has one more."""
-        size = len(sent.message)
+        size = len(sent.message) + _ENTRY
         sent.size += size
         self._bytes += size
         while len(self._kept) > self._messages or self._bytes > self._size:
