@@ -176,7 +176,7 @@ def token_claims(token: str) -> dict[str, object]:
     try:
         payload = base64.b64decode(parts[1] + "=" * (-len(parts[1]) % 4), b"-_", validate=True)
         return msgspec.json.decode(payload, type=dict[str, object])
-    except (binascii.Error, ValueError, msgspec.DecodeError):
+    except (binascii.Error, ValueError, msgspec.DecodeError, RecursionError):
         return {}
 
 

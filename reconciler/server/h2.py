@@ -44,6 +44,7 @@ from reconciler.tls import KeyFiles, KeyPair, Proof
 _BACKLOG: Final = 4096
 _FIRST_GROUP, _GROUP = 16, 128  # streams that are sent a change before it goes
 _FIRST_STREAM_SECONDS: Final = 30.0  # to open a stream, for one who has connected
+_CANT_TELL: Final = "who calls can't be found out: the server is broken"
 
 
 class H2Server(StreamServer[Call]):
@@ -239,10 +240,13 @@ class H2Server(StreamServer[Call]):
         try:
             status, text = await rpc.run()
         except Exception as error:
-            what = {"message": f"{call.method}: broken", "exception": error}
-            self.loop.call_exception_handler(what)
+            self._tell_broken(call, error)
             status, text = "UNKNOWN", f"{type(error).__name__}: {error}"
         self.end(call, status, text)
+
+    def _tell_broken(self, call: Call, error: Exception) -> None:
+        what = {"message": f"{call.method}: broken", "exception": error}
+        self.loop.call_exception_handler(what)
 
     async def _prove(self, call: Call, context: CallContext) -> None:
         try:
@@ -250,6 +254,10 @@ class H2Server(StreamServer[Call]):
             self._may_open()
         except ProtocolError as error:
             self._refuse(call, error)
+            return
+        except Exception as error:
+            self._tell_broken(call, error)
+            self._refuse(call, ProtocolError("UNKNOWN", _CANT_TELL))
             return
         if call.stream.owner is call:
             pending, call.pending = call.pending or [], None

@@ -47,6 +47,7 @@ class Client:
         self.read: Callable[[int], bool] = lambda stream: True
         self.got: dict[int, int] = defaultdict(int)
         self.status: dict[int, str] = {}
+        self.text: dict[int, str] = {}
         self.pongs = 0
 
     @classmethod
@@ -110,6 +111,7 @@ class Client:
                 headers = {bytes(name): bytes(value) for name, value in event.headers}
                 if b"grpc-status" in headers:
                     self.status[event.stream_id] = headers[b"grpc-status"].decode()
+                    self.text[event.stream_id] = headers.get(b"grpc-message", b"").decode()
 
     async def close(self) -> None:
         self._writer.close()
@@ -256,3 +258,23 @@ async def test_who_has_not_proven_anything_yet_is_taken_one_window_of(authority:
         await client.send()
         await hub.wait(lambda: [len(frame) for _, frame in hub.frames] == [len(message)])
         assert list(hub.nodes.values()) == ["node-1"]
+
+
+class Broken:
+    async def prove(self, token: str) -> Proof:
+        raise RuntimeError("a secret of ours")
+
+
+async def test_a_proof_that_breaks_ends_its_call_and_is_told(authority: Path) -> None:
+    keys = keys_of(authority, certs.issue_server(authority, names=("127.0.0.1",), now=NOW))
+    told: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    async with served(keys, tokens=Broken()) as (hub, server, client):
+        stream = client.open(METHOD, ("authorization", "Bearer node-1"))
+        client.say(stream, request("node-1"))
+        await client.until(lambda: stream in client.status)
+        assert client.status == {stream: "2"}
+        assert client.text == {stream: "who calls can't be found out: the server is broken"}
+        assert hub.nodes == {}
+        assert server.refused == {"UNKNOWN": 1}
+        assert [type(each["exception"]) for each in told] == [RuntimeError]

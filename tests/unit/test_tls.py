@@ -93,10 +93,14 @@ def test_what_names_none(cn: str | None, organization: str, uris: Sequence[str])
 
 
 def token(claims: object) -> str:
-    def part(value: object) -> str:
-        return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+    return token_of(json.dumps(claims).encode())
 
-    return f"{part({'alg': 'none'})}.{part(claims)}.c2ln"
+
+def token_of(payload: bytes) -> str:
+    head, claims = (
+        base64.urlsafe_b64encode(each).decode().rstrip("=") for each in (b'{"alg":"none"}', payload)
+    )
+    return f"{head}.{claims}.c2ln"
 
 
 def test_the_node_of_ones_own_token() -> None:
@@ -116,10 +120,18 @@ def test_the_node_of_ones_own_token() -> None:
         token({"kubernetes.io": {"node": "n1"}}),
         token({"kubernetes.io": {"node": {"name": 7}}}),
         token({"kubernetes.io": {"node": {"name": "N 1"}}}),
+        token_of(b'{"a":' + b"[" * 5_000),
+        token_of(b'{"a":' + b"[" * 2_000 + b"]" * 2_000 + b"}"),
     ],
 )
 def test_tokens_without_a_node(text: str) -> None:
     assert tls.token_node(text) == ""
+
+
+def test_what_is_nested_without_end_has_no_claims() -> None:
+    text = token_of(b'{"exp":1,"a":' + b"[" * 2_000 + b"]" * 2_000 + b"}")
+    assert len(text) <= tls.MAX_TOKEN
+    assert tls.token_claims(text) == {}
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"two words\x07", b"\xff\xfe", b"x" * 7001])
