@@ -7,7 +7,8 @@ is read without a copy, and a quiet stream costs two small objects and its socke
 Frames that are queued in one turn of the event loop leave together. A stream whose peer doesn't
 read keeps what the core sent (at most one state, and a short one before it, see `drained`), is
 ended with RESOURCE_EXHAUSTED when nothing of it moved for `stall_seconds`, and when more than
-`queue_bytes` pile up. Connections are probed with PING; those that never open a stream are closed.
+`queue_bytes` pile up. Connections are probed with PING; those that have had no stream for a while,
+or never had one, are closed.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from reconciler.tls import KeyFiles, KeyPair, Proof
 
 _BACKLOG: Final = 4096
 _FIRST_GROUP, _GROUP = 16, 128  # streams that are sent a change before it goes
-_FIRST_STREAM_SECONDS: Final = 30.0  # to open a stream, for one who has connected
+_IDLE_SECONDS: Final = 30.0  # without a stream, after which a connection is closed
 _CANT_TELL: Final = "who calls can't be found out: the server is broken"
 
 
@@ -59,7 +60,7 @@ class H2Server(StreamServer[Call]):
     ) -> None:
         super().__init__(hub, listen, tls, **options)
         self._keepalive = self._options["grpc.keepalive_time_ms"] / 1000
-        self._answer_time = self._options["grpc.keepalive_timeout_ms"] / 1000
+        self.answer_time = self._options["grpc.keepalive_timeout_ms"] / 1000
         self._listeners: list[asyncio.Server] = []
         self._sweep: asyncio.TimerHandle | None = None
         self._tick = 0
@@ -348,7 +349,7 @@ class H2Server(StreamServer[Call]):
             peer.flush()
 
     def _pause(self) -> float:
-        return min(self._keepalive / 3, self._answer_time, self._stall / 2)
+        return min(self._keepalive / 3, self.answer_time, self._stall / 2)
 
     def _look(self) -> None:
         """From time to time: who is gone, who takes nothing, who never begins."""
@@ -356,21 +357,27 @@ class H2Server(StreamServer[Call]):
         now = self.loop.time()
         while self._probed and self._probed[0][0] <= now:
             _, peer = self._probed.popleft()
-            if peer.connection.pinged:
+            if not peer.connection.pinged:
+                continue
+            if peer.moved():  # the PING is behind what the socket has not taken
+                self._probed.append((now + self.answer_time, peer))
+            else:
                 peer.abort()
         self._tick += 1
         turns = max(1, round(self._keepalive / self._pause()))
         for peer in list(self.peers):
             if peer.sent:
                 self._stalled(peer, now)
-            if not peer.connection.streams and now - peer.used > _FIRST_STREAM_SECONDS:
+            if not peer.connection.streams and now - peer.used > _IDLE_SECONDS:
                 peer.connection.leave()
                 peer.flush()
                 peer.close()
                 continue
             due = peer.number % turns == self._tick % turns and peer.established
-            if due and peer.connection.probe():
-                self._probed.append((now + self._answer_time, peer))
+            if due and not peer.connection.pinged:
+                peer.moved()  # since now is what counts
+                peer.connection.probe()
+                self._probed.append((now + self.answer_time, peer))
                 peer.touch()
 
     def _stalled(self, peer: Peer, now: float) -> None:

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 _JOIN: Final = 4096  # bytes up to which a copy is cheaper than a list of buffers
 _RECORDS: Final = 16 * RECORD  # bytes to encrypt at once: what OpenSSL's buffer grows to stays
-_CONTROL_BYTES: Final = 4 << 20  # answers to PING and the like that a peer may leave unread
+_CONTROL_BYTES: Final = 4 << 20
+"""What a socket may not have taken beside `queue_bytes`, before its connection is aborted: answers
+to PING and the like wait for no window."""
+_MOVED: Final = 1 << 62  # more than can wait
 
 
 class Call:
@@ -52,14 +55,15 @@ class Peer(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_busy", "_queued", "_secured", "_server", "_transport", "connection", "number", "sent",
-        "used",
+        "_behind", "_busy", "_queued", "_secured", "_server", "_transport", "connection", "number",
+        "sent", "used",
     )  # fmt: skip
 
     def __init__(self, server: H2Server, contexts: Contexts | None = None) -> None:
         self._server = server
         self._transport: asyncio.Transport | None = None
         self._busy = self._queued = False
+        self._behind = 0  # bytes that the socket had not taken when `moved` was last asked
         self._secured = None if contexts is None else Session(contexts.current(), server.buffers)
         self.connection = Connection(self, server.wires, server.budget, server.limits)
         self.number = next(_peers)
@@ -118,7 +122,7 @@ class Peer(asyncio.Protocol):
         if answers:
             self._transport.write(answers)
         if broken:
-            self._transport.close()
+            self._shut(self._transport)
             return b""
         return data
 
@@ -127,6 +131,7 @@ class Peer(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.connection.writable = True
+        self._behind = _MOVED
         self._told()  # before what others wait to send fills the connection again
         self.connection.unblock()
         self.touch()
@@ -201,12 +206,24 @@ class Peer(asyncio.Protocol):
         """Bytes that the socket has not taken."""
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
+    def moved(self) -> bool:
+        """The socket has taken something since this was last asked."""
+        waits = self.buffered() + sum(map(len, self.connection.out))
+        before, self._behind = self._behind, waits
+        return self._behind < before
+
     def close(self) -> None:
         transport, secured = self._transport, self._secured
         if transport is None or transport.is_closing():
             return
         if secured is not None:
             transport.write(secured.end())
+        self._shut(transport)
+
+    def _shut(self, transport: asyncio.Transport) -> None:
+        """Once all is taken; who doesn't take it is not waited for."""
+        if self.buffered():
+            self._server.loop.call_later(self._server.answer_time, self.abort)
         transport.close()
 
     def abort(self) -> None:

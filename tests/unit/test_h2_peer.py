@@ -23,13 +23,16 @@ class Transport:
 
     def __init__(self) -> None:
         self.size = self.writes = 0
-        self.aborted = False
+        self.closing = self.aborted = False
 
     def get_write_buffer_size(self) -> int:
         return self.size
 
     def is_closing(self) -> bool:
-        return False
+        return self.closing
+
+    def close(self) -> None:
+        self.closing = True
 
     def write(self, data: bytes) -> None:
         self.size += len(data)
@@ -190,3 +193,101 @@ async def test_what_is_sent_when_little_is_taken_goes_with_it(
     rig.server.send(1, b"x" * size)
     rig.server.flush()
     assert (more, rig.transport.writes) == ([], writes)
+
+
+class Clock:
+    """In place of the server's event loop: what is to be done later is kept."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+        self.later: list[tuple[float, Any]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_soon(self, what: Any) -> None:
+        self.later.append((0.0, what))
+
+    def call_later(self, after: float, what: Any, *_: Any) -> None:
+        self.later.append((after, what))
+
+
+@pytest.mark.parametrize("left", [0, 1_000])
+async def test_who_does_not_take_our_last_words_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    rig, clock = Rig(monkeypatch), Clock()
+    monkeypatch.setattr(rig.server, "loop", clock)
+    rig.transport.size = left
+    for _ in range(2):
+        rig.peer.close()
+    assert (rig.transport.closing, rig.transport.aborted) == (True, False)
+    if not left:
+        assert clock.later == []  # the event loop does the rest
+        return
+    ((after, what),) = clock.later
+    assert after == 10.0
+    what()
+    assert rig.transport.aborted
+
+
+class Probed(Rig):
+    """Whose PING is behind what the socket has not taken; looked at when its answer is due."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, waits: int) -> None:
+        super().__init__(monkeypatch)
+        self.clock = Clock()
+        monkeypatch.setattr(self.server, "loop", self.clock)
+        self.transport.size = waits
+        self.server.peers.add(self.peer)
+        while not self.server._probed:
+            self.look(0.0)
+
+    def look(self, later: float) -> None:
+        self.clock.now += later
+        self.peer.used = self.clock.now
+        self.server._look()
+
+
+async def test_who_takes_what_is_before_our_ping_may_take_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Probed(monkeypatch, 50_000)
+    for _ in range(4):
+        rig.transport.size -= 10_000
+        rig.look(10.0)
+        assert not rig.transport.aborted
+    rig.look(9.0)
+    assert not rig.transport.aborted
+    rig.look(1.0)
+    assert rig.transport.aborted
+
+
+async def test_who_took_so_much_that_more_was_written_has_moved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Probed(monkeypatch, 50_000)
+    rig.peer.pause_writing()
+    rig.transport.size = 10_000
+    rig.peer.resume_writing()
+    rig.transport.size = 900_000
+    rig.look(10.0)
+    assert not rig.transport.aborted
+    rig.look(10.0)
+    assert rig.transport.aborted
+
+
+@pytest.mark.parametrize("waits", [0, 50_000])
+async def test_who_takes_nothing_and_does_not_answer_is_gone(
+    monkeypatch: pytest.MonkeyPatch, waits: int
+) -> None:
+    rig = Probed(monkeypatch, waits)
+    rig.look(10.0)
+    assert rig.transport.aborted
+
+
+async def test_who_answers_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Probed(monkeypatch, 50_000)
+    rig.peer.data_received(f.PREFACE + f.settings() + f.ping(b"\x00" * 8, f.ACK))
+    rig.look(10.0)
+    assert not rig.transport.aborted

@@ -182,7 +182,7 @@ async def test_who_never_ends_the_handshake_is_closed_and_not_probed_before(
     for _ in range(20):
         rig.look()  # its turn to be probed has come
     assert (len(rig.server._probed), rig.socket.closing) == (0, False)
-    monkeypatch.setattr(h2, "_FIRST_STREAM_SECONDS", -1.0)
+    monkeypatch.setattr(h2, "_IDLE_SECONDS", -1.0)
     rig.look()
     assert rig.socket.closing
     assert rig.socket.written == b""
