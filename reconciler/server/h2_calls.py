@@ -1,7 +1,9 @@
 """Other services on a port of `h2.H2Server` (health, reflection, CSDS), as they are written for
 grpc.aio: `Registry` is what their `add_..._to_server` functions take for a server.
 
-Only what such services use of a context is there; what is sent waits for the peer to take it.
+Only what such services use of a context is there. What is sent waits for the peer to take it, as an
+xDS stream's does: it ends when nothing of it moved for `stall_seconds`, and what all such calls of
+one connection have waiting is bounded.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import grpc
 
 from reconciler.http2.headers import Header
 from reconciler.server.h2_proofs import CallContext
+from reconciler.server.h2_session import RECORD
 
 if TYPE_CHECKING:
     from reconciler.server.h2_peer import Call
@@ -60,6 +63,9 @@ _WAITING: Final = 1 << 20
 _REQUEST: Final = 100
 """What a request takes beside its bytes, of which it may have none."""
 
+_AT_ONCE: Final = RECORD
+"""Bytes of an answer that goes with its end; more is waited for until the socket has it."""
+
 
 class Rpc:
     """One call of such a service. task: that runs it; set by who starts it"""
@@ -72,6 +78,7 @@ class Rpc:
         self._taken = asyncio.Event()
         self._status: tuple[str, str] = ("OK", "")
         self._waiting = 0  # bytes of requests that the service has not taken
+        self._untaken = 0  # bytes of answers that the socket has not taken
         self.task: asyncio.Task[None] | None = None
 
     # The connection's side
@@ -86,11 +93,16 @@ class Rpc:
     def ended(self) -> None:
         self._requests.put_nowait(None)
 
-    def drained(self) -> None:
+    def taken(self) -> None:
+        """All that was sent."""
+        self._call.peer.waiting -= self._untaken
+        self._untaken = 0
         self._taken.set()
 
     def over(self) -> None:
         """The stream has ended; whoever ended it, the service is not to go on."""
+        self._call.peer.waiting -= self._untaken
+        self._untaken = 0
         if self.task is not None and self.task is not asyncio.current_task():
             self.task.cancel()
 
@@ -139,11 +151,18 @@ class Rpc:
     async def write(self, response: Any) -> None:
         make = self._handler.response_serializer
         data = response if make is None else make(response)
+        call, peer, size = self._call, self._call.peer, len(data)
+        if call.stream.owner is not call:
+            raise _Ended
+        if not peer.has_room(size):
+            await self.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too much waits to be read")
+        self._untaken += size
+        peer.waiting += size
         self._taken.clear()
-        peer = self._call.peer
-        waits = not peer.connection.send(self._call.stream, data)
+        waits = not peer.connection.send(call.stream, data)
+        peer.note(call)
         peer.touch()
-        if waits:
+        if waits or self._untaken > _AT_ONCE:
             await self._taken.wait()
 
     async def read(self) -> Any:

@@ -23,6 +23,9 @@ _RECORDS: Final = 16 * RECORD  # bytes to encrypt at once: what OpenSSL's buffer
 _CONTROL_BYTES: Final = 4 << 20
 """What a socket may not have taken beside `queue_bytes`, before its connection is aborted: answers
 to PING and the like wait for no window."""
+_OTHERS_BYTES: Final = 64 << 20
+"""What all calls of other services than xDS on one connection may have waiting, or `queue_bytes` if
+that is less. One message alone may be longer: no other way would it ever be sent."""
 _MOVED: Final = 1 << 62  # more than can wait
 
 
@@ -52,11 +55,12 @@ class Peer(asyncio.Protocol):
     """One connection: bytes between the socket and `http2.Connection`, which tells it what came.
 
     sent: calls that were sent something which has not been taken yet
+    waiting: bytes of it, of other services than xDS
     """
 
     __slots__ = (
         "_behind", "_busy", "_queued", "_secured", "_server", "_transport", "connection", "number",
-        "sent", "used",
+        "sent", "used", "waiting",
     )  # fmt: skip
 
     def __init__(self, server: H2Server, contexts: Contexts | None = None) -> None:
@@ -69,6 +73,7 @@ class Peer(asyncio.Protocol):
         self.number = next(_peers)
         self.sent: dict[Call, None] = {}
         self.used = server.loop.time()
+        self.waiting = 0
 
     @property
     def address(self) -> str:
@@ -191,16 +196,31 @@ class Peer(asyncio.Protocol):
                 call.untaken = 0
                 del self.sent[call]
             drained = self._server.drained
-            if drained is None:
-                return bool(self.connection.out)
             self._busy = True
             try:
                 for call in taken:
-                    if call.stream.owner is call:
+                    if call.stream.owner is not call:
+                        continue
+                    if call.rpc is not None:
+                        call.rpc.taken()
+                    elif drained is not None:
                         drained(call.id)
             finally:
                 self._busy = False
         return bool(self.connection.out)
+
+    def note(self, call: Call) -> None:
+        """It is sent something."""
+        if call not in self.sent:
+            call.left = -1
+            self.sent[call] = None
+
+    def has_room(self, size: int) -> bool:
+        """For a message of another service than xDS."""
+        most = self._server.queue_bytes
+        if self.waiting:
+            most = min(most, _OTHERS_BYTES)
+        return self.waiting + size <= most
 
     def buffered(self) -> int:
         """Bytes that the socket has not taken."""
@@ -259,6 +279,4 @@ class Peer(asyncio.Protocol):
             self._server.over(stream.owner)
 
     def drained(self, stream: Stream) -> None:
-        """Of xDS, `flush` tells it once the socket has it too."""
-        if stream.owner is not None and stream.owner.rpc is not None:
-            stream.owner.rpc.drained()
+        """`flush` tells it once the socket has it too."""

@@ -18,11 +18,12 @@ import h2.config
 import h2.connection
 import h2.errors
 import h2.events
+import h2.settings
 import pytest
 
 from reconciler.config import Address
 from reconciler.http2.frames import prefix
-from reconciler.server import certs
+from reconciler.server import certs, h2_peer
 from reconciler.server.h2 import H2Server
 from reconciler.server.streams import METHOD
 from reconciler.tls import KeyPair, Proof
@@ -49,6 +50,7 @@ class Client:
         self.status: dict[int, str] = {}
         self.text: dict[int, str] = {}
         self.pongs = 0
+        self.settled = False
 
     @classmethod
     async def to(cls, server: H2Server, keys: KeyPair | None) -> Self:
@@ -80,6 +82,12 @@ class Client:
             self.http.send_data(stream, data[at : min(at + most, size)])
         return size
 
+    def widen(self) -> None:
+        """All windows, as far as they go; to be said before streams are opened."""
+        wide = (1 << 31) - 1
+        self.http.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: wide})
+        self.http.increment_flow_control_window(wide - 65_535)
+
     async def send(self) -> None:
         self._writer.write(self.http.data_to_send())
         await self._writer.drain()
@@ -100,11 +108,14 @@ class Client:
                 self.got[event.stream_id] += len(event.data)
                 if not event.flow_controlled_length:
                     return
-                self.http.increment_flow_control_window(event.flow_controlled_length)
+                if self.http.inbound_flow_control_window < 1 << 30:
+                    self.http.increment_flow_control_window(event.flow_controlled_length)
                 if self.read(event.stream_id):
                     self.http.increment_flow_control_window(
                         event.flow_controlled_length, event.stream_id
                     )
+            case h2.events.SettingsAcknowledged():
+                self.settled = True
             case h2.events.PingAckReceived():
                 self.pongs += 1
             case h2.events.TrailersReceived() | h2.events.ResponseReceived():
@@ -225,6 +236,91 @@ async def test_a_call_that_is_given_up_at_once_leaves_nothing() -> None:
         slow.may.set()
         await client.until(lambda: client.got[last] > 0)
         assert len(server._tasks) == 1
+
+
+FETCH = "/test.Service/Fetch"
+
+
+class Fetch:
+    """A service that answers with so many bytes."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    async def one(self, request: bytes, context: Any) -> bytes:
+        return bytes(self.size)
+
+    def add(self, server: Any) -> None:
+        handler: Any = grpc.unary_unary_rpc_method_handler(self.one)
+        server.add_registered_method_handlers("test.Service", {"Fetch": handler})
+
+
+async def test_an_answer_that_is_not_read_ends_and_others_go_on() -> None:
+    async with served(add=Fetch(200_000).add, stall_seconds=0.4) as (_, server, client):
+        client.read = lambda stream: stream != stuck
+        stuck, good = client.open(FETCH), client.open(FETCH)
+        for stream in (stuck, good):
+            client.say(stream, b"?")
+        await client.until(lambda: len(client.status) == 2)
+        assert client.status == {stuck: "8", good: "0"}
+        assert "took nothing for 0.4 s" in client.text[stuck]
+        assert client.got[good] == 200_005
+        (peer,) = server.peers
+        assert (peer.waiting, peer.sent) == (0, {})
+        assert len(server._tasks) == 0
+
+
+async def test_who_reads_nothing_at_all_of_its_answers_is_gone() -> None:
+    async with served(add=Fetch(20 << 20).add, stall_seconds=0.4) as (_, server, client):
+        client.widen()
+        client.say(client.open(FETCH), b"?")
+        await client.send()
+        (peer,) = server.peers
+        async with asyncio.timeout(20):
+            while server.peers:
+                server._gone.clear()
+                await server._gone.wait()
+        assert peer.waiting == 0
+
+
+@pytest.mark.parametrize("wide", [False, True])
+async def test_answers_that_wait_on_one_connection_are_bounded_together(wide: bool) -> None:
+    """Whether it is windows that they wait for, or the socket."""
+    async with served(add=Fetch(300_000).add, queue_bytes=1_000_000) as (_, server, client):
+        client.read = lambda stream: False
+        if wide:
+            client.widen()
+        await client.until(lambda: client.settled)
+        streams = [client.open(FETCH) for _ in range(50)]
+        for stream in streams:
+            client.say(stream, b"?")
+        await client.until(lambda: len(client.status) >= 40)
+        assert set(client.status.values()) <= {"8", "0"} if wide else {"8"}
+        (peer,) = server.peers
+        assert peer.waiting <= 900_000
+        for stream in set(streams) - client.status.keys():
+            client.http.increment_flow_control_window(300_000, stream)
+        await client.until(lambda: len(client.status) == 50)
+        taken = [stream for stream in streams if client.status[stream] == "0"]
+        assert 1 <= len(taken) <= 10
+        assert {client.got[stream] for stream in taken} == {300_005}
+        assert (peer.waiting, peer.sent) == (0, {})
+
+
+async def test_a_long_answer_is_taken_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(h2_peer, "_OTHERS_BYTES", 100_000)
+    async with served(add=Fetch(300_000).add) as (_, _, client):
+        client.read = lambda stream: stream == again
+        first, second, again = (client.open(FETCH) for _ in range(3))
+        client.say(first, b"?")
+        await client.until(lambda: client.got[first] > 0)
+        client.say(second, b"?")
+        await client.until(lambda: second in client.status)
+        client.http.increment_flow_control_window(300_000, first)
+        await client.until(lambda: first in client.status)
+        client.say(again, b"?")
+        await client.until(lambda: again in client.status)
+        assert client.status == {first: "0", second: "8", again: "0"}
 
 
 class Tokens:
