@@ -298,8 +298,10 @@ class H2Server(StreamServer[Call]):
         """The peer has said its last."""
         if call.rpc is not None:
             call.rpc.ended()
-            return
-        self.end(call, "OK", "")
+        elif call.stream.queue is None:
+            self.end(call, "OK", "")
+        else:
+            self._forget(call)  # what waits goes before the end
 
     def _refuse(self, call: Call, error: ProtocolError) -> None:
         if call.stream.owner is not call:
@@ -323,12 +325,16 @@ class H2Server(StreamServer[Call]):
             call.rpc.over()
         if call.timer is not None:
             call.timer.cancel()
+        self._forget(call)
+        call.peer.used = self.loop.time()
+        self.gone()
+
+    def _forget(self, call: Call) -> None:
+        """It is sent nothing more."""
         if self._streams.pop(call.id, None) is not None:
             assert call.traffic is not None
             call.traffic.streams -= 1
             self._hub.stream_closed(call.id)
-        call.peer.used = self.loop.time()
-        self.gone()
 
     def _arm(self, call: Call, after: float, status: str, reason: str) -> None:
         if call.timer is not None:

@@ -279,4 +279,8 @@ class Peer(asyncio.Protocol):
             self._server.over(stream.owner)
 
     def drained(self, stream: Stream) -> None:
-        """`flush` tells it once the socket has it too."""
+        """Whose peer has said its last was only waited for. Of others `flush` tells once the socket
+        has it too."""
+        call: Call | None = stream.owner
+        if call is not None and call.rpc is None and stream.ended:
+            self._server.end(call, "OK", "")

@@ -323,6 +323,26 @@ async def test_a_long_answer_is_taken_alone(monkeypatch: pytest.MonkeyPatch) -> 
         assert client.status == {first: "0", second: "8", again: "0"}
 
 
+@pytest.mark.parametrize("reads", [True, False])
+async def test_what_waits_for_who_has_said_its_last_goes_before_the_end(reads: bool) -> None:
+    async with served(stall_seconds=0.4) as (hub, server, client):
+        client.read = lambda stream: False
+        stream = client.open(METHOD)
+        client.say(stream, request("node-1"))
+        await client.until(lambda: len(hub.nodes) == 1)
+        (number,) = hub.nodes
+        server.send(number, bytes(300_000))
+        client.http.end_stream(stream)
+        await client.until(lambda: client.got[stream] == 65_535 and hub.closed == [number])
+        server.send(number, b"not any more")
+        if reads:
+            client.http.increment_flow_control_window(300_000, stream)
+        await client.until(lambda: stream in client.status)
+        assert client.status == {stream: "0" if reads else "8"}
+        assert client.got[stream] == (300_005 if reads else 65_535)
+        assert server.traffic["node-1"].streams == 0
+
+
 class Tokens:
     """Takes its time."""
 
