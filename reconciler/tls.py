@@ -217,8 +217,8 @@ def check(keys: KeyPair, paths: Sequence[str], now: float) -> None:
     certificate_path, key_path, ca_path = paths
     try:
         if keys.ca:
-            x509.load_pem_x509_certificates(keys.ca)
-    except ValueError:
+            trust(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), keys)
+    except (ValueError, ssl.SSLError):
         raise ConfigError(f"{ca_path}: can't be read as certificates") from None
     if not keys.certificate:
         return
@@ -253,6 +253,14 @@ def take(context: ssl.SSLContext, keys: KeyPair) -> None:
         context.load_cert_chain(f"/proc/self/fd/{file}")
     finally:
         os.close(file)
+
+
+def trust(context: ssl.SSLContext, keys: KeyPair) -> None:
+    """Let a context know the CA. ValueError, ssl.SSLError: it can't be read."""
+    # Without the text that may be beside the certificates: of a string it takes ASCII alone.
+    found = x509.load_pem_x509_certificates(keys.ca)
+    der = [each.public_bytes(serialization.Encoding.DER) for each in found]
+    context.load_verify_locations(cadata=b"".join(der))
 
 
 class KeyFiles:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 
-from reconciler.tls import KeyFiles, KeyPair, take
+from reconciler.tls import KeyFiles, KeyPair, take, trust
 
 
 class Contexts:
@@ -32,11 +32,13 @@ def _made(keys: KeyPair, tokens: bool) -> ssl.SSLContext:
     context.set_alpn_protocols(["h2"])
     # All suites are strong, and the client knows which one its processor is fast at.
     context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
-    # Nobody resumes: who comes back proves anew who it is, by what is trusted then. Making tickets
-    # would be work besides, and clients in Go and gRPC's own use none.
+    # With TLS 1.3 nobody resumes: who comes back proves anew who it is. Tickets would be work, too,
+    # and clients in Go and gRPC's own use none. With TLS 1.2 one may, as long as the files are the
+    # same and the certificate is good (`proofs.prove`): it can't be switched off from here, and
+    # without tickets (OP_NO_TICKET) OpenSSL would keep up to 20,480 sessions for it.
     context.num_tickets = 0
     take(context, keys)
     if not tokens:
         context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(cadata=keys.ca.decode())
+        trust(context, keys)
     return context

@@ -47,6 +47,55 @@ def test_the_client_chooses_among_the_ciphers(rig: TlsRig, first: int) -> None:
     assert chosen[0] == names[first]
 
 
+@pytest.mark.parametrize("ciphers", [(), ("ECDHE-ECDSA-AES128-GCM-SHA256",)], ids=["1.3", "1.2"])
+def test_who_comes_back_is_known_by_what_is_trusted_then(
+    rig: TlsRig, tmp_path: Path, ciphers: tuple[str, ...]
+) -> None:
+    """TLS 1.3: and nobody resumes; TLS 1.2: only as long as the files are the same."""
+    (tmp_path / "new").mkdir()
+    other = TlsRig(tmp_path / "new")
+    files = tls.KeyFiles(*rig.files)
+    rig.contexts = Contexts(files, tokens=False)
+    client = rig.client("node-7", ciphers=ciphers)
+    client.shake(rig.session())
+    session, again = rig.session(), client.again()
+    again.shake(session)
+    assert again.object.session_reused is bool(ciphers)
+    der = session.certificate()
+    assert der is not None
+    assert tls.node_of(ssl.DER_cert_to_PEM_cert(der).encode()) == "node-7"
+    assert rig.contexts.current().session_stats()["number"] == 0  # nothing is kept here
+    Path(rig.files[2]).write_bytes(Path(other.files[2]).read_bytes())
+    with pytest.raises(ssl.SSLError, match="certificate verify failed"):
+        client.again().shake(rig.session())
+
+
+COMMENTS = (b"# CA \xc3\xa4\n", b"# CA \xe4\n", b"Subject: CN=a\r\n\r\n")
+
+
+@pytest.mark.parametrize("comment", COMMENTS)
+def test_text_beside_certificates_is_no_part_of_them(
+    rig: TlsRig, tmp_path: Path, comment: bytes
+) -> None:
+    """Of two authorities both are trusted."""
+    (tmp_path / "other").mkdir()
+    other = TlsRig(tmp_path / "other")
+    certificate, key, ca = map(Path, rig.files)
+    ca.write_bytes(comment + ca.read_bytes() + comment + Path(other.files[2]).read_bytes())
+    certificate.write_bytes(comment + certificate.read_bytes() + comment)
+    key.write_bytes(comment + key.read_bytes())
+    keys = tls.load(*rig.files)
+    tls.check(keys, rig.files, NOW.timestamp())
+    rig.contexts = Contexts(keys, tokens=False)
+    rig.pair("node-1")
+    issued = certs.issue_node(other.directory, "node-1", now=NOW)
+    context = ssl.create_default_context(cadata=Path(other.files[2]).read_text())
+    context.load_verify_locations(rig.files[2])
+    context.set_alpn_protocols(["h2"])
+    context.load_cert_chain(issued.certificate, issued.key)
+    Client(context).shake(rig.session())
+
+
 def test_what_was_said_with_the_handshakes_last_flight_is_not_lost(rig: TlsRig) -> None:
     session, client = rig.session(), rig.client()
     with pytest.raises(ssl.SSLWantReadError):

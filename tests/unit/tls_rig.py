@@ -24,10 +24,16 @@ class Client:
     ended: the server has said its last
     """
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: ssl.SSLContext, session: ssl.SSLSession | None = None) -> None:
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.object = context.wrap_bio(self.incoming, self.outgoing, server_hostname="127.0.0.1")
+        self.object = context.wrap_bio(
+            self.incoming, self.outgoing, server_hostname="127.0.0.1", session=session
+        )
         self.ended = False
+
+    def again(self) -> Client:
+        """The same one, who wants to go on with this session."""
+        return Client(self.object.context, self.object.session)
 
     def shake(self, session: Session) -> None:
         for _ in range(3):
