@@ -6,6 +6,9 @@ Every `*.yaml`, `*.yml` and `*.json` under the directory counts; names that begi
 * what can't be read changes nothing. Of a file that doesn't parse, all last good objects stay; of
   one with a bad object, that object's last good version does; a directory that can't be listed, or
   is gone, removes nothing. Policies lost by a typing error would open what they close;
+* a NetworkPolicy that can't be read and of which no good version was held, as when the server
+  starts, closes the pods that it may select (`core.objects.closed`). Of a file that doesn't parse
+  nobody can say which those are;
 * an object in two files is taken from the first file by path, and reported;
 * a file that is removed removes its objects; an empty one has none.
 
@@ -27,6 +30,7 @@ import msgspec
 
 from reconciler.core.objects import (
     Change,
+    Closed,
     Decoded,
     Delete,
     KubeObject,
@@ -34,6 +38,7 @@ from reconciler.core.objects import (
     Upsert,
     Workload,
     decode,
+    explained,
     key_of,
 )
 from reconciler.errors import ConfigError, Rejected
@@ -132,11 +137,15 @@ def _contents(
 
 
 class _File(msgspec.Struct):
-    """What is held of one file. objects: the last good ones, with their sources."""
+    """What is held of one file.
+
+    objects: the last good ones, with their sources; closed: those that stand for refused policies
+    """
 
     signature: tuple[int, ...] = ()
     data: bytes = b""
     objects: dict[ObjectKey, tuple[str, KubeObject]] = {}
+    closed: frozenset[ObjectKey] = frozenset()
     problems: tuple[Rejected, ...] = ()
     ignored: tuple[str, ...] = ()
 
@@ -192,7 +201,7 @@ class Directory:
         except OSError as error:
             # Not remembered by its signature: it is tried again at every scan.
             problem = Rejected(name, "", "", f"can't be read: {error.strerror}")
-            self._files[name] = _File((), b"", held.objects, (problem,), held.ignored)
+            self._files[name] = _File((), b"", held.objects, held.closed, (problem,), held.ignored)
             return set()
         # Taken before the file was read: a later change has another one, if the clock has moved on.
         signature = settled(before)
@@ -247,10 +256,35 @@ def _merge(name: str, signature: tuple[int, ...], data: bytes, held: _File) -> _
     for source, object in decoded.objects:
         _first(objects, source, object, problems)
     refused = _refused(decoded)
-    for key, value in held.objects.items():
-        if key not in objects and (None in refused or str(key) in refused):
-            objects[key] = value
-    return _File(signature, data, objects, tuple(problems), decoded.ignored)
+    kept = {
+        key: value
+        for key, value in held.objects.items()
+        if key not in objects and (None in refused or str(key) in refused)
+    }
+    objects |= kept
+    closed = set(kept.keys() & held.closed)
+    good = {key for key in kept if key.kind == "NetworkPolicy"} - closed
+    for each in decoded.closed:
+        key = key_of(each.policy)
+        if (key in objects and key not in closed) or (good and not each.named):
+            continue  # its last good version stays, or one that may be it
+        objects[key] = each.source, each.policy
+        closed.add(key)
+        problems = _explained(problems, each)
+    return _File(signature, data, objects, frozenset(closed), tuple(problems), decoded.ignored)
+
+
+def _explained(problems: list[Rejected], closed: Closed) -> list[Rejected]:
+    """With what it means that this policy is refused."""
+    return [
+        said
+        for problem in problems
+        for said in (
+            explained((problem,), closed.policy)
+            if (problem.source, problem.object) == (closed.source, closed.problem)
+            else (problem,)
+        )
+    ]
 
 
 def _refused(decoded: Decoded) -> set[str | None]:

@@ -140,7 +140,7 @@ def test_a_bad_object_that_cannot_be_told_keeps_all_that_may_be_it(tmp_path: Pat
 
 
 def test_a_bad_object_that_was_never_good_is_not_there(tmp_path: Path) -> None:
-    write(tmp_path / "a.yaml", policy("p", "'not valid'") + pod("a"))
+    write(tmp_path / "a.yaml", pod("b", "'not valid'") + pod("a"))
     assert shown(Directory(tmp_path).scan()) == ["+Pod default/a"]
 
 

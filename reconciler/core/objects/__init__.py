@@ -1,6 +1,7 @@
 """Kubernetes objects as this project sees them: types, decoding, validation."""
 
-from reconciler.core.objects.decode import Decoded, Misfit, decode, decode_as
+from reconciler.core.objects.closed import closed, explained
+from reconciler.core.objects.decode import Closed, Decoded, Misfit, decode, decode_as, plain
 from reconciler.core.objects.net import Prefix, format_address, parse_address, parse_prefix
 from reconciler.core.objects.types import (
     Change,
@@ -45,6 +46,7 @@ from reconciler.core.objects.workload import representative
 __all__ = [
     "PROTOCOLS",
     "Change",
+    "Closed",
     "Conditions",
     "Container",
     "ContainerPort",
@@ -81,12 +83,15 @@ __all__ = [
     "Terminated",
     "Upsert",
     "Workload",
+    "closed",
     "decode",
     "decode_as",
+    "explained",
     "format_address",
     "key_of",
     "parse_address",
     "parse_prefix",
+    "plain",
     "representative",
     "validate",
 ]

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from reconciler.core.objects.closed import closed
 from reconciler.core.objects.types import (
     KubeObject,
     Namespace,
@@ -40,14 +41,26 @@ class Misfit(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Closed(msgspec.Struct, frozen=True):
+    """`problem` is the refused object's name in its problems. One whose name can't be read is
+    `named` by its source."""
+
+    source: str
+    problem: str
+    policy: NetworkPolicy
+    named: bool
+
+
 class Decoded(msgspec.Struct, frozen=True):
     """What one text held. Sources are "<source>#<document>", counted from 1.
 
+    closed:  what stands for NetworkPolicies that are refused, see `closed`
     ignored: "apiVersion Kind" of objects that don't matter here, sorted, each once
     """
 
     objects: tuple[tuple[str, KubeObject], ...] = ()
     workloads: tuple[tuple[str, Workload], ...] = ()
+    closed: tuple[Closed, ...] = ()
     problems: tuple[Rejected, ...] = ()
     ignored: tuple[str, ...] = ()
 
@@ -129,11 +142,16 @@ def decode_as(data: bytes, wanted: type[_T]) -> _T | Misfit:
         return msgspec.json.decode(data, type=wanted)
     except msgspec.ValidationError:
         pass
-    value = _prune(msgspec.json.decode(data), {})
+    value = plain(data)
     try:
         return msgspec.convert(value, wanted)
     except msgspec.ValidationError as error:
         return Misfit(*_explain(str(error), value))
+
+
+def plain(data: bytes) -> Any:
+    """One JSON object as plain values, without fields that are null. msgspec.DecodeError."""
+    return _prune(msgspec.json.decode(data), {})
 
 
 class _Decoder:
@@ -143,6 +161,7 @@ class _Decoder:
         self.fill = fill
         self.objects: list[tuple[str, KubeObject]] = []
         self.workloads: list[tuple[str, Workload]] = []
+        self.closed: list[Closed] = []
         self.problems: list[Rejected] = []
         self.ignored: set[str] = set()
 
@@ -150,6 +169,7 @@ class _Decoder:
         return Decoded(
             tuple(self.objects),
             tuple(self.workloads),
+            tuple(self.closed),
             tuple(self.problems),
             tuple(sorted(self.ignored)),
         )
@@ -162,6 +182,7 @@ class _Decoder:
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 self.objects.clear()
                 self.workloads.clear()
+                self.closed.clear()
                 self.problems = [Rejected(self.source, "", "", f"can't be read: {error}")]
                 return
         try:
@@ -235,6 +256,8 @@ class _Decoder:
         for field, text in (("apiVersion", version), ("kind", kind)):
             if not isinstance(text, str) or not text:
                 self._problem("", field, "missing" if not text else "expected text")
+                if kind == "NetworkPolicy":
+                    self._close("", _prune(value, {}))
                 return
         items = value.get("items")
         if kind.endswith("List") and isinstance(items, list):
@@ -252,12 +275,16 @@ class _Decoder:
         except msgspec.ValidationError as error:
             path, reason = _explain(str(error), pruned)
             self._problem(_title(value, kind), path, reason)
+            if kind == "NetworkPolicy":
+                self._close(_title(value, kind), pruned)
 
     def _unknown(self, value: dict[Any, Any], version: str, kind: str) -> None:
         group = version.rpartition("/")[0]
         if kind in _VERSIONS and group in _GROUPS:
             reason = f"{version} is not read: {kind} is of {_VERSIONS[kind]}"
             self._problem(_title(value, kind), "apiVersion", reason)
+            if kind == "NetworkPolicy":
+                self._close(_title(value, kind), _prune(value, {}))
         else:
             self.ignored.add(f"{version} {kind}")
 
@@ -274,12 +301,18 @@ class _Decoder:
 
     def _accept(self, object: KubeObject | Workload) -> None:
         object = _fill(object) if self.fill else object
+        name = str(key_of(object))
         if not object.metadata.name:
-            self._problem(str(key_of(object)).strip(), "metadata.name", "missing")
-            return
-        problems = validate(object, self.where)
+            name = name.strip()
+            problems: tuple[Rejected, ...] = (
+                Rejected(self.where, name, "metadata.name", "missing"),
+            )
+        else:
+            problems = validate(object, self.where)
         self.problems.extend(problems)
         if any(problem.severity == "error" for problem in problems):
+            if isinstance(object, NetworkPolicy):
+                self._close(name, msgspec.to_builtins(object))
             return
         if isinstance(object, Workload):
             self.workloads.append((self.where, object))
@@ -288,6 +321,16 @@ class _Decoder:
 
     def _problem(self, object: str, path: str, reason: str) -> None:
         self.problems.append(Rejected(self.where, object, path, reason))
+
+    def _close(self, problem: str, value: dict[Any, Any]) -> None:
+        policy = closed(value)
+        if policy is None:
+            return
+        meta, named = policy.metadata, bool(policy.metadata.name)
+        if not named:
+            name = f"({self.where}, {len(self.closed) + 1})"
+            policy = msgspec.structs.replace(policy, metadata=ObjectMeta(name, meta.namespace))
+        self.closed.append(Closed(self.where, problem, policy, named))
 
 
 def _fill(object: KubeObject | Workload) -> KubeObject | Workload:

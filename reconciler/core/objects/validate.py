@@ -201,7 +201,7 @@ def _node(node: Node) -> Iterator[Problem]:
 
 def _policy(policy: NetworkPolicy) -> Iterator[Problem]:
     spec = policy.spec
-    yield from _selector(spec.pod_selector, "spec.podSelector")
+    yield from selector_problems(spec.pod_selector, "spec.podSelector")
     for i, ingress in enumerate(spec.ingress):
         path = f"spec.ingress[{i}]"
         yield from _rule(ingress.ports, ingress.peers, path, f"{path}.from")
@@ -224,7 +224,8 @@ def _rule(
         yield from _peer(peer, f"{field}[{i}]")
 
 
-def _selector(selector: LabelSelector, path: str) -> Iterator[Problem]:
+def selector_problems(selector: LabelSelector, path: str) -> Iterator[Problem]:
+    """What is wrong with one; `path` is where it is."""
     yield from _labels(selector.match_labels, f"{path}.matchLabels")
     for i, requirement in enumerate(selector.match_expressions):
         where = f"{path}.matchExpressions[{i}]"
@@ -250,9 +251,9 @@ def _selector(selector: LabelSelector, path: str) -> Iterator[Problem]:
 
 def _peer(peer: NetworkPolicyPeer, path: str) -> Iterator[Problem]:
     if peer.pod_selector is not None:
-        yield from _selector(peer.pod_selector, f"{path}.podSelector")
+        yield from selector_problems(peer.pod_selector, f"{path}.podSelector")
     if peer.namespace_selector is not None:
-        yield from _selector(peer.namespace_selector, f"{path}.namespaceSelector")
+        yield from selector_problems(peer.namespace_selector, f"{path}.namespaceSelector")
     selectors = peer.pod_selector is not None or peer.namespace_selector is not None
     if peer.ip_block is not None:
         yield from _ip_block(peer.ip_block, f"{path}.ipBlock")

@@ -1,7 +1,8 @@
 """What a watch reads: kinds of objects, pages of lists and events of watches as typed values.
 
 Only the fields of a kind's type are decoded, straight from JSON. An object that doesn't fit is an
-`Item` without an object and with its problems; the others of its page are not touched by it.
+`Item` with its problems and without an object, or with what its kind has stand for it; the others
+of its page are not touched by it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from reconciler.core.objects import Misfit, ObjectKey, ObjectMeta, decode_as
+from reconciler.core.objects import Misfit, ObjectKey, ObjectMeta, decode_as, plain
 from reconciler.errors import Rejected, UnavailableError
 from reconciler.server.kubernetes.client import Status
 
@@ -26,12 +27,17 @@ class Object(Protocol):
 
 T = TypeVar("T", bound=Object)
 Check = Callable[[Any, str], tuple[Rejected, ...]]
+StandIn = Callable[[Any, tuple[Rejected, ...]], tuple[T | None, tuple[Rejected, ...]]]
 
 _NO_PARAMS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def _accept(object: Any, source: str) -> tuple[Rejected, ...]:
     return ()
+
+
+def _nothing(value: Any, problems: tuple[Rejected, ...]) -> tuple[None, tuple[Rejected, ...]]:
+    return None, problems
 
 
 class Kind(Generic[T]):
@@ -42,6 +48,9 @@ class Kind(Generic[T]):
     path:     of the collection: "/api/v1/pods"; of one namespace where that is enough
     params:   labelSelector and fieldSelector, for list and watch
     check:    (object, source) → problems; one of severity "error" refuses the object
+    stand_in: (plain value of a refused object, problems) → what stands for it, and the problems
+              with what that means. It must follow from the value alone: readers that began at
+              different times hold the same. Without one the last good version stays
     exact:    every new resourceVersion is a change, for objects that are written under it. Else
               an object whose typed fields stay the same hasn't changed (a node's heartbeat)
     """
@@ -55,10 +64,12 @@ class Kind(Generic[T]):
         *,
         params: Mapping[str, str] = _NO_PARAMS,
         check: Check = _accept,
+        stand_in: StandIn[T] = _nothing,
         exact: bool = True,
     ) -> None:
         self.name, self.resource, self.path, self.type = name, resource, path, type
         self.params, self.check, self.exact = dict(params), check, exact
+        self._stand_in = stand_in
         self._page: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_Page[type])  # type: ignore[valid-type]
 
     def page(self, body: bytes) -> Page[T]:
@@ -107,26 +118,23 @@ class Kind(Generic[T]):
         if not isinstance(object, Misfit):
             return self._item(object)
         problem = Rejected(self.resource, str(self._key(meta)), object.path, object.reason)
-        return Item(self._key(meta), meta.uid, _number(meta.resource_version), None, (problem,))
+        stands, problems = self._stand_in(plain(data), (problem,))
+        return Item(self._key(meta), meta.uid, _number(meta.resource_version), stands, problems)
 
     def _item(self, object: T) -> Item[T]:
-        meta, good = object.metadata, object
+        meta = object.metadata
+        held: T | None = object
         problems = self.check(object, self.resource)
-        refused = problems and any(problem.severity == "error" for problem in problems)
-        return Item(
-            self._key(meta),
-            meta.uid,
-            _number(meta.resource_version),
-            None if refused else good,
-            problems,
-        )
+        if problems and any(problem.severity == "error" for problem in problems):
+            held, problems = self._stand_in(msgspec.to_builtins(object), problems)
+        return Item(self._key(meta), meta.uid, _number(meta.resource_version), held, problems)
 
     def _key(self, meta: _Meta | ObjectMeta) -> ObjectKey:
         return ObjectKey(self.name, meta.namespace, meta.name)
 
 
 class Item(msgspec.Struct, Generic[T], frozen=True):
-    """An object as it was read; `object` is None for one that is refused."""
+    """An object as it was read; of one that is refused `object` is what stands for it, or None."""
 
     key: ObjectKey
     uid: str

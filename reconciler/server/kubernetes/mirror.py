@@ -1,9 +1,10 @@
 """What is held of one kind, and what changes when a list or an event arrives. Pure.
 
 Promises: what is told, applied in order, always gives what the API server had at `position`, but
-for objects that are refused: of these the last good version stays until there is a good one or the
-object is gone. Nothing is told twice, and a list that says what is held already says nothing, so a
-relist is no flap: an object is never deleted and made again to tell that it still exists.
+for objects that are refused: there it is what their kind has stand for them, or else the last good
+version, until there is a good one or the object is gone. Nothing is told twice, and a list that
+says what is held already says nothing, so a relist is no flap: an object is never deleted and made
+again to tell that it still exists.
 
 An object that was deleted and made again under its name between two looks is told as one change
 (its uid differs). If the new one is refused, the old one is gone all the same.
@@ -35,7 +36,7 @@ class Delta(msgspec.Struct, Generic[T], frozen=True):
 class _Held(msgspec.Struct, Generic[T]):
     uid: str
     version: int
-    object: T | None  # the last good one
+    object: T | None  # the last one that was no refusal, or what stands for it
     problems: tuple[Rejected, ...]
 
 

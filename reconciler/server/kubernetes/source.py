@@ -30,6 +30,8 @@ from reconciler.core.objects import (
     ObjectKey,
     Pod,
     Upsert,
+    closed,
+    explained,
     validate,
 )
 from reconciler.errors import Rejected
@@ -37,6 +39,14 @@ from reconciler.server.kubernetes.client import ApiClient
 from reconciler.server.kubernetes.kinds import Kind
 from reconciler.server.kubernetes.mirror import Delta
 from reconciler.server.kubernetes.reflector import Reflector, Timing
+
+
+def _closed(
+    value: Any, problems: tuple[Rejected, ...]
+) -> tuple[NetworkPolicy | None, tuple[Rejected, ...]]:
+    policy = closed(value)
+    return policy, problems if policy is None else explained(problems, policy)
+
 
 NAMESPACES: Final = Kind(
     "Namespace", "namespaces", "/api/v1/namespaces", Namespace, check=validate, exact=False
@@ -49,6 +59,7 @@ NETWORK_POLICIES: Final = Kind(
     "/apis/networking.k8s.io/v1/networkpolicies",
     NetworkPolicy,
     check=validate,
+    stand_in=_closed,
     exact=False,
 )
 

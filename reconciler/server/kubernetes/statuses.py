@@ -350,9 +350,9 @@ def _status(policy: Policy, found: Found) -> Status:
 
 
 def _refused(policy: Policy, problem: str) -> Status:
-    """What was in force before goes on."""
+    """`closed` stands for it meanwhile, on all replicas."""
     generation, message = policy.generation, problem[:MAX_MESSAGE]
-    what = "this generation is not in force; what was accepted before it goes on"
+    what = "this generation is not in force; until it can be read its pods are closed"
     return Status(
         generation,
         "Failed",
