@@ -259,7 +259,8 @@ class ControlPlane:
 
     @property
     def in_use(self) -> int:
-        """Mark of the oldest cut that a node may enforce which this replica has heard of."""
+        """Mark of the oldest cut that a node may enforce which this replica has heard of; 0, of
+        any, while one is connected that has not said what it enforces."""
         return self.nodes.oldest_heard(self.mark)
 
     # ------------------------------------------------------------------------------- inside

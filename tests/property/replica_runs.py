@@ -59,7 +59,7 @@ STEPS: tuple[Callable[[Replicas, random.Random], None], ...] = (
     lambda world, chance: world.elect(chance.randrange(9)),
     lambda world, chance: world.stand_down(chance.randrange(9)),
     lambda world, chance: world.reports(),
-    lambda world, chance: world.crash(chance.randrange(9)),
+    lambda world, chance: world.crash(chance.randrange(9), chance.random() < 0.5),
     lambda world, chance: world.time(chance.choice((1.0, 20.0, 60.0))),
     lambda world, chance: world.connect(
         chance.choice(NODES), chance.randrange(9), chance.choice((0, 3, 99))

@@ -22,6 +22,7 @@ from reconciler.core.xds.client import Client, Report
 from reconciler.core.xds.codec import decode_response
 from reconciler.core.xds.effects import Close, Send
 from reconciler.errors import JournalConflict, JournalError
+from reconciler.server.kubernetes.reports import OwnMark
 from reconciler.testing.journal import MemoryJournal
 from reconciler.wire import resources_pb2 as pb
 from tests.property.test_plane import HoldingAgent
@@ -111,6 +112,7 @@ class Replica:
         self.plane = ControlPlane(
             config(), store.states[0], now, lambda _: told(self), trace, leading=False
         )
+        self.says = OwnMark(lambda: self.plane.in_use, ABSENT_GRACE)
         self.frames: dict[int, deque[bytes]] = {}  # stream → what is on its way to the node
         self.closed: set[int] = set()
         self.flight: WriteJournal | None = None

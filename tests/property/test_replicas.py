@@ -40,7 +40,7 @@ class Replicas(RuleBasedStateMachine):
         self.replicas: list[Replica] = []
         self.reported: dict[str, tuple[int, float]] = {}  # replica → mark, time of its end
         self.nodes = {name: Node(name) for name in NODES}
-        self.been: dict[str, Position] = {}  # replica → where it was
+        self.been: dict[str, Position] = {}  # replica that runs → where it was
 
     @initialize()
     def begin(self) -> None:
@@ -51,12 +51,16 @@ class Replicas(RuleBasedStateMachine):
         self.replicas = [self._replica(), self._replica()]
         self.replicas[0].lead(self.now)
 
-    def _replica(self) -> Replica:
-        """One that has listed everything."""
-        name = f"r{next(self.names)}"
-        replica = Replica(name, self.store, self.now, self._published, self.life(name))
+    def _replica(self, name: str = "") -> Replica:
+        """One that has listed everything; name: of the process before it, if there was one."""
+        number = next(self.names)
+        name, life = name or f"r{number}", f"r{number}"
+        replica = Replica(name, self.store, self.now, self._published, self.life(life))
         replica.deliver_journal(self.now)
         replica.listed(self.now)
+        before = self.reported.get(name)
+        replica.says.begin(None if before is None else before[0])
+        replica.says.served(self.now)
         return replica
 
     def life(self, name: str) -> Trace | None:
@@ -162,19 +166,21 @@ class Replicas(RuleBasedStateMachine):
             replica.carry_out()
 
     def _report(self, replica: Replica) -> None:
-        self.reported[replica.name] = (replica.plane.in_use, float("inf"))
+        self.reported[replica.name] = (replica.says.at(self.now), float("inf"))
 
-    @rule(at=st.integers(0, 9))
-    def crash(self, at: int) -> None:
+    @rule(at=st.integers(0, 9), again=st.booleans())
+    def crash(self, at: int, again: bool) -> None:
+        """again: the next one has its name, as a container has that is started again."""
         if currently_in_test_context():
             event("a replica crashed")
         gone = self.replicas.pop(at % len(self.replicas))
+        self.been.pop(gone.name, None)
         mark, _ = self.reported.get(gone.name, (0, 0.0))
         self.reported[gone.name] = (mark, self.now + ABSENT_GRACE)
         for node in self.nodes.values():
             if node.replica is gone:
                 self._lost(node)
-        self.replicas.append(self._replica())
+        self.replicas.append(self._replica(gone.name if again else ""))
         # Each replica's report is there before it serves anybody.
         self._report(self.replicas[-1])
 
@@ -325,6 +331,46 @@ def test_a_number_waits_for_the_nodes_of_other_replicas() -> None:
     leader = world.replicas[0].plane
     assert [entry.state for entry in leader.intake.allocator.entries()] == ["retiring"]
     world.quiet("", False)
+    assert list(leader.intake.allocator.entries()) == []
+
+
+def test_a_number_waits_for_the_nodes_that_a_restarted_replica_has_not_heard_of() -> None:
+    world = begun()
+    world.pod_gone("a", "p")
+    world.quiet("n2", False)
+    world.reports()
+    world.crash(1, again=True)  # n2 enforces what it did, and has nobody to say it to
+    leader = world.replicas[0]
+    node = leader.plane.nodes.get("n2")
+    assert node is None or node.state == "gone"
+    for _ in range(2):
+        world.reports()
+        world.time(20.0)
+        world._arrive(leader)
+        assert [e.state for e in leader.plane.intake.allocator.entries()] == ["retiring"]
+    world.time(20.0)
+    world.reports()
+    world._arrive(leader)
+    assert list(leader.plane.intake.allocator.entries()) == []
+
+
+def test_a_number_waits_for_a_node_that_is_connected_and_has_not_said_what_it_enforces() -> None:
+    world = begun()
+    world.disconnect("n2")
+    world.pod_gone("a", "p")
+    world.crash(1, again=True)
+    node, replica = world.nodes["n2"], world.replicas[1]
+    node.replica, node.stream = replica, 99
+    replica.plane.stream_opened(99, "n2", world.now)
+    for _ in range(6):
+        world.quiet("n2", False)
+    leader = world.replicas[0].plane
+    assert [entry.state for entry in leader.intake.allocator.entries()] == ["retiring"]
+    for request in node.requests(world.now):
+        replica.plane.received(99, request, world.now)
+    replica.carry_out()
+    for _ in range(2):
+        world.quiet("", False)
     assert list(leader.intake.allocator.entries()) == []
 
 

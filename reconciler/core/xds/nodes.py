@@ -270,9 +270,10 @@ class Nodes:
             self._trace(Event(SPEC, "Moved", cut(mark)))
 
     def oldest_heard(self, none: int) -> int:
-        """Mark of the oldest cut in use by nodes that were heard of; `none` if there are none."""
-        floors = (node.floor for node in self._nodes.values() if node.heard and node.counts)
-        return min(floors, default=none)
+        """Mark of the oldest cut in use by nodes that were heard of, or are connected and have
+        yet to say what they enforce; `none` if there are none."""
+        nodes = (node for node in self._nodes.values() if node.heard or node.stream is not None)
+        return min((node.floor for node in nodes if node.counts), default=none)
 
     def _drop_if_over(self, node: Node) -> None:
         if node.state == "gone" and not node.exists:

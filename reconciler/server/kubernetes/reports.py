@@ -9,7 +9,8 @@ relabel waits for it.
 
 Absence is never an ACK: what a replica said that is not heard of any more counts for the grace of
 absent nodes, which is as long as its nodes have to report somewhere else. Then its Lease is removed
-by whoever leads.
+by whoever leads. The same holds where a replica starts again under its name: it has not heard of
+the nodes of the process before it, so it goes on saying what that one said, for the grace.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -61,6 +63,31 @@ def kind(namespace: str, lease: str) -> Kind[Report]:
     return Kind("Lease", "leases", path, Report, params={"labelSelector": f"{OF}={lease}"})
 
 
+class OwnMark:
+    """The mark that a replica says: what its nodes use, and for `grace` what was said before it.
+
+    begin: with the mark that the process before this one said, None if there was none
+    """
+
+    def __init__(self, in_use: Callable[[], int], grace: float) -> None:
+        self._in_use, self._grace = in_use, grace
+        self._before: int | None = None
+        self._until = math.inf
+
+    def begin(self, before: int | None) -> None:
+        self._before = before
+
+    def served(self, now: float) -> None:
+        """From now on nodes can come back to this replica."""
+        self._until = now + self._grace
+
+    def at(self, now: float) -> int:
+        if self._before is not None and now >= self._until:
+            self._before = None
+        in_use = self._in_use()
+        return in_use if self._before is None else min(in_use, self._before)
+
+
 class Reports:
     """One replica's own report, and what it has read of the others'.
 
@@ -88,8 +115,9 @@ class Reports:
         self._client, self._lease, self._log = client, lease, log
         self._name = f"{lease}-{replica}".lower().replace("_", "-")[:253].rstrip("-.")
         self._interval, self._grace, self._clock = interval, grace, clock
-        self._in_use, self._told, self._leading = in_use, told, leading
-        self._nodes = nodes
+        self._told, self._leading = told, leading
+        self._mark, self._nodes = OwnMark(in_use, grace), nodes
+        self._recalled = False
         self._others: dict[str, tuple[int, float]] = {}  # name → mark, when it was heard
         self._beside: dict[str, Report] = {}  # those that are there
         self._said: tuple[int, str] | None = None
@@ -115,8 +143,15 @@ class Reports:
 
     async def begin(self) -> None:
         """Until the first report is written."""
-        while not await self._report():
+        while not await self.start():
             await asyncio.sleep(self._interval)
+
+    async def start(self) -> bool:
+        """One try to read what was said before, and to write the first report."""
+        if not (self._recalled or await self._recall()) or not await self.report():
+            return False
+        self._mark.served(self._clock())
+        return True
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -125,12 +160,12 @@ class Reports:
             self._tell()
             self._quiet += 1
             if self._now() != self._said or self._quiet >= HEARTBEATS:
-                await self._report()
+                await self.report()
             if self._leading():
                 await self._clean_up()
 
     def _now(self) -> tuple[int, str]:
-        return self._in_use(), self._nodes().text()
+        return self._mark.at(self._clock()), self._nodes().text()
 
     def _tell(self) -> None:
         now = self._clock()
@@ -139,7 +174,21 @@ class Reports:
             del self._others[name]
         self._told({name: mark for name, (mark, _) in self._others.items()})
 
-    async def _report(self) -> bool:
+    async def _recall(self) -> bool:
+        try:
+            answer = await self._client.request("GET", f"{self.kind.path}/{self._name}")
+            before: int | None = msgspec.json.decode(answer.body, type=Report).mark
+        except (ApiError, UnavailableError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            if not isinstance(error, ApiError) or error.status != NOT_FOUND:
+                self._log.warning("report", reason=f"what was said before is not read: {error}")
+                return False
+            before = None
+        self._mark.begin(before)
+        self._recalled = True
+        return True
+
+    async def report(self) -> bool:
+        """Write it; False: it was not written."""
         mark, nodes = said = self._now()
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         body: dict[str, Any] = {
