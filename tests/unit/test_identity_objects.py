@@ -289,6 +289,13 @@ def test_names_that_are_no_numbers_of_the_pool_are_left_alone(name: str) -> None
     assert found.problems() == ()
 
 
+def test_name_that_is_no_number_takes_none_away() -> None:
+    found = mirror(ledger(Entry(300, 4, WEB, "active")), identity(300, "web", birth="4"))
+    found.identity_changed("0300", identity("0300", "web"))
+    found.identity_changed("0300", None)
+    assert list(found.objects) == [300]
+
+
 def test_object_that_can_not_be_read_is_left_alone_and_its_number_not_given() -> None:
     broken = msgspec.structs.replace(identity(300, "web"), security_labels={"app": "web"})
     found = mirror(EMPTY, broken)

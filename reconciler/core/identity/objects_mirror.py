@@ -31,6 +31,7 @@ from reconciler.core.identity.objects import (
     nobody,
     proven,
 )
+from reconciler.core.objects import ObjectMeta
 from reconciler.errors import JournalCorrupt, Rejected
 
 SOURCE: Final = "ciliumidentities"
@@ -75,8 +76,9 @@ class Mirror:
         """An object as it is now; None: it is gone."""
         if identity is None:
             self._outside.pop(name, None)
-            if name.isascii() and name.isdigit():
-                self.objects.pop(int(name), None)
+            gone = CiliumIdentity(ObjectMeta(name)).number
+            if gone is not None:
+                self.objects.pop(gone, None)
             return
         number = identity.number
         if number is None or number not in self.pool:
