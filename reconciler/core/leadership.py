@@ -189,11 +189,11 @@ class Leadership:
         if self.state == "fenced" and not self._unanswered:
             self._fires("settled", "Settle")
 
-    def stop(self) -> None:
-        """This replica ends: the Lease is given back if it has it."""
+    def stop(self, reason: str = "this replica stops") -> None:
+        """This replica ends, or can't lead: the Lease is given back if it has it."""
         if self.state in ("candidate", "leader"):
             self.release()
-            self._lose("this replica stops")
+            self._lose(reason)
 
     # ------------------------------------------------------------------------------- inside
 

@@ -101,7 +101,11 @@ class LeaseObject:
 
 
 def _lease(body: bytes) -> Lease:
-    found = msgspec.json.decode(body, type=_Object)
+    """UnavailableError: it is no Lease, but the page of a proxy, say."""
+    try:
+        found = msgspec.json.decode(body, type=_Object)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnavailableError(f"lease: {error}") from error
     spec = found.spec
     return Lease(
         spec.holder_identity,
@@ -142,6 +146,11 @@ class Elector:
     def overtaken(self, reason: str) -> None:
         """A write met a newer epoch."""
         self.core.overtaken(reason)
+        self._wake.set()
+
+    def give_up(self, reason: str) -> None:
+        """It leads and can't do what a leader does: another one may."""
+        self.core.stop(reason)
         self._wake.set()
 
     async def run(self) -> None:

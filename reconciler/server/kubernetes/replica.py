@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -57,6 +57,18 @@ class Unopened:
         raise JournalError("another replica leads")
 
     def close(self) -> None: ...
+
+
+async def materialise(run: Callable[[], Awaitable[None]], elector: Elector, log: Any) -> None:
+    """Write identities while this replica leads. A leader that can't is none: the journal would
+    fill with what has no object."""
+    try:
+        await run()
+    except JournalConflict as error:
+        elector.overtaken(str(error))
+    except Exception as error:
+        log.error("materialise", reason=str(error), exc_info=error)
+        elector.give_up(f"identities can't be written: {error}")
 
 
 class Replica:
@@ -256,15 +268,11 @@ class Replica:
         self._say()
         for (kind, object), text in self._plane.alarms.items():  # raised while another one led
             self._reporter.alarm(kind, object, text)
-        task = asyncio.create_task(self._materialise(objects), name="materialise")
+        task = asyncio.create_task(
+            materialise(objects.run, self.elector, self._log), name="materialise"
+        )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    async def _materialise(self, objects: identities.Materialiser) -> None:
-        try:
-            await objects.run()
-        except JournalConflict as error:
-            self.elector.overtaken(str(error))
 
     async def _stand_down(self, reason: str) -> None:
         """Write nothing more; what is under way is waited for."""
