@@ -1,9 +1,7 @@
-"""What stands for a NetworkPolicy that is there and can't be read: one without any rule.
+"""What stands for a NetworkPolicy that is there and can't be read, and of which no good version is
+held, as after a start: one without any rule.
 
 It isolates the pods that the unread one may select, so that nothing is open which that one closes.
-It follows from the object as it is written, and from nothing before it: whoever reads the object
-has the same, whenever he began. The last good version would be kinder, but a reader that starts
-later has none.
 """
 
 from __future__ import annotations

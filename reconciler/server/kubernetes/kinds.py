@@ -27,7 +27,7 @@ class Object(Protocol):
 
 T = TypeVar("T", bound=Object)
 Check = Callable[[Any, str], tuple[Rejected, ...]]
-StandIn = Callable[[Any, tuple[Rejected, ...]], tuple[T | None, tuple[Rejected, ...]]]
+StandIn = Callable[[Any, tuple[Rejected, ...]], "Instead[T] | None"]
 
 _NO_PARAMS: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -36,8 +36,16 @@ def _accept(object: Any, source: str) -> tuple[Rejected, ...]:
     return ()
 
 
-def _nothing(value: Any, problems: tuple[Rejected, ...]) -> tuple[None, tuple[Rejected, ...]]:
-    return None, problems
+def _nothing(value: Any, problems: tuple[Rejected, ...]) -> None:
+    return None
+
+
+class Instead(msgspec.Struct, Generic[T], frozen=True):
+    """What stands for a refused object of which there is no good version, and its problems with
+    what that means."""
+
+    object: T
+    problems: tuple[Rejected, ...]
 
 
 class Kind(Generic[T]):
@@ -48,9 +56,8 @@ class Kind(Generic[T]):
     path:     of the collection: "/api/v1/pods"; of one namespace where that is enough
     params:   labelSelector and fieldSelector, for list and watch
     check:    (object, source) → problems; one of severity "error" refuses the object
-    stand_in: (plain value of a refused object, problems) → what stands for it, and the problems
-              with what that means. It must follow from the value alone: readers that began at
-              different times hold the same. Without one the last good version stays
+    stand_in: (plain value of a refused object, problems) → what stands for it where no good
+              version is held; None: nothing does
     exact:    every new resourceVersion is a change, for objects that are written under it. Else
               an object whose typed fields stay the same hasn't changed (a node's heartbeat)
     """
@@ -118,29 +125,32 @@ class Kind(Generic[T]):
         if not isinstance(object, Misfit):
             return self._item(object)
         problem = Rejected(self.resource, str(self._key(meta)), object.path, object.reason)
-        stands, problems = self._stand_in(plain(data), (problem,))
-        return Item(self._key(meta), meta.uid, _number(meta.resource_version), stands, problems)
+        instead = self._stand_in(plain(data), (problem,))
+        version = _number(meta.resource_version)
+        return Item(self._key(meta), meta.uid, version, None, (problem,), instead)
 
     def _item(self, object: T) -> Item[T]:
         meta = object.metadata
-        held: T | None = object
+        key, version = self._key(meta), _number(meta.resource_version)
         problems = self.check(object, self.resource)
         if problems and any(problem.severity == "error" for problem in problems):
-            held, problems = self._stand_in(msgspec.to_builtins(object), problems)
-        return Item(self._key(meta), meta.uid, _number(meta.resource_version), held, problems)
+            instead = self._stand_in(msgspec.to_builtins(object), problems)
+            return Item(key, meta.uid, version, None, problems, instead)
+        return Item(key, meta.uid, version, object, problems)
 
     def _key(self, meta: _Meta | ObjectMeta) -> ObjectKey:
         return ObjectKey(self.name, meta.namespace, meta.name)
 
 
 class Item(msgspec.Struct, Generic[T], frozen=True):
-    """An object as it was read; of one that is refused `object` is what stands for it, or None."""
+    """An object as it was read. object: None where it is refused; instead: see `Kind`"""
 
     key: ObjectKey
     uid: str
     version: int
     object: T | None
     problems: tuple[Rejected, ...] = ()
+    instead: Instead[T] | None = None
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):

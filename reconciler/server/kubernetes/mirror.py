@@ -1,10 +1,10 @@
 """What is held of one kind, and what changes when a list or an event arrives. Pure.
 
 Promises: what is told, applied in order, always gives what the API server had at `position`, but
-for objects that are refused: there it is what their kind has stand for them, or else the last good
-version, until there is a good one or the object is gone. Nothing is told twice, and a list that
-says what is held already says nothing, so a relist is no flap: an object is never deleted and made
-again to tell that it still exists.
+for objects that are refused: of these the last good version stays until there is a good one or the
+object is gone; where none is held, as after a start, it is what their kind has stand for them.
+Nothing is told twice, and a list that says what is held already says nothing, so a relist is no
+flap: an object is never deleted and made again to tell that it still exists.
 
 An object that was deleted and made again under its name between two looks is told as one change
 (its uid differs). If the new one is refused, the old one is gone all the same.
@@ -36,8 +36,9 @@ class Delta(msgspec.Struct, Generic[T], frozen=True):
 class _Held(msgspec.Struct, Generic[T]):
     uid: str
     version: int
-    object: T | None  # the last one that was no refusal, or what stands for it
+    object: T | None  # the last good one, or what stands for it
     problems: tuple[Rejected, ...]
+    good: bool
 
 
 class Mirror(Generic[T]):
@@ -94,12 +95,15 @@ class Mirror(Generic[T]):
         if held is not None and (held.version, held.uid) == (item.version, item.uid):
             return Delta()
         before = held.object if held is not None else None
-        now = item.object
-        if now is None and held is not None and held.uid == item.uid:
-            now = before  # the same object's last good version
-        self._held[item.key] = _Held(item.uid, item.version, now, item.problems)
-        (self._bad.add if item.problems else self._bad.discard)(item.key)
-        problems = item.problems != (held.problems if held is not None else ())
+        now, said, good = item.object, item.problems, item.object is not None
+        if now is None:
+            if held is not None and held.uid == item.uid and held.good:
+                now, good = before, True  # the same object's last good version
+            elif item.instead is not None:
+                now, said = item.instead.object, item.instead.problems
+        self._held[item.key] = _Held(item.uid, item.version, now, said, good)
+        (self._bad.add if said else self._bad.discard)(item.key)
+        problems = said != (held.problems if held is not None else ())
         if now is None:
             return Delta((), (item.key,) if before is not None else (), problems)
         if now is before or (before is not None and self.kind.same(before, now)):

@@ -36,16 +36,14 @@ from reconciler.core.objects import (
 )
 from reconciler.errors import Rejected
 from reconciler.server.kubernetes.client import ApiClient
-from reconciler.server.kubernetes.kinds import Kind
+from reconciler.server.kubernetes.kinds import Instead, Kind
 from reconciler.server.kubernetes.mirror import Delta
 from reconciler.server.kubernetes.reflector import Reflector, Timing
 
 
-def _closed(
-    value: Any, problems: tuple[Rejected, ...]
-) -> tuple[NetworkPolicy | None, tuple[Rejected, ...]]:
+def _closed(value: Any, problems: tuple[Rejected, ...]) -> Instead[NetworkPolicy] | None:
     policy = closed(value)
-    return policy, problems if policy is None else explained(problems, policy)
+    return None if policy is None else Instead(policy, explained(problems, policy))
 
 
 NAMESPACES: Final = Kind(
