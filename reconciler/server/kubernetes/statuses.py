@@ -350,9 +350,11 @@ def _status(policy: Policy, found: Found) -> Status:
 
 
 def _refused(policy: Policy, problem: str) -> Status:
-    """`closed` stands for it meanwhile, on all replicas."""
+    """What was in force before goes on, or `closed` stands for it."""
     generation, message = policy.generation, problem[:MAX_MESSAGE]
-    what = "this generation is not in force; until it can be read its pods are closed"
+    what = (
+        "this generation is not in force; what was accepted before goes on, or its pods are closed"
+    )
     return Status(
         generation,
         "Failed",
