@@ -55,6 +55,7 @@ class Recorded(msgspec.Struct, frozen=True):
     split:     one process's events into traces of the spec, each with a name
     group:     of a trace; those of the same group are checked together, so they have the same
                constants (the bounds of a pool, say; sets of names can be united)
+    short:     the events of a trace with numbers that TLC can read (`replay.shortened`)
     exact:     a line that is missing, changed or out of place is refused as such; else a trace is
                judged by what its lines lead to, and a wrong one that leads to nothing passes
     """
@@ -65,6 +66,7 @@ class Recorded(msgspec.Struct, frozen=True):
     spec: str = ""
     split: Callable[[Sequence[Event]], Parts] = whole
     group: Callable[[Sequence[Event]], Hashable] = one
+    short: Callable[[Sequence[Event]], Sequence[Event]] = tuple
     exact: bool = True
 
 

@@ -13,6 +13,7 @@ from reconciler.core.trace import Event
 from reconciler.core.xds.nodes import STRANGERS
 from reconciler.formal.values import Value
 from reconciler.testing.replay import Parts, Recorded
+from reconciler.testing.replay.shortened import marks, revisions
 
 MAX_INT: Final = 2**31 - 1
 """TLC's largest: no bound."""
@@ -102,7 +103,12 @@ def _numbers(event: Event) -> tuple[int, int] | None:
 
 TRACE: Final = (
     Recorded(
-        module="AllocationTrace", process="server", constants=_constants, split=_alone, group=_pool
+        module="AllocationTrace",
+        process="server",
+        constants=_constants,
+        split=_alone,
+        group=_pool,
+        short=revisions("revision", "birth"),
     ),
     Recorded(
         module="AllocationReplicaTrace",
@@ -110,5 +116,6 @@ TRACE: Final = (
         constants=_of_replica,
         split=_one_of_several,
         group=_pool,
+        short=marks("revision", "birth", "mark", "begun"),
     ),
 )

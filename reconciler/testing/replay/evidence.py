@@ -107,7 +107,7 @@ def _parts(life: str, events: Sequence[Event], reading: Recorded, spec: str) -> 
     for part, chosen in reading.split([each for each in events if each.spec == wanted]).items():
         if chosen:
             at = tuple(own[id(event)] for event in chosen)
-            yield _Part(life, part, at, tuple(chosen))
+            yield _Part(life, part, at, tuple(reading.short(chosen)))
 
 
 def _batches(parts: Sequence[_Part], reading: Recorded) -> Iterator[list[_Part]]:

@@ -10,13 +10,18 @@ from collections.abc import Mapping, Sequence
 from reconciler.core.trace import Event
 from reconciler.formal.values import Value
 from reconciler.testing.replay import Recorded, by
+from reconciler.testing.replay.shortened import cuts, revisions
 
 
 def _none(events: Sequence[Event]) -> Mapping[str, Value]:
     return {}
 
 
+def _short(events: Sequence[Event]) -> Sequence[Event]:
+    return cuts(revisions("at")(events))
+
+
 TRACE = (
-    Recorded("StageCommitServerTrace", "server", _none, split=by("node")),
-    Recorded("StageCommitAgentTrace", "agent", _none),
+    Recorded("StageCommitServerTrace", "server", _none, split=by("node"), short=_short),
+    Recorded("StageCommitAgentTrace", "agent", _none, short=cuts),
 )

@@ -9,6 +9,7 @@ from reconciler.core.trace import Event
 from reconciler.core.xds.subscription import WILDCARD
 from reconciler.formal.values import Record, Value
 from reconciler.testing.replay import Recorded, by
+from reconciler.testing.replay.shortened import cuts
 
 MAX_INT: Final = 2**31 - 1
 """TLC's largest: no bound."""
@@ -60,5 +61,5 @@ TRACE: Final = (
     Recorded(
         module="XdsStreamTrace", process="server", constants=_server, split=by("node", "stream")
     ),
-    Recorded(module="XdsClientTrace", process="agent", constants=_agent),
+    Recorded(module="XdsClientTrace", process="agent", constants=_agent, short=cuts),
 )
