@@ -10,19 +10,33 @@ from typing import Protocol
 import pytest
 
 from reconciler.core.identity import Entry, Journal, JournalBatch, JournalState
+from reconciler.core.identity.beginning import DAY_ONE
 from reconciler.errors import JournalConflict, JournalError
 
 WEB, DB, DNS = "k8s:app=web;", "k8s:app=db;", "k8s:app=dns;"
 
 
 class Journals(Protocol):
-    """One journal, for as many servers as want it."""
+    """One journal, for as many servers as want it.
+
+    wall: what their clocks say. At `DAY_ONE` a new journal is at epoch 1, revision 0.
+    """
+
+    wall: float
 
     def handle(self) -> Journal:
         """Another server's, not open yet. Whoever has it open is deposed when this one opens."""
 
     def read(self) -> JournalState:
         """What is written, whoever has it open."""
+
+    def copy(self) -> object:
+        """A backup."""
+
+    def restore(self, copy: object) -> None: ...
+
+    def lose(self) -> None:
+        """The journal is gone, and nothing is left of what it said."""
 
 
 def batch(
@@ -130,3 +144,48 @@ class JournalContract:
             journal.open()
         assert journal.append(batch(0, (256, WEB))) == 1
         journal.close()
+
+    def test_new_journal_begins_above_a_lost_one(self, journals: Journals) -> None:
+        lost = journals.handle()
+        assert lost.open() == JournalState(1, 0, 256)
+        assert lost.append(batch(0, (256, WEB))) == 1
+        lost.close()
+        journals.lose()
+        journals.wall = DAY_ONE + 2.0
+        new = journals.handle()
+        state = new.open()
+        assert state == JournalState(2, 2_000_000, 256)
+        assert new.append(batch(state.revision, (256, DB), epoch=2)) == 2_000_001
+        assert journals.read().entries == (Entry(256, 2_000_001, DB, "active"),)
+        new.close()
+
+    def test_restored_journal_goes_on_above_what_it_had_written_since(
+        self, journals: Journals
+    ) -> None:
+        first = journals.handle()
+        first.open()
+        first.append(batch(0, (256, WEB)))
+        copy = journals.copy()
+        first.append(batch(1, (257, DB)))
+        first.close()
+        journals.restore(copy)
+        journals.wall = DAY_ONE + 60.0
+        again = journals.handle()
+        state = again.open()
+        assert (state.epoch, state.revision) == (60, 60_000_000)
+        assert state.entries == (Entry(256, 1, WEB, "active"),), "nothing is renumbered"
+        assert again.append(batch(60_000_000, (257, DNS), epoch=60)) == 60_000_001
+        again.close()
+
+    @pytest.mark.parametrize("wall", [0.0, DAY_ONE + 5.0], ids=["never set", "set back"])
+    def test_clock_that_went_back_takes_nothing_back(self, journals: Journals, wall: float) -> None:
+        journals.wall = DAY_ONE + 10.0
+        first = journals.handle()
+        assert first.open() == JournalState(10, 10_000_000, 256)
+        assert first.append(batch(10_000_000, (256, WEB), epoch=10)) == 10_000_001
+        first.close()
+        journals.wall = wall
+        again = journals.handle()
+        entries = (Entry(256, 10_000_001, WEB, "active"),)
+        assert again.open() == JournalState(11, 10_000_001, 10_000_300, entries)
+        again.close()

@@ -26,11 +26,13 @@ import os
 import pathlib
 import socket
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Final, get_args
 
 import msgspec
 
+from reconciler.core.identity.beginning import beginning
 from reconciler.core.identity.journal import (
     Entry,
     JournalBatch,
@@ -82,13 +84,17 @@ class Holder(msgspec.Struct, frozen=True):
 class SqliteJournal:
     """The journal in the file `path`, which is made if it isn't there."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, wall: Callable[[], float] = time.time
+    ) -> None:
+        """wall: seconds since 1970."""
         self.path = pathlib.Path(path)
+        self._wall = wall
         self._lock: int | None = None
         self._connection: sqlite3.Connection | None = None
 
     def open(self) -> JournalState:
-        """Take the lock and the next epoch.
+        """Take the lock and the next epoch (`identity.beginning` says from where on).
 
         JournalLocked: another server holds it. JournalCorrupt: it can't be read and is left as it
         is. JournalError: the directory or the disk refuses.
@@ -102,7 +108,11 @@ class SqliteJournal:
             connection = self._connection = _connect(self.path)
             _check(self.path, connection)
             with _transaction(self.path, connection):
-                connection.execute("UPDATE head SET epoch = epoch + 1")
+                epoch, revision = connection.execute("SELECT epoch, revision FROM head").fetchone()
+                begun = beginning(epoch, revision, self._wall())
+                connection.execute(
+                    "UPDATE head SET epoch = ?, revision = ?", (begun.epoch, begun.revision)
+                )
             return _state(self.path, connection)
         except BaseException:
             self.close()
@@ -325,5 +335,6 @@ def _explained(path: pathlib.Path) -> Iterator[None]:
 def _corrupt(path: pathlib.Path, reason: str) -> JournalCorrupt:
     return JournalCorrupt(
         f"journal {path}: can't be read: {reason}. It was left as it is: restore it from a "
-        "backup. Moving it away makes the server begin anew, and every identity is renumbered"
+        "backup. Moving it away makes the server begin anew, above all that this one gave if the "
+        "clock is right, and every identity is renumbered"
     )

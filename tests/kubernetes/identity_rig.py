@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from reconciler.core.identity import JournalBatch, JournalState
+from reconciler.core.identity.beginning import DAY_ONE
 from reconciler.errors import Rejected
 from reconciler.server.kubernetes.client import ApiClient
 from reconciler.server.kubernetes.identities import KIND, Materialiser, Pace
@@ -50,7 +51,8 @@ class Server:
 
     def __init__(self, cluster: Cluster, client: Busy, name: str, pace: Pace) -> None:
         self.client = client
-        self.journal = KubernetesJournal(JournalApi(connect(cluster.kubeconfig()), name))
+        api = JournalApi(connect(cluster.kubeconfig()), name)
+        self.journal = KubernetesJournal(api, wall=lambda: DAY_ONE)
         self.thread = ThreadPoolExecutor(1)
         self.pace = pace
         self.reports: list[str] = []

@@ -16,12 +16,16 @@ from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from reconciler.core.identity import Entry, Journal, JournalState
+from reconciler.core.identity.beginning import DAY_ONE
 from reconciler.core.identity.objects import JournalSpec
 from reconciler.core.identity.objects_adopt import REVISION_GAP
 from reconciler.errors import ConfigError, JournalConflict, JournalCorrupt, JournalError
 from reconciler.server.kubernetes.client import ApiClient
 from reconciler.server.kubernetes.journal import KubernetesJournal, read
 from reconciler.server.kubernetes.journal_api import (
+    GROUP,
+    PLURAL,
+    VERSION,
     Connect,
     Found,
     JournalApi,
@@ -33,6 +37,7 @@ from reconciler.testing.kubernetes import Cluster
 from tests.journal_contract import DB, DNS, WEB, JournalContract, batch
 from tests.kubernetes.api import Api
 from tests.kubernetes.identities import JOURNALS, clean, identity
+from tests.kubernetes.identity_rig import labels
 from tests.property.test_allocator import AllocatorMachine
 
 
@@ -47,6 +52,8 @@ async def empty(client: ApiClient) -> None:
 
 
 class Journals:
+    wall = DAY_ONE
+
     def __init__(self, load: Connect, name: str) -> None:
         self.load, self.name = load, name
         self.made: list[JournalApi] = []
@@ -56,10 +63,30 @@ class Journals:
         return self.made[-1]
 
     def handle(self, kind: type[JournalApi] = JournalApi) -> KubernetesJournal:
-        return KubernetesJournal(self.api(kind))
+        return KubernetesJournal(self.api(kind), wall=lambda: self.wall)
 
     def read(self) -> JournalState:
         return read(self.api())[0]
+
+    def copy(self) -> object:
+        found = self.api().get()
+        assert found is not None
+        return found.journal.spec
+
+    def restore(self, copy: object) -> None:
+        api = self.api()
+        found = api.get()
+        assert found is not None
+        assert isinstance(copy, JournalSpec)
+        api.replace(found, copy)
+
+    def lose(self) -> None:
+        """No CiliumIdentity was made of it either."""
+        from kubernetes import client
+
+        client.CustomObjectsApi(self.load()).delete_cluster_custom_object(
+            GROUP, VERSION, PLURAL, self.name
+        )
 
     def close(self) -> None:
         for api in self.made:
@@ -132,7 +159,9 @@ class Network(JournalApi):
 
 def networked(journals: Journals) -> tuple[KubernetesJournal, Network]:
     api: Network = journals.api(Network)
-    journal = KubernetesJournal(api, patience=5.0, clock=lambda: api.now, sleep=api.sleep)
+    journal = KubernetesJournal(
+        api, patience=5.0, clock=lambda: api.now, sleep=api.sleep, wall=lambda: DAY_ONE
+    )
     journal.open()
     api.writes = 0
     return journal, api
@@ -242,7 +271,7 @@ class Paused(JournalApi):
 def test_leader_paused_in_a_write_is_deposed_meanwhile(journals: Journals, wrote: bool) -> None:
     """R5. What it was about to write is made, checked and ready; and takes no effect."""
     api: Paused = journals.api(Paused)
-    old, new = KubernetesJournal(api), journals.handle()
+    old, new = KubernetesJournal(api, wall=lambda: DAY_ONE), journals.handle()
     old.open()
     with ThreadPoolExecutor(1) as thread:
         write = thread.submit(old.append, batch(0, (256, WEB)))
@@ -326,6 +355,38 @@ async def test_deleted_journal_begins_anew_above_all_births(journals: Journals, 
     }
 
 
+async def test_journal_lost_with_all_births_begins_above_the_clock(
+    journals: Journals, api: Api
+) -> None:
+    """Objects that somebody else makes later are none of the new one's, whatever they say."""
+    journal = journals.handle()
+    journal.open()
+    journal.append(batch(0, (256, WEB)))
+    journal.close()
+    journals.lose()
+    journals.wall = DAY_ONE + 1.0
+    state = journal.open()
+    assert (state.epoch, state.revision, state.entries) == (1, 1_000_000, ())
+    journal.close()
+    await identity(api, 256, "web", birth=1)
+    entry = Entry(256, 1_000_001, labels("web"), "active")
+    assert journal.open() == JournalState(2, 1_000_001, 256, (entry,))
+
+
+def test_leader_of_a_journal_that_is_restored_is_overtaken(journals: Journals) -> None:
+    leader = journals.handle()
+    leader.open()
+    copy = journals.copy()
+    assert leader.append(batch(0, (256, WEB))) == 1
+    journals.restore(copy)
+    with pytest.raises(JournalConflict, match="another server has taken over"):
+        leader.append(batch(1, (257, DB)))
+    leader.close()
+    journals.wall = DAY_ONE + 1.0
+    assert leader.open() == JournalState(2, 1_000_000, 256)
+    assert leader.append(batch(1_000_000, (256, DB), epoch=2)) == 1_000_001
+
+
 class Dying(JournalApi):
     """Takes the epoch of a new journal, and is gone before it adopts."""
 
@@ -374,7 +435,7 @@ def test_credentials_are_read_again_when_they_are_refused(
     path.write_text(Path(past).read_text())
     api = JournalApi(connect(str(path)), journals.name)
     journals.made.append(api)
-    journal = KubernetesJournal(api)
+    journal = KubernetesJournal(api, wall=lambda: DAY_ONE)
     with pytest.raises(JournalError, match=r"answers 401: .*give the server valid ones"):
         journal.open()
     path.write_text(Path(cluster.kubeconfig()).read_text())

@@ -68,7 +68,6 @@ async def test_a_leader_that_is_killed_has_a_successor_and_nothing_is_renumbered
             assert row["number"] in before
     spec = await journal(client, plane.name)
     assert spec is not None
-    assert spec["epoch"] == 2
 
     # What both recorded, of their leading and of their following, is what the specs allow.
     await asyncio.to_thread(plane.stop, "r2")
@@ -79,7 +78,9 @@ async def test_a_leader_that_is_killed_has_a_successor_and_nothing_is_renumbered
     refused = [str(each.verdict) for each in judged if not each.verdict.passed]
     assert not refused, "\n".join(refused)
     leaderships = {(each.life, each.part) for each in judged if each.spec == "Allocation"}
-    assert leaderships == {("r1", "epoch 1"), ("r2", "epoch 2")}
+    assert {life for life, _ in leaderships} == {"r1", "r2"}
+    assert len(leaderships) == 2
+    assert ("r2", f"epoch {spec['epoch']}") in leaderships
     streams = {each.life for each in judged if each.spec == "XdsStream"}
     assert {"r2"} <= streams <= {"r1", "r2"}, "agents begin with any of the two"
 
@@ -131,6 +132,8 @@ async def test_a_leader_that_slept_writes_nothing_when_it_wakes_up(
     plane.server("r2")
     plane.agent(node, "r1", "r2")
     await plane.until(lambda: plane.committed(node))
+    before = await journal(client, plane.name)
+    assert before is not None
 
     plane.running["r1"].signal(signal.SIGSTOP)
     # It has not seen this when it sleeps, and means to give a number when it wakes up.
@@ -143,13 +146,13 @@ async def test_a_leader_that_slept_writes_nothing_when_it_wakes_up(
     await plane.until(lambda: relabelled("r2"))
     spec = await journal(client, plane.name)
     assert spec is not None
-    assert spec["epoch"] == 2
+    assert spec["epoch"] > before["epoch"]
     plane.running["r1"].signal(signal.SIGCONT)
     await plane.until(lambda: "stands down" in (plane.directory / "r1.log").read_text())
     await plane.until(lambda: relabelled("r1") == relabelled("r2"))
     after = await journal(client, plane.name)
     assert after is not None
-    assert after["epoch"] == 2
+    assert after["epoch"] == spec["epoch"]
     assert after["writer"]["holder"] == spec["writer"]["holder"]
     await plane.until(lambda: plane.state_of(node, "r1") == "in-sync")  # its stream outlived that
 

@@ -35,6 +35,7 @@ from hypothesis.stateful import (
 )
 
 from reconciler.core.identity import Entry, JournalBatch, JournalState, apply_batch
+from reconciler.core.identity.beginning import DAY_ONE
 from reconciler.core.identity.objects import (
     BIRTH,
     PINNED,
@@ -76,7 +77,7 @@ class Leader:
         mirror.journal_changed(server.journal)
         mirror.recall(recall)
         if server.journal is None:
-            first = first_revision(mirror.objects.values())
+            first = first_revision(mirror.objects.values(), world.wall)
             mirror.ledger = msgspec.structs.replace(EMPTY, revision=first, origin=first)
         self.version = server.journal.metadata.resource_version if server.journal else None
         self.unresolved = set(mirror.unresolved)
@@ -84,7 +85,8 @@ class Leader:
         self.lost = [entry for entry in held if entry.number in mirror.unresolved]
         self.register = Register(mirror.ledger, mirror.entries.values())
         self.objects = dict(mirror.objects)
-        self.write(self.register.lead())
+        self.write(self.register.lead(world.wall))
+        mirror.ledger = self.register.ledger
         assert self.version is not None
         state = world.truth[self.version]
         entries = sorted((*state.entries, *self.lost), key=lambda e: (e.birth, e.number))
@@ -164,8 +166,7 @@ class ObjectsMachine(RuleBasedStateMachine):
         self.births: dict[tuple[int, int], str] = {}
         self.touched: set[str] = set()  # UIDs of objects that somebody else wrote
         self.calls: list[tuple[Action, Leader]] = []
-        self.leaders = 0
-        self.hands = 0
+        self.leaders, self.hands, self.wall = 0, 0, DAY_ONE
 
     @initialize(found=st.lists(st.tuples(numbers, label_sets, st.integers(0, 2), st.booleans())))
     def begin(self, found: list[tuple[int, str, int, bool]]) -> None:
@@ -182,6 +183,7 @@ class ObjectsMachine(RuleBasedStateMachine):
 
     def lead(self, recall: Iterable[Entry] = ()) -> None:
         self.leaders += 1
+        self.wall += 1.0
         before = self.server.journal
         known = self.truth[before.metadata.resource_version] if before else None
         self.leader = leader = Leader(self, f"server-{self.leaders}", recall)
@@ -203,10 +205,9 @@ class ObjectsMachine(RuleBasedStateMachine):
             lost = held is not None and held.birth == entry.birth and number != entry.number
             if lost and number not in self.leader.unresolved and other.label_set == entry.label_set:
                 assert not other.pinned
-                assert won.pinned or (won.metadata.creation_timestamp, entry.number) < (
-                    other.metadata.creation_timestamp,
-                    number,
-                ), "OldestWins"
+                older = won.metadata.creation_timestamp, entry.number
+                younger = other.metadata.creation_timestamp, number
+                assert won.pinned or older < younger, "OldestWins"
 
     def note(self) -> None:
         """What the newest write of the journal gave."""
@@ -348,13 +349,12 @@ class ObjectsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.foreign and self.hands % 7 == 3)
     @rule()
     def journal_is_deleted(self) -> None:
-        """A new one begins above all births, as long as one is written anywhere."""
-        if any(identity.birth for identity in self.server.identities.values()):
-            self.hands += 1
-            self.calls.clear()  # an object that is adopted anew may be one that they delete
-            self.server.journal = None
-            self.server.journal_log.append(None)
-            self.lead()
+        """A new one begins above all births, also where none is written on any object."""
+        self.hands += 1
+        self.calls.clear()  # an object that is adopted anew may be one that they delete
+        self.server.journal = None
+        self.server.journal_log.append(None)
+        self.lead()
 
     # Readers
 

@@ -10,6 +10,7 @@ import pytest
 
 from reconciler.core.identity import POOL, Entry, JournalBatch
 from reconciler.core.identity.allocator import ENTRY_BYTES
+from reconciler.core.identity.beginning import DAY_ONE
 from reconciler.core.identity.objects import (
     BIRTH,
     DISOWNED,
@@ -307,10 +308,10 @@ def test_object_that_can_not_be_read_is_left_alone_and_its_number_not_given() ->
 
 def test_lost_journal_adopts_marked_objects_with_births_above_all_that_were() -> None:
     objects = {300: identity(300, "web", birth="41"), 301: identity(301, "db")}
-    assert first_revision([]) == 0
-    assert first_revision(objects.values()) == 41 + REVISION_GAP
+    assert first_revision([], DAY_ONE) == 0
+    assert first_revision(objects.values(), DAY_ONE) == 41 + REVISION_GAP
     found = mirror(EMPTY, *objects.values())
-    first = first_revision(objects.values())
+    first = first_revision(objects.values(), DAY_ONE)
     found.ledger = msgspec.structs.replace(EMPTY, revision=first, origin=first)
     entries = adopt(found).entries
     assert [(each.number, each.phase) for each in entries] == [(300, "active"), (301, "active")]

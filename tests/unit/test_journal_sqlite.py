@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from reconciler.core.identity import Entry, JournalState
+from reconciler.core.identity.beginning import DAY_ONE
 from reconciler.errors import JournalConflict, JournalCorrupt, JournalError, JournalLocked
 from reconciler.server.journal import SqliteJournal, holder, read
 from tests.journal_contract import WEB, JournalContract, batch
@@ -25,14 +26,26 @@ def path(tmp_path: pathlib.Path) -> pathlib.Path:
 class Journals:
     """One file; whoever takes over has got the lock of who had it, by whatever mistake."""
 
+    wall = DAY_ONE
+
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
 
     def handle(self) -> SqliteJournal:
-        return _Usurper(self.path)
+        return _Usurper(self.path, wall=lambda: self.wall)
 
     def read(self) -> JournalState:
         return read(self.path)
+
+    def copy(self) -> object:
+        return self.path.read_bytes()
+
+    def restore(self, copy: object) -> None:
+        assert isinstance(copy, bytes)
+        self.path.write_bytes(copy)
+
+    def lose(self) -> None:
+        self.path.unlink()
 
 
 class _Usurper(SqliteJournal):
@@ -51,13 +64,17 @@ class TestSqliteJournal(JournalContract):
     pass
 
 
+def on_day_one(path: pathlib.Path) -> SqliteJournal:
+    return SqliteJournal(path, wall=lambda: DAY_ONE)
+
+
 def test_second_server_is_refused_and_told_who_holds_it(path: pathlib.Path) -> None:
-    first = SqliteJournal(path)
+    first = on_day_one(path)
     first.open()
     by = holder(path)
     assert by is not None
     assert (by.pid, by.host) == (os.getpid(), socket.gethostname())
-    second = SqliteJournal(path)
+    second = on_day_one(path)
     with pytest.raises(JournalLocked) as refused:
         second.open()
     assert str(refused.value) == (
@@ -75,7 +92,7 @@ def test_lock_dies_with_its_process(path: pathlib.Path) -> None:
     script = (
         "import sys\n"
         "from reconciler.server.journal import SqliteJournal\n"
-        f"SqliteJournal({str(path)!r}).open()\n"
+        f"SqliteJournal({str(path)!r}, wall=lambda: {DAY_ONE}).open()\n"
         "print('open', flush=True)\n"
         "sys.stdin.read()\n"
     )
@@ -85,16 +102,16 @@ def test_lock_dies_with_its_process(path: pathlib.Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "open\n"
         with pytest.raises(JournalLocked, match=f"held by process {process.pid} on "):
-            SqliteJournal(path).open()
+            on_day_one(path).open()
         process.kill()
         process.wait()
-    journal = SqliteJournal(path)
+    journal = on_day_one(path)
     assert journal.open().epoch == 2
     journal.close()
 
 
 def test_server_whose_lock_file_was_removed_writes_nothing_any_more(path: pathlib.Path) -> None:
-    old, new = SqliteJournal(path), SqliteJournal(path)
+    old, new = on_day_one(path), on_day_one(path)
     old.open()
     path.with_name("journal.db.lock").unlink()
     assert new.open().epoch == 2
@@ -121,7 +138,7 @@ def damage_middle(content: bytes) -> bytes:
 def test_unreadable_journal_is_left_as_it_is(
     path: pathlib.Path, content: object, reason: str
 ) -> None:
-    journal = SqliteJournal(path)
+    journal = on_day_one(path)
     journal.open()
     journal.append(batch(0, *((number, f"k8s:app=n{number};") for number in range(256, 900))))
     journal.close()
@@ -158,7 +175,7 @@ def alter(path: pathlib.Path, statement: str) -> None:
 def test_unsound_journal_is_refused(
     path: pathlib.Path, statement: str, kind: type[JournalError], reason: str
 ) -> None:
-    journal = SqliteJournal(path)
+    journal = on_day_one(path)
     journal.open()
     journal.append(batch(0, (256, WEB)))
     journal.close()
@@ -170,7 +187,7 @@ def test_unsound_journal_is_refused(
 
 
 def test_full_disk_leaves_the_last_state_and_the_next_write_works(path: pathlib.Path) -> None:
-    journal = SqliteJournal(path)
+    journal = on_day_one(path)
     journal.open()
     journal.append(batch(0, (256, WEB)))
     before = read(path)
@@ -189,7 +206,7 @@ def test_full_disk_leaves_the_last_state_and_the_next_write_works(path: pathlib.
 
 def test_crash_inside_a_write_leaves_the_last_state(path: pathlib.Path) -> None:
     """A process killed within the transaction, its pages spilled to the file already."""
-    journal = SqliteJournal(path)
+    journal = on_day_one(path)
     journal.open()
     journal.append(batch(0, (256, WEB)))
     journal.close()

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
+
+import pytest
+
+from reconciler.core.identity.beginning import DAY_ONE
 from reconciler.core.intake import IntakeConfig
 from reconciler.core.labels import LabelFilter
 from reconciler.core.objects import (
@@ -18,7 +24,9 @@ from reconciler.core.objects import (
 from reconciler.core.plane import Alarm, ControlPlane, PlaneConfig, WriteJournal
 from reconciler.core.policy.ir import Direction
 from reconciler.core.resources.build import CLOSED
+from reconciler.core.xds.client import Client, Report
 from reconciler.core.xds.effects import Close
+from reconciler.server.journal import SqliteJournal
 from reconciler.testing.journal import MemoryJournal
 from reconciler.testing.world import World
 from reconciler.wire import resources_pb2 as pb
@@ -153,3 +161,65 @@ def test_the_api_server_has_an_identity_of_its_own_where_it_is_on_a_node() -> No
     assert told() == [bytes([192, 168, 0, 1])]
     plane.objects_changed([Delete(ObjectKey("EndpointSlice", "default", "kubernetes"))], 2.0)
     assert told() == []
+
+
+def plane_on(journal: SqliteJournal, world: World) -> ControlPlane:
+    """One that has published all there is."""
+    config = PlaneConfig(intake=IntakeConfig(filter=LabelFilter.default()))
+    plane = ControlPlane(config, journal.open(), 0.0)
+    plane.objects_changed(world.everything(), 0.0)
+    for effect in plane.effects():
+        if isinstance(effect, WriteJournal):
+            plane.journal_written(journal.append(effect.batch), 0.0)
+    return plane
+
+
+def state_after_report(plane: ControlPlane, revision: int) -> str:
+    """Of the rollout of a node that says that it enforces a cut of this revision."""
+    client = Client("n1", 0.0)
+    client.tick(0.0)
+    plane.stream_opened(1, "n1", 1.0)
+    for request in client.opened(Report(revision, b"r" * 32), 1.0):
+        plane.received(1, request, 1.0)
+    return plane.nodes.node("n1", 1.0).rollout.state
+
+
+@pytest.mark.parametrize("reported", [5 << 32 | 9, 1 << 32 | 1, 60 << 32 | 7])
+def test_a_node_of_before_is_served_from_a_journal_that_begins_anew(
+    tmp_path: Path, reported: int
+) -> None:
+    """At revision 1 of epoch 1 too: what it enforces is not what has that number now."""
+    journal = SqliteJournal(tmp_path / "journal", wall=lambda: DAY_ONE + 3600)
+    plane = plane_on(journal, shop())
+    assert plane.revision > reported
+    assert state_after_report(plane, reported) == "staging"
+    assert ("rollout", "n1") not in plane.alarms
+    journal.close()
+
+
+def test_a_node_ahead_of_the_journal_is_named_in_an_alarm(tmp_path: Path) -> None:
+    """The clock was set back before the journal was lost."""
+    journal = SqliteJournal(tmp_path / "journal", wall=lambda: 0.0)
+    plane = plane_on(journal, shop())
+    assert state_after_report(plane, 5 << 32 | 9) == "ahead"
+    assert "newer than this server's" in plane.alarms["rollout", "n1"]
+    journal.close()
+
+
+def test_no_pair_names_two_label_sets_over_the_loss_of_a_journal(tmp_path: Path) -> None:
+    pairs: dict[tuple[int, int], str] = {}
+    clock = itertools.count(DAY_ONE, 60)
+    for app in ("web", "db", "dns"):
+        path = tmp_path / "journal"
+        path.unlink(missing_ok=True)
+        journal = SqliteJournal(path, wall=lambda: next(clock))
+        world = World()
+        world.node("n1", 1)
+        world.namespace("shop", {})
+        world.pod("shop", app, "n1", {"app": app}, ["10.1.0.1"])
+        plane = plane_on(journal, world)
+        live = plane.intake.allocator.live()
+        assert [each.number for each in live.values()] == [256]
+        for label_set, each in live.items():
+            assert pairs.setdefault((each.number, each.birth), label_set) == label_set
+        journal.close()

@@ -2,8 +2,9 @@
 
 The journal is the only place where a number is given or taken back. It is written by
 compare-and-swap on (epoch, revision): a writer that is not the newest leader, or that has not seen
-the last write, changes nothing. The revision counts writes and never goes back, so the revision
-that gave a number – its birth – tells apart all meanings that the number ever has.
+the last write, changes nothing. The revision rises with each write and never goes back, nor does
+it over the loss of a journal (`beginning`), so the revision that gave a number – its birth – tells
+apart all meanings that the number ever has.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class Journal(Protocol):
     """The port. Calls block; errors are those of the JournalError tree."""
 
     def open(self) -> JournalState:
-        """Take the lock and the next epoch. JournalLocked, JournalCorrupt."""
+        """Take the lock and an epoch above all before (`beginning`). JournalLocked,
+        JournalCorrupt."""
 
     def append(self, batch: JournalBatch) -> int:
         """Write the batch and return the new revision. JournalConflict: nothing was written."""

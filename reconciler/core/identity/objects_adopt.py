@@ -11,8 +11,8 @@ use whose labels are lost (its object was deleted or edited while no server led)
 its label set gets another one.
 
 A journal that begins – in a new cluster, or because somebody deleted the last one – begins far
-above any birth that is written on an object (`first_revision`, its origin): objects with births of
-before count as found. Those that a leader disowned don't.
+above any birth that is written on an object and above the clock (`first_revision`, its origin):
+objects with births of before count as found. Those that a leader disowned don't.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Final
 
 import msgspec
 
+from reconciler.core.identity.beginning import beginning
 from reconciler.core.identity.journal import Entry
 from reconciler.core.identity.objects import CiliumIdentity, nobody
 from reconciler.core.identity.objects_mirror import Mirror, is_found, refused, stays
@@ -39,10 +40,10 @@ class Adoption(msgspec.Struct, frozen=True):
     problems: tuple[Rejected, ...]
 
 
-def first_revision(identities: Iterable[CiliumIdentity]) -> int:
-    """Where a journal begins that finds these objects and no journal."""
+def first_revision(identities: Iterable[CiliumIdentity], wall: float) -> int:
+    """Where a journal begins that finds these objects and no journal. wall: seconds since 1970."""
     newest = max((identity.birth for identity in identities), default=0)
-    return newest + REVISION_GAP if newest else 0
+    return beginning(0, newest + REVISION_GAP if newest else 0, wall).revision
 
 
 def adopt(mirror: Mirror) -> Adoption:

@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from reconciler.core.identity.allocator import ENTRY_BYTES
+from reconciler.core.identity.beginning import beginning
 from reconciler.core.identity.journal import (
     Entry,
     JournalBatch,
@@ -73,11 +74,12 @@ class Register:
 
     # Changes
 
-    def lead(self) -> Change:
-        """The next epoch."""
+    def lead(self, wall: float) -> Change:
+        """The next epoch. wall: seconds since 1970."""
         ledger = self.ledger
+        begun = beginning(ledger.epoch, ledger.revision, wall)
         return Change(
-            ledger.epoch + 1, ledger.revision, ledger.cursor, {}, ledger.pending, ledger.adoptions
+            begun.epoch, begun.revision, ledger.cursor, {}, ledger.pending, ledger.adoptions
         )
 
     def adoption(self, entries: Iterable[Entry]) -> Change:

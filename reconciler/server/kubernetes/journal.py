@@ -25,6 +25,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -101,6 +102,7 @@ class KubernetesJournal:
         patience: float = PATIENCE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.pool = pool
         self.holder = f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:12]}"
@@ -111,7 +113,7 @@ class KubernetesJournal:
         self.recall, self.changed = recall, changed
         self._api = api
         self._what = f"allocation journal {api.name}"
-        self._patience, self._clock, self._sleep = patience, clock, sleep
+        self._patience, self._clock, self._sleep, self._wall = patience, clock, sleep, wall
         self._lock = threading.Lock()  # of the register, held for moments
         self._register: Register | None = None
         self._touched: set[int] = set()
@@ -271,7 +273,7 @@ class KubernetesJournal:
             found = self._found = self._api.get() or self._create()
             register = Register(decode(found.journal.spec), ())
             try:
-                self._commit(register, register.lead)
+                self._commit(register, partial(register.lead, self._wall()))
                 return
             except JournalConflict:
                 if self._clock() >= end:
@@ -279,7 +281,7 @@ class KubernetesJournal:
 
     def _create(self) -> Found:
         """A journal that nobody has led yet, whoever makes it."""
-        first = first_revision(self._api.identities())
+        first = first_revision(self._api.identities(), self._wall())
         ledger = msgspec.structs.replace(EMPTY, revision=first, origin=first)
         try:
             return self._api.create(encode(ledger, Writer(self.holder, 0)))

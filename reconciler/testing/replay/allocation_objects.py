@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from reconciler.core.identity import Entry, JournalBatch
+from reconciler.core.identity.beginning import DAY_ONE
 from reconciler.core.identity.objects import (
     CiliumIdentity,
     Ledger,
@@ -74,7 +75,7 @@ class Adapter(Pickled):
             self._made = each["uid"] - 1
             self._put(each["number"], each["owner"])
         self._made = state["uids"]
-        first = first_revision(self._server.identities.values())
+        first = first_revision(self._server.identities.values(), DAY_ONE)
         empty = msgspec.structs.replace(EMPTY, revision=first, origin=first)
         self._lead(Register(empty, ()))
 
@@ -127,7 +128,7 @@ class Adapter(Pickled):
         """The next epoch, as yet without a look at the objects."""
         journal = self._server.journal
         self._version = journal.metadata.resource_version if journal else None
-        self._write(register, register.lead())
+        self._write(register, register.lead(DAY_ONE))
 
     def _on_Adopt(self) -> None:
         if self._register is not None:
