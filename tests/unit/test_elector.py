@@ -97,3 +97,26 @@ def _elector(lease: LeaseObject) -> Elector:
         lease, "one", take_over=nothing, lead=lambda: None, stand_down=stand_down,
         random=lambda: 0.0, log=structlog.get_logger(), clock=lambda: 0.0,
     )  # fmt: skip
+
+
+async def test_one_that_finds_itself_overtaken_when_it_is_to_lead_follows_again() -> None:
+    reasons: list[str] = []
+
+    async def stand_down(reason: str) -> None:
+        reasons.append(reason)
+
+    async def take_over() -> int:
+        return 1
+
+    lease: Any = Held()
+    elector = Elector(
+        lease, "one", take_over=take_over, lead=lambda: elector.overtaken("epoch 2"),
+        stand_down=stand_down, random=lambda: 0.0, log=structlog.get_logger(), clock=lambda: 0.0,
+    )  # fmt: skip
+    elector.core.state = "candidate"
+    elector.core.take_over()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        while elector.core.state != "follower":
+            elector.carry_out(tasks)
+            await asyncio.sleep(0)
+    assert reasons == ["epoch 2"]

@@ -247,6 +247,10 @@ class Replica:
     def _lead(self) -> None:
         journal = self._journal
         assert journal is not None
+        newest = self._mirror.ledger.epoch
+        if newest > self._opened.epoch:  # the plane may have followed that one
+            self.elector.overtaken(f"the journal is at epoch {newest}")
+            return
         objects = self._objects = identities.Materialiser(
             self._client,
             journal,
