@@ -46,7 +46,11 @@ METRICS: Final = (
     Family("map_limit", "gauge", "Most entries of each of these maps.", ("map",)),
     Family("client_state", "gauge", "1 for the state (models/client.toml) it is in.", ("state",)),
     Family("in_sync", "gauge", "1: the newest cut is enforced."),
-    Family("revision", "gauge", "Revision of the cut that is enforced; 0: none."),
+    Family(
+        "revision",
+        "gauge",
+        "Revision of the cut that is enforced; 0: none. Rounded as the server's is.",
+    ),
     Family("endpoints", "gauge", "Pods of this node."),
     Family("alarms", "counter", "Alarms raised since the start."),
     Family("xds_sent", "counter", "Requests sent."),

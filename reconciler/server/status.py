@@ -49,7 +49,12 @@ METRICS = (
         "are only said: of certificate and trace files, and of `--discovery-resources`.",
     ),
     Family("epoch", "gauge", "Epoch of this server's leadership."),
-    Family("revision", "gauge", "Newest revision that is served; 0: none."),
+    Family(
+        "revision",
+        "gauge",
+        "Newest revision that is served; 0: none. Of a single server it has more digits than a "
+        "sample: the last two are rounded.",
+    ),
     Family("nodes", "gauge", "Nodes by state (models/node.toml).", ("state",)),
     Family("streams", "gauge", "Open xDS streams."),
     Family("xds_streams_opened", "counter", "Streams that were taken."),
