@@ -9,6 +9,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reconciler.core.labels import DEFAULT_RULES, Label, LabelFilter, LabelSet, canonical
+from reconciler.core.labels.label import (
+    GENERATED,
+    NAMED_PORTS,
+    PROTOCOL_NUMBERS,
+    decode_named_ports,
+)
 
 PARTS = st.sampled_from(
     ["kubernetes.io", "k8s.io", "beta.", "app.", "io.", "/", "x", "annotation", "reserved", "."]
@@ -90,3 +96,24 @@ def test_the_order_of_labels_is_not_in_the_key(labels: list[Label]) -> None:
 def test_valid_labels_are_written_as_they_are() -> None:
     labels = [Label("k8s", "app.kubernetes.io/name", "a_b.c-1"), Label("gen", "x", "h.TCP.1")]
     assert canonical(labels) == "k8s:app.kubernetes.io/name=a_b.c-1;gen:x=h.TCP.1;"
+
+
+protocols = st.sampled_from(["TCP", "UDP", "SCTP", "tcp", ""])
+ports = st.one_of(
+    st.integers(-1, 10**6).map(str),
+    st.text("0123456789", min_size=5, max_size=6),
+    st.just("9" * 5000),
+    st.text("0129²٣+_ ", max_size=4),
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["web", "a-b", ""]), protocols, ports), max_size=4))
+def test_named_ports_that_anybody_wrote_are_possible_ones(
+    parts: list[tuple[str, str, str]],
+) -> None:
+    """Whatever an adopted identity says."""
+    value = "_".join(".".join(part) for part in parts)
+    for name, protocol, port in decode_named_ports([Label(GENERATED, NAMED_PORTS, value)]):
+        assert name
+        assert protocol in PROTOCOL_NUMBERS.values()
+        assert 1 <= port <= 65535

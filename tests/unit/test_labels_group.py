@@ -14,7 +14,7 @@ from reconciler.core.labels import (
     label_set,
     pod_named_ports,
 )
-from reconciler.core.labels.label import encode_named_ports
+from reconciler.core.labels.label import NAMED_PORTS, decode_named_ports, encode_named_ports
 from reconciler.core.objects import (
     Container,
     ContainerPort,
@@ -199,6 +199,14 @@ def test_only_generated_labels_say_named_ports_and_only_in_their_form() -> None:
         ]
     )
     assert found.named_ports == (("c", 6, 5),)
+
+
+def test_ports_that_can_not_be_say_nothing() -> None:
+    value = "web.TCP.99999_a.TCP.0_b.TCP." + "9" * 5000 + "_c.TCP.5_d.UDP.65536_e.UDP.65535"
+    assert decode_named_ports([Label("gen", NAMED_PORTS, value)]) == (
+        ("c", 6, 5),
+        ("e", 17, 65535),
+    )
 
 
 def test_the_first_port_of_a_name_and_protocol_counts_and_sidecars_come_last() -> None:

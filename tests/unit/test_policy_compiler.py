@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from reconciler.core.labels import Label, LabelFilter, LabelSet
-from reconciler.core.labels.label import encode_named_ports
+from reconciler.core.labels.label import NAMED_PORTS, encode_named_ports
 from reconciler.core.objects import (
     LabelSelector,
     NetworkPolicy,
@@ -288,6 +288,18 @@ def test_everybodys_port_name_means_pods_only(compiler: Compiler) -> None:
     assert verdict(rules, PeerInfo(300), 6, 8080, members).allowed
     assert not verdict(rules, PeerInfo(256), 6, 8080, members).allowed
     assert not verdict(rules, external(bytes(4)), 6, 8080, members).allowed
+
+
+def test_an_adopted_identity_with_impossible_ports_is_one_without_them(compiler: Compiler) -> None:
+    rule = PolicyRule(any_peer=True, ports=(NamedPort("web", 6),), origin="allow")
+    wrong = LabelSet.of(
+        [Label("k8s", "app", "web"), Label("gen", NAMED_PORTS, "web.TCP.99999_web.TCP.0")]
+    )
+    compiler.apply(
+        identities_added={300: (5, wrong)},
+        policies_changed={"shop/p": Translated(app("web"), ingress=(rule,), egress=(rule,))},
+    )
+    assert ingress(compiler, 300) == RuleSet(Direction.INGRESS, True, (HOST_RULE,))
 
 
 def test_a_rule_for_nobody_leaves_no_rule(compiler: Compiler) -> None:

@@ -32,6 +32,9 @@ _PROTOCOL_NAMES: Final = {number: name for name, number in PROTOCOL_NUMBERS.item
 _VALUE_LENGTH: Final = 63
 """Characters of a Kubernetes label value: named ports that don't fit go to a further label."""
 
+_PORT: Final = re.compile("[0-9]{1,5}")
+_LAST_PORT: Final = 65535
+
 NamedPort = tuple[str, int, int]
 """Name, protocol number, port."""
 
@@ -186,6 +189,7 @@ def decode_named_ports(labels: Iterable[Label]) -> tuple[NamedPort, ...]:
         for part in label.value.split("_"):
             name, _, rest = part.partition(".")
             protocol, _, port = rest.partition(".")
-            if name and protocol in PROTOCOL_NUMBERS and port.isascii() and port.isdigit():
+            possible = _PORT.fullmatch(port) is not None and 1 <= int(port) <= _LAST_PORT
+            if name and protocol in PROTOCOL_NUMBERS and possible:
                 found.add((name, PROTOCOL_NUMBERS[protocol], int(port)))
     return tuple(sorted(found))
