@@ -225,16 +225,18 @@ class Intake:
     def publish(self, now: float) -> Publication | None:
         """Compile what has been applied; None while there is nothing, or it waits for numbers.
 
-        Call `batch` first: whatever can get a number must have it before it is published.
+        Call `batch` first: whatever can get a number must have it before it is published. What
+        could not be compiled is still there to be published.
         """
         if not self._loaded or self.holding or self.allocator.deposed or not self._pending:
             return None
-        pending, self._pending = self._pending, _Pending()
+        pending = self._pending
         policy = self.compiler.apply(
             identities_added=pending.entered,
             identities_removed=pending.left,
             policies_changed={key: self.cluster.policies.get(key) for key in pending.policies},
         )
+        self._pending = _Pending()
         return Publication(
             namespaces=frozenset(pending.namespaces),
             address_groups=frozenset(pending.address_groups),

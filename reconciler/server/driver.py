@@ -8,8 +8,9 @@ core decides everything; here is only what carries it out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,7 +28,8 @@ from reconciler.server.driving import Streams, Timed
 class Driver(Timed):
     """`grpc.Hub` for the service; `changed` for the sources of objects.
 
-    failed: set when the core can't go on (another server has taken the journal)
+    failed: set when the core can't go on: another server has taken the journal, or a step of it
+            ended in an error and may have been taken by half
     """
 
     def __init__(
@@ -82,31 +84,31 @@ class Driver(Timed):
     def lead(self, journal: Journal, state: JournalState) -> None:
         """Write this journal from now on; it was opened in this state."""
         self._journal = journal
-        self._plane.lead(state, self._clock())
-        self._carry_out()
+        with self._step():
+            self._plane.lead(state, self._clock())
 
     def follow(self, state: JournalState) -> None:
         """Others write the journal, which is in this state, or in a newer one."""
-        self._plane.follow(state, self._clock())
-        self._carry_out()
+        with self._step():
+            self._plane.follow(state, self._clock())
 
     def elsewhere(self, marks: Mapping[str, int]) -> None:
         """What other replicas say of their nodes; see `ControlPlane.elsewhere`."""
-        self._plane.elsewhere(marks, self._clock())
-        self._carry_out()
+        with self._step():
+            self._plane.elsewhere(marks, self._clock())
 
     def hold_back(self, numbers: Iterable[int]) -> None:
         """See `ControlPlane.hold_back`; of no meaning for who follows."""
         if self._plane.leading:
-            self._plane.hold_back(numbers, self._clock())
-            self._carry_out()
+            with self._step():
+                self._plane.hold_back(numbers, self._clock())
 
     def room(self, revision: int, size: int) -> None:
         """What the journal has room for; see `Allocator.room`."""
         self._plane.intake.room(revision, size)
         if self._plane.leading:
-            self._plane.tick(self._clock())
-            self._carry_out()
+            with self._step():
+                self._plane.tick(self._clock())
 
     def clients(self) -> Iterable[ClientState]:
         """See `core.seen`."""
@@ -128,8 +130,8 @@ class Driver(Timed):
         self._flush = None
         changes, self._collected = self._collected, []
         if changes or even_none or self._positions:
-            self._plane.objects_changed(changes, self._clock(), self._positions)
-            self._carry_out()
+            with self._step():
+                self._plane.objects_changed(changes, self._clock(), self._positions)
 
     def stream_opened(self, stream: int, node: str) -> None:
         self._log.info("stream opened", stream=stream, node=node)
@@ -147,10 +149,22 @@ class Driver(Timed):
 
     def _tick(self) -> None:
         self._timer = None
-        self._plane.tick(self._clock())
-        self._carry_out()
+        with self._step():
+            self._plane.tick(self._clock())
 
     # ------------------------------------------------------------------------------- effects
+
+    @contextlib.contextmanager
+    def _step(self) -> Iterator[None]:
+        """Of the core; then what it wants done. Timers and tasks have nobody to raise an error to,
+        and nothing is served from a core that is in an unknown state."""
+        try:
+            yield
+        except Exception as error:
+            if not self.failed.done():
+                self.failed.set_exception(error)
+            raise
+        self._carry_out()
 
     def _carry_out(self) -> None:
         for effect in self._plane.effects():
@@ -195,19 +209,19 @@ class Driver(Timed):
             """Still the leadership that wrote: another one has no use for the answer."""
             return plane.leading and plane.epoch == batch.epoch
 
-        try:
-            revision = await self._loop.run_in_executor(self._thread, append, batch)
-        except JournalConflict as error:
-            if ours():
-                self._overtaken(error)
-        except JournalError as error:
-            self._log.error("journal", reason=str(error))
-            if ours():
-                plane.journal_refused(str(error), self._clock())
-        else:
-            if ours():
-                plane.journal_written(revision, self._clock())
-        self._carry_out()
+        with self._step():
+            try:
+                revision = await self._loop.run_in_executor(self._thread, append, batch)
+            except JournalConflict as error:
+                if ours():
+                    self._overtaken(error)
+            except JournalError as error:
+                self._log.error("journal", reason=str(error))
+                if ours():
+                    plane.journal_refused(str(error), self._clock())
+            else:
+                if ours():
+                    plane.journal_written(revision, self._clock())
 
     def _overtaken(self, error: JournalConflict) -> None:
         if self.on_overtaken is not None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from reconciler.core.identity import JournalState
 from reconciler.core.intake import Intake, IntakeConfig
 from reconciler.core.labels import LabelFilter
 from reconciler.core.objects import ObjectKey
+from reconciler.core.policy.compiler import Compiler
 from reconciler.testing.world import World
 
 
@@ -100,3 +103,23 @@ def test_a_deposed_server_publishes_nothing() -> None:
     assert rig.write(0.0)
     rig.intake.refused("another server has taken over", deposed=True)
     assert not rig.publish(0.0)
+
+
+def test_a_publication_that_fails_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = one_pod()
+    assert rig.write(0.0)
+    rig.answer(0.0)
+
+    def fail(*args: object, **named: object) -> None:
+        raise ValueError("a bug")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Compiler, "apply", fail)
+        with pytest.raises(ValueError, match="a bug"):
+            rig.intake.publish(0.0)
+    assert not rig.intake.settled
+    published = rig.intake.publish(0.0)
+    assert published is not None
+    assert published.namespaces == {"a"}
+    assert published.endpoints == {"a/p"}
+    assert published.identities == {256}
