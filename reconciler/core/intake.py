@@ -6,8 +6,11 @@ nothing newer is applied – what is served stays the last publication – so a 
 the state of the objects at one instant, and a group is never served without the identity that it
 is about to get. Writes that only take numbers back hold nothing up.
 
-A label set for which there is no number (the pool is used up) is published without one: its pods
-are unknown to others and closed themselves, everything else goes on.
+A label set that gets no number (the pool is used up, or it is too large) is published without one:
+its pods are unknown to others and closed themselves, everything else goes on.
+
+Where the journal refuses writes, newer changes are applied all the same: what wants a number that
+can't be had may be gone with them.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from reconciler.core.identity import (
+    MAX_LABEL_SET_BYTES,
     POOL,
     Allocator,
     Changes,
@@ -31,6 +35,7 @@ from reconciler.core.policy.compiler import Compiler
 from reconciler.core.policy.published import PolicyDelta
 from reconciler.core.store import Cluster, Delta
 from reconciler.core.trace import Trace
+from reconciler.errors import CapacityError
 
 
 class IntakeConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,6 +142,7 @@ class Intake:
         self.positions: Mapping[str, int] = {}  # and of what is applied: kind → resource version
         self._loaded = False
         self._holding = False  # a write that gives numbers is under way
+        self._refused = False  # the last write was, and none is under way
         self._pending = _Pending()
         self._set_of: dict[str, str] = {}  # group -> key of its label set
         self._groups_with: dict[str, set[str]] = {}  # the other way
@@ -185,6 +191,7 @@ class Intake:
         batch = self.allocator.next_batch(now)
         if batch is not None:
             self._holding = bool(batch.allocate or batch.revive)
+            self._refused = False
         return batch
 
     def written(self, revision: int, now: float) -> None:
@@ -198,6 +205,7 @@ class Intake:
         assert isinstance(self.allocator, Allocator), "only a leader writes"
         self.allocator.refused(reason, deposed=deposed)
         self._holding = False  # who still wants a number waits for the next write
+        self._refused = True
 
     @property
     def queued(self) -> int:
@@ -251,14 +259,30 @@ class Intake:
         label_set = self._set_of.get(group)
         return None if label_set is None else self.allocator.identity(label_set)
 
+    def oversized(self) -> tuple[str, ...]:
+        """Groups whose label sets are too large for a number."""
+        label_sets = self.allocator.oversized()
+        return tuple(group for each in label_sets for group in sorted(self._groups_with[each]))
+
+    def oversize(self, group: str) -> CapacityError:
+        """What is wrong with one of them, with the names of pods; costs a pass over all pods."""
+        pods = self.cluster.pods_of(group)
+        named = f"Pod {group.rpartition('/')[0]}/{pods[0]}"
+        if len(pods) > 1:
+            named += f" and {len(pods) - 1} of the same labels"
+        size = len(self._set_of[group].encode())
+        return CapacityError(named, size, MAX_LABEL_SET_BYTES, "bytes of labels")
+
     def absorb(self, now: float) -> None:
         """Apply what is queued, unless what was applied before still waits for its numbers.
 
-        A follower doesn't wait: who gives the numbers may have read on, and never give those that
-        were wanted for an instant only. The store is ahead of what is published from here until
-        `publish`.
+        What the journal refuses is not waited for. Nor does a follower wait: who gives the numbers
+        may have read on, and never give those that were wanted for an instant only. The store is
+        ahead of what is published from here until `publish`.
         """
-        if not self._queue or (self.holding and isinstance(self.allocator, Allocator)):
+        if not self._queue or (
+            isinstance(self.allocator, Allocator) and self.holding and not self._refused
+        ):
             return
         queue, self._queue = self._queue, []
         self.positions = self._read
@@ -284,7 +308,7 @@ class Intake:
         old, new = self.allocator.live(), successor.live()
         changed = {key: each for key, each in new.items() if old.get(key) != each}
         gone = [each for key, each in old.items() if new.get(key) != each]
-        self.allocator = successor
+        self.allocator, self._refused = successor, False
         self._note(Changes(activated=tuple(changed.items()), retired=tuple(gone)))
 
     def _rebind(self, groups: Iterable[str], now: float) -> None:

@@ -445,12 +445,17 @@ class ControlPlane:
         text = f"{level} % of the {capacity} identity numbers are in use, or more" if level else ""
         self._alarm("identities", "cluster", text)
         exhausted = self.intake.allocator.exhausted()
-        standing = {error.object: str(error) for error in exhausted}
-        for kind, name in [key for key in self._alarms if key[0] == "exhausted"]:
-            if name not in standing:
+        standing = {("exhausted", error.object): str(error) for error in exhausted}
+        for group in self.intake.oversized():
+            key = "oversized", group
+            standing[key] = self._alarms.get(key) or (
+                f"{self.intake.oversize(group)}; closed, without an identity"
+            )
+        for kind, name in [key for key in self._alarms if key[0] in ("exhausted", "oversized")]:
+            if (kind, name) not in standing:
                 self._alarm(kind, name, "")
-        for name, text in standing.items():
-            self._alarm("exhausted", name, text)
+        for (kind, name), text in standing.items():
+            self._alarm(kind, name, text)
 
     def _alarm(self, kind: str, name: str, text: str) -> None:
         """Raise, or with an empty text clear."""

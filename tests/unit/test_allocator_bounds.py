@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reconciler.core.identity import MAX_LABEL_SET_BYTES, Entry, JournalState
 from reconciler.core.identity.allocator import ENTRY_BYTES, WAVE_BYTES
 from tests.unit.test_allocator import DB, DNS, DRAIN, JOB, WEB, World
 
@@ -9,10 +10,10 @@ from tests.unit.test_allocator import DB, DNS, DRAIN, JOB, WEB, World
 def test_batch_is_bounded_by_what_one_object_may_hold() -> None:
     world = World(size=100)
     large = [f"k8s:{letter}={letter * 150_000};" for letter in "abcdef"]
-    huge = f"k8s:z={'z' * 700_000};"
-    world.bind(*large[:5], huge, large[5])
-    given = [[label_set for label_set, _ in world.write().activated] for _ in range(4)]
-    assert given == [large[:3], large[3:5], [huge], large[5:]]
+    larger = f"k8s:z={'z' * 400_000};"
+    world.bind(*large[:5], larger, large[5])
+    given = [[label_set for label_set, _ in world.write().activated] for _ in range(3)]
+    assert given == [large[:3], large[3:5], [larger, large[5]]]
 
 
 def test_numbers_that_are_held_back_are_neither_given_nor_taken_back() -> None:
@@ -118,9 +119,56 @@ def test_room_that_is_told_of_while_a_write_is_under_way() -> None:
         assert len(world.write().activated) == (20 if told_after else 10)
 
 
-def test_label_set_that_never_fits_is_refused_where_that_is_seen() -> None:
+OVERSIZED = "k8s:z=".ljust(MAX_LABEL_SET_BYTES, "z") + ";"
+
+
+def test_label_set_that_no_journal_can_hold_is_refused_and_others_go_on() -> None:
     world = World(size=100)
-    huge = f"k8s:z={'z' * 2 * WAVE_BYTES};"
-    world.allocator.room(world.state.revision, WAVE_BYTES)
-    world.bind(huge, WEB)
-    assert [label_set for _, label_set in world.batch().allocate] == [huge]
+    largest = OVERSIZED[1:]
+    assert len(largest) == MAX_LABEL_SET_BYTES
+    world.bind(OVERSIZED, WEB)
+    assert tuple(world.allocator.oversized()) == (OVERSIZED,)
+    assert world.numbers() == {}
+    assert [label_set for label_set, _ in world.write().activated] == [WEB]
+    assert not world.allocator.unserved()
+    assert world.allocator.next_deadline(world.now) is None
+    world.release(OVERSIZED)
+    assert not tuple(world.allocator.oversized())
+    world.bind(largest)
+    assert [label_set for label_set, _ in world.write().activated] == [largest]
+
+
+def test_largest_label_set_waits_for_room_and_is_not_refused_by_the_journal() -> None:
+    world = World(size=100)
+    largest = OVERSIZED[1:]
+    world.allocator.room(world.state.revision, MAX_LABEL_SET_BYTES)
+    world.bind(largest, WEB)
+    assert world.nothing_to_write()
+    assert world.allocator.next_deadline(world.now) is None, "asked again and again"
+    world.allocator.room(world.state.revision, MAX_LABEL_SET_BYTES + ENTRY_BYTES)
+    assert world.allocator.next_deadline(world.now) == world.now
+    assert [label_set for label_set, _ in world.write().activated] == [largest]
+
+
+def test_label_set_that_is_too_large_keeps_the_number_that_it_has() -> None:
+    """As one that another writer gave it, before there was a bound."""
+    held = Entry(256, 3, OVERSIZED, "active")
+    world = World(JournalState(1, 10, 257, (held,)))
+    world.bind(OVERSIZED)
+    world.now += DRAIN
+    assert world.nothing_to_write()
+    world.drained(OVERSIZED)
+    world.bind(OVERSIZED)
+    batch = world.batch()
+    assert batch.revive == (256,)
+    world.commit(batch)
+    world.drained(OVERSIZED)
+    world.allocator.published(1000)
+    world.allocator.advance(world.now, 1000)
+    batch = world.batch()
+    assert batch.free == (256,)
+    world.bind(OVERSIZED)
+    world.commit(batch)
+    assert world.nothing_to_write()
+    assert not world.allocator.unserved()
+    assert tuple(world.allocator.oversized()) == (OVERSIZED,)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+from itertools import islice, product
 from typing import Any
 
 import msgspec
 import pytest
 
-from reconciler.core.identity import POOL, Entry, JournalBatch
-from reconciler.core.identity.allocator import ENTRY_BYTES
+from reconciler.core.identity import MAX_LABEL_SET_BYTES, POOL, Entry, JournalBatch
+from reconciler.core.identity.allocator import ENTRY_BYTES, MAX_BATCH_BYTES
 from reconciler.core.identity.beginning import DAY_ONE
+from reconciler.core.identity.journal import is_oversized
 from reconciler.core.identity.objects import (
     BIRTH,
     DISOWNED,
@@ -27,6 +29,7 @@ from reconciler.core.identity.objects import (
     digest,
     disown_body,
     encode,
+    fixed_bytes,
     nobody,
     patch_body,
 )
@@ -142,6 +145,25 @@ def test_journal_with_every_number_in_use_leaves_room_for_a_batch() -> None:
     entries = [Entry(n, 1 << 40, f"k8s:app=n{n};", "retiring") for n in POOL]
     size = len(msgspec.json.encode(encode(ledger(*entries), WRITER)))
     assert size < MAX_SPEC_BYTES - 650_000
+
+
+@pytest.mark.parametrize("length", [3, 60])
+def test_largest_label_set_fits_into_any_journal_and_into_an_object(length: int) -> None:
+    """Even of the shortest labels that there are so many of."""
+    assert MAX_LABEL_SET_BYTES + ENTRY_BYTES <= MAX_BATCH_BYTES
+    full = ledger(*(Entry(n, 1, f"k8s:app=n{n};", "active") for n in POOL))
+    assert MAX_SPEC_BYTES - fixed_bytes(full) > MAX_LABEL_SET_BYTES + ENTRY_BYTES
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    every = ("".join(each).rjust(length, "x") for each in product(letters, repeat=3))
+    keys = sorted(islice(every, MAX_LABEL_SET_BYTES // (length + 6)))
+    key = "".join(f"k8s:{key}=;" for key in keys)
+    assert not is_oversized(key)
+    assert is_oversized(key + f"k8s:{'y' * length}=;" * 2)
+    object = create_body(Entry(65535, 1 << 40, key, "active"))
+    managed: dict[str, dict[str, str]] = {
+        f"f:k8s:{key}": {} for key in keys
+    }  # fields that the API server adds
+    assert len(object) + len(msgspec.json.encode(managed)) + 10_000 < 1.5 * 1024 * 1024
 
 
 @pytest.mark.parametrize("held", [0, 3_000])

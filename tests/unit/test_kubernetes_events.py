@@ -289,6 +289,7 @@ def test_alarms_of_a_plane_find_their_objects() -> None:
         ("exhausted", "label set k8s:app=x;k8s:io.kubernetes.pod.namespace=shop;",
          [("Namespace /shop", "IdentitiesExhausted",
            "no identity number is free for a label set of its pods")]),
+        ("oversized", "shop/0123", [("Namespace /shop", "LabelsTooLarge", "text")]),
         ("journal", "journal", []),
         ("identities", "cluster", []),
     ],

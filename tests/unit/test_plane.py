@@ -71,6 +71,17 @@ def ingress_of(plane: ControlPlane) -> str:
     return pb.Policy.FromString(policy.body).ingress
 
 
+def bound(plane: ControlPlane) -> set[str]:
+    """Namespaces with groups that the node is told the identity of."""
+    view = plane.nodes.node("n1", 0.0).rollout.view_of(frozenset())
+    read = (
+        pb.Bindings.FromString(each.body)
+        for each in view.resources()
+        if each.type_url.endswith("Bindings")
+    )
+    return {each.namespace for each in read if each.bindings}
+
+
 def test_a_rule_set_beyond_the_capacity_is_closed_and_named() -> None:
     plane, _, seen = plane_with(shop(), capacity=10)
     alarms = [each for each in seen if isinstance(each, Alarm) and each.kind == "capacity"]
@@ -114,6 +125,27 @@ def test_the_use_of_numbers_is_said_at_each_level_once() -> None:
                 if isinstance(effect, WriteJournal):
                     plane.journal_written(journal.append(effect.batch), float(i))
     assert [text.partition(" of ")[0] for text in said] == ["80 %", "90 %", "100 %"]
+
+
+def test_labels_that_are_too_large_are_named_and_their_pods_closed() -> None:
+    world = shop()
+    world.namespace("shop", {f"example.com/label-number-{n:05}": "" for n in range(20_000)})
+    world.namespace("other", {})
+    world.pod("other", "web", "n1", {"app": "web"}, ["10.1.0.2"])
+    plane, journal, seen = plane_with(world, capacity=1000)
+    (alarm,) = (each for each in seen if isinstance(each, Alarm))
+    assert (alarm.kind, alarm.object.partition("/")[0]) == ("oversized", "shop")
+    assert alarm.text.startswith("Pod shop/web: needs 1340206 bytes")
+    assert alarm.text.endswith(" of labels, the limit is 450000; closed, without an identity")
+    assert len(alarm.text) < 200
+    assert bound(plane) == {"other"}
+    plane.objects_changed([world.pod("shop", "api", "n1", {"app": "web"}, ["10.1.0.3"])], 1.0)
+    assert not plane.effects(), "said again"
+    plane.objects_changed([world.namespace("shop", {})], 2.0)
+    (write,) = (each for each in plane.effects() if isinstance(each, WriteJournal))
+    plane.journal_written(journal.append(write.batch), 2.0)
+    assert not plane.alarms
+    assert bound(plane) == {"shop", "other"}
 
 
 def test_within_the_capacity_it_is_served() -> None:

@@ -3,6 +3,7 @@
 from reconciler.core.identity.allocator import ALARM_PERCENT, POOL, Allocator
 from reconciler.core.identity.followed import Followed
 from reconciler.core.identity.journal import (
+    MAX_LABEL_SET_BYTES,
     Changes,
     Entry,
     Identity,
@@ -14,6 +15,7 @@ from reconciler.core.identity.journal import (
 
 __all__ = [
     "ALARM_PERCENT",
+    "MAX_LABEL_SET_BYTES",
     "POOL",
     "Allocator",
     "Changes",

@@ -9,6 +9,9 @@ and the caller has said that no node may use an older cut (`advance`); and that 
 comes back before that gets its old number. What a restart forgets – acknowledgements – is waited
 for anew.
 
+A label set that no journal has room for is refused when it is bound, unless it has a number that
+it can keep. It doesn't enter the machine, so nothing waits for it.
+
 It doesn't count users of a label set, know nodes or read a clock. Each entry's life is the table
 models/identity.toml; entries that want something are kept in queues by state, so that a batch
 costs what is in it.
@@ -27,7 +30,15 @@ import msgspec
 from pyroaring import BitMap
 
 from reconciler.core.identity.entry import MODEL, IdentityEntry, Registry
-from reconciler.core.identity.journal import Changes, Entry, Identity, JournalBatch, JournalState
+from reconciler.core.identity.journal import (
+    MAX_LABEL_SET_BYTES,
+    Changes,
+    Entry,
+    Identity,
+    JournalBatch,
+    JournalState,
+    is_oversized,
+)
 from reconciler.core.trace import Event, Trace, cut
 from reconciler.errors import CapacityError, JournalCorrupt
 
@@ -42,7 +53,7 @@ MAX_BATCH: Final = 5000
 
 MAX_BATCH_BYTES: Final = 600_000
 """Of label sets given a number in one write: an object of the Kubernetes API has at most 1.5 MB, of
-which digests and bitmaps take up to 0.7. A larger label set is written alone."""
+which digests and bitmaps take up to 0.7. The largest label set (`MAX_LABEL_SET_BYTES`) fits."""
 
 ENTRY_BYTES: Final = 64
 """What an entry takes besides its label set, where it is written as text."""
@@ -93,6 +104,7 @@ class Allocator:
         self._set_aside = BitMap()  # those of them that would be free
         self._registry = Registry()
         self._entries: dict[str, IdentityEntry] = {}
+        self._oversized: dict[str, None] = {}
         self._queues: dict[str, OrderedDict[str, IdentityEntry]] = {
             name: OrderedDict() for name in QUEUED
         }
@@ -125,7 +137,11 @@ class Allocator:
     def bind(self, label_sets: Iterable[str], now: float) -> None:
         """These label sets have a group now (they had none)."""
         for label_set in label_sets:
-            self._fire(self._entries.get(label_set) or self._new(label_set), "bind")
+            entry = self._entries.get(label_set)
+            if is_oversized(label_set) and (entry is None or entry.state == "freeing"):
+                self._oversized[label_set] = None
+                continue
+            self._fire(entry or self._new(label_set), "bind")
             if self._trace is not None:
                 self._trace(Event(SPEC, "Bind", {"label_set": label_set}))
 
@@ -134,7 +150,9 @@ class Allocator:
         self._registry.deadline = self._end_of_drain(now)
         for label_set in label_sets:
             entry = self._entries.get(label_set)
-            if entry is None:
+            if label_set in self._oversized:
+                del self._oversized[label_set]
+            elif entry is None:
                 MODEL.step(MODEL.initial, "release")  # raises: it was never bound
             else:
                 self._fire(entry, "release")
@@ -334,6 +352,10 @@ class Allocator:
             for label_set in waiting
         )
 
+    def oversized(self) -> Iterable[str]:
+        """Label sets that have a group and get no number, as they are too large."""
+        return self._oversized
+
     def unserved(self) -> bool:
         """Whether label sets want a write that can give them a number, and it is not under way.
 
@@ -405,20 +427,17 @@ class Allocator:
 
     def _gives(self) -> bool:
         """Whether there is room for any that wait; looks at them only where it is short."""
-        if self._room is None or self._room >= WAVE_BYTES:
+        if self._room is None or self._room >= MAX_LABEL_SET_BYTES + ENTRY_BYTES:
             return bool(self._queues["waiting"])
         return self._fitting() > 0
 
     def _fitting(self) -> int:
-        """How many of those that wait fit in one write; one of any size does, where there is room
-        for a wave."""
+        """How many of those that wait fit in one write: all, or there is room for a wave."""
         waiting = self._queues["waiting"]
         room = MAX_BATCH_BYTES if self._room is None else min(self._room, MAX_BATCH_BYTES)
         sizes = accumulate(len(label_set) + ENTRY_BYTES for label_set in waiting)
         fitting = sum(1 for _ in takewhile(room.__ge__, sizes))
-        if fitting == len(waiting) or room >= WAVE_BYTES:
-            return max(fitting, min(1, len(waiting)))
-        return 0
+        return fitting if fitting == len(waiting) or room >= WAVE_BYTES else 0
 
     def _next_numbers(self, wanted: int) -> list[int]:
         """Free numbers from the cursor on, once around the pool."""

@@ -1,8 +1,9 @@
 """What a replica that doesn't lead knows of identities: the journal as it reads it.
 
 It has the questions of `Allocator` and none of its writes: which label set has which number is what
-the journal says, at the revision that was read last. A bound label set without a number is one that
-the leader is about to give one to, so what needs it waits (`unserved`), unless the pool is used up.
+the journal says, at the revision that was read last. A bound label set without one is about to get
+it from the leader, so what needs it waits (`unserved`), unless the leader has none to give or the
+label set is too large.
 """
 
 from __future__ import annotations
@@ -11,7 +12,14 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from reconciler.core.identity.allocator import ALARM_PERCENT, POOL
-from reconciler.core.identity.journal import Changes, Entry, Identity, JournalBatch, JournalState
+from reconciler.core.identity.journal import (
+    Changes,
+    Entry,
+    Identity,
+    JournalBatch,
+    JournalState,
+    is_oversized,
+)
 from reconciler.errors import CapacityError
 
 
@@ -20,7 +28,11 @@ class Followed:
         self._pool = pool
         self._bound: dict[str, None] = {}
         self._live: dict[str, Identity] = {}
-        self._missing: dict[str, None] = {}  # bound, not live
+        self._retiring: frozenset[str] = frozenset()
+        # Bound, not live, by what becomes of them: a number is given, given back, or neither
+        self._waiting: dict[str, None] = {}
+        self._recalled: dict[str, None] = {}
+        self._oversized: dict[str, None] = {}
         self._entries: tuple[Entry, ...] = ()
         self.revision = -1
         self.follow(state)
@@ -37,7 +49,13 @@ class Followed:
         }
         old, self._live = self._live, live
         self._entries = state.entries
-        self._missing = dict.fromkeys(each for each in self._bound if each not in live)
+        self._retiring = frozenset(
+            entry.label_set for entry in state.entries if entry.phase == "retiring"
+        )
+        for missing in (self._waiting, self._recalled, self._oversized):
+            missing.clear()
+        for label_set in self._bound:
+            self._look_for(label_set)
         return Changes(
             activated=tuple(item for item in live.items() if old.get(item[0]) != item[1]),
             retired=tuple(
@@ -50,13 +68,23 @@ class Followed:
     def bind(self, label_sets: Iterable[str], now: float) -> None:
         for label_set in label_sets:
             self._bound[label_set] = None
-            if label_set not in self._live:
-                self._missing[label_set] = None
+            self._look_for(label_set)
 
     def release(self, label_sets: Iterable[str], now: float) -> None:
         for label_set in label_sets:
             self._bound.pop(label_set, None)
-            self._missing.pop(label_set, None)
+            for missing in (self._waiting, self._recalled, self._oversized):
+                missing.pop(label_set, None)
+
+    def _look_for(self, label_set: str) -> None:
+        if label_set in self._live:
+            return
+        if label_set in self._retiring:
+            self._recalled[label_set] = None
+        elif is_oversized(label_set):
+            self._oversized[label_set] = None
+        else:
+            self._waiting[label_set] = None
 
     @property
     def bound(self) -> Iterable[str]:
@@ -91,15 +119,18 @@ class Followed:
         used, capacity = self.usage()
         if used < capacity:
             return ()
-        needed = used + len(self._missing)
+        needed = used + len(self._waiting)
         return tuple(
             CapacityError(f"label set {label_set}", needed, capacity, "identity numbers")
-            for label_set in self._missing
+            for label_set in self._waiting
         )
+
+    def oversized(self) -> Iterable[str]:
+        return self._oversized
 
     def unserved(self) -> bool:
         used, capacity = self.usage()
-        return bool(self._missing) and used < capacity
+        return bool(self._recalled) or (bool(self._waiting) and used < capacity)
 
     # What only the leader does
 

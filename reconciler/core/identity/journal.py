@@ -9,11 +9,16 @@ apart all meanings that the number ever has.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
 from reconciler.errors import JournalConflict, JournalError
+
+MAX_LABEL_SET_BYTES: Final = 450_000
+"""Of a label set that gets a number, as text. Its CiliumIdentity is up to 3.2 times as large, with
+the names of its labels a second time in what the API server adds; etcd takes 1.5 MiB a write. A
+journal of one object has room for it, even while all numbers are in use."""
 
 Phase = Literal["active", "retiring"]
 
@@ -90,6 +95,11 @@ class Journal(Protocol):
         """Write the batch and return the new revision. JournalConflict: nothing was written."""
 
     def close(self) -> None: ...
+
+
+def is_oversized(label_set: str) -> bool:
+    """Whether it can't be given a number, whatever else there is: the same on every replica."""
+    return len(label_set.encode()) > MAX_LABEL_SET_BYTES
 
 
 def apply_batch(state: JournalState, batch: JournalBatch) -> JournalState:

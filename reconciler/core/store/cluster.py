@@ -133,6 +133,10 @@ class Cluster:
         """Names of the groups of a namespace, sorted."""
         return tuple(sorted(self._groups_in.get(namespace, ())))
 
+    def pods_of(self, group: str) -> tuple[str, ...]:
+        """Names of the pods of a group, sorted; costs a pass over all pods."""
+        return tuple(sorted(key.name for key, each in self._pods.items() if each.group == group))
+
     def group_addresses(self, group: str) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """(IPv4, IPv6) addresses that pods of a group own, each sorted."""
         addresses = sorted(self._addresses_of.get(group, ()))

@@ -284,7 +284,8 @@ class Reporter:
     def alarm(self, kind: str, object: str, text: str) -> None:
         """An alarm of the control plane as it is raised; of what is no object's, nothing is said.
 
-        An exhausted label set is its namespace's, a rule set its policies'.
+        An exhausted label set is its namespace's, a group that is too large too, a rule set its
+        policies'.
         """
         match kind:
             case "rollout":
@@ -297,6 +298,9 @@ class Reporter:
                         namespace = label.removeprefix(NAMESPACE_LABEL)
                         note = "no identity number is free for a label set of its pods"
                         self._say(f"Namespace {namespace}", "IdentitiesExhausted", "Allocate", note)
+            case "oversized":
+                namespace = object.partition("/")[0]
+                self._say(f"Namespace {namespace}", "LabelsTooLarge", "Allocate", text)
             case "capacity" | "filling":
                 reason = "TooManyEntries" if kind == "capacity" else "NearCapacity"
                 for policy in sorted({each.partition("#")[0] for each in self._origins(object)}):
