@@ -132,6 +132,7 @@ class Intake:
             cluster_cidrs=config.cluster_cidrs,
         )
         self._config, self._trace = config, trace
+        self._held_back: frozenset[int] = frozenset()
         self.allocator: Allocator | Followed = (
             self._leader(journal, now) if leading else self._follower(journal)
         )
@@ -183,6 +184,15 @@ class Intake:
         self._room = revision, size
         if isinstance(self.allocator, Allocator):
             self.allocator.room(revision, size)
+
+    def hold_back(self, numbers: Iterable[int]) -> bool:
+        """From now these numbers, and no others, are neither given nor taken back, here or by who
+        leads; False: nothing new."""
+        before, self._held_back = self._held_back, frozenset(numbers)
+        if before == self._held_back:
+            return False
+        self.allocator.hold_back(self._held_back)
+        return True
 
     def batch(self, now: float) -> JournalBatch | None:
         """The next journal write, if one is due and none is under way."""
@@ -293,16 +303,20 @@ class Intake:
     # ------------------------------------------------------------------------------- inside
 
     def _leader(self, journal: JournalState, now: float) -> Allocator:
-        return Allocator(
+        allocator = Allocator(
             journal,
             pool=self._config.pool,
             drain_seconds=self._config.drain_seconds,
             now=now,
             trace=self._trace,
         )
+        allocator.hold_back(self._held_back)
+        return allocator
 
     def _follower(self, journal: JournalState) -> Followed:
-        return Followed(journal, pool=self._config.pool)
+        followed = Followed(journal, pool=self._config.pool)
+        followed.hold_back(self._held_back)
+        return followed
 
     def _swap(self, successor: Allocator | Followed) -> None:
         old, new = self.allocator.live(), successor.live()

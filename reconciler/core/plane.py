@@ -19,7 +19,7 @@ from typing import Literal
 
 import msgspec
 
-from reconciler.core.identity import ALARM_PERCENT, Allocator, JournalBatch, JournalState
+from reconciler.core.identity import ALARM_PERCENT, JournalBatch, JournalState
 from reconciler.core.intake import Intake, IntakeConfig, Publication
 from reconciler.core.objects import Change
 from reconciler.core.policy.sizes import Sizes
@@ -155,10 +155,10 @@ class ControlPlane:
         self._advance(now)
 
     def hold_back(self, numbers: Iterable[int], now: float) -> None:
-        """These numbers, and no others, are neither given nor taken back. Of a leader only."""
-        assert isinstance(self.intake.allocator, Allocator)
-        self.intake.allocator.hold_back(numbers)
-        self._advance(now)
+        """These numbers, and no others, are neither given nor taken back. A follower is told too:
+        what it publishes must not wait for one of them."""
+        if self.intake.hold_back(numbers):
+            self._advance(now)
 
     def elsewhere(self, marks: Mapping[str, int], now: float) -> None:
         """What other replicas say: the mark of the oldest cut that a node of theirs may enforce."""

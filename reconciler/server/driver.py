@@ -98,10 +98,9 @@ class Driver(Timed):
             self._plane.elsewhere(marks, self._clock())
 
     def hold_back(self, numbers: Iterable[int]) -> None:
-        """See `ControlPlane.hold_back`; of no meaning for who follows."""
-        if self._plane.leading:
-            with self._step():
-                self._plane.hold_back(numbers, self._clock())
+        """See `ControlPlane.hold_back`."""
+        with self._step():
+            self._plane.hold_back(numbers, self._clock())
 
     def room(self, revision: int, size: int) -> None:
         """What the journal has room for; see `Allocator.room`."""

@@ -50,6 +50,8 @@ class Store:
         self.log: dict[str, list[tuple[int, Change]]] = {kind: [] for kind in KINDS}
         self.journal = MemoryJournal()
         self.states = [self.journal.state]
+        self.held_back: frozenset[int] = frozenset()
+        """Numbers of objects that somebody pinned, as all replicas have read."""
 
     def wrote(self, change: Change | None) -> None:
         if change is not None:
@@ -82,6 +84,7 @@ class Store:
                 if version <= read[kind]:
                     held[_name(change)] = change
         plane = ControlPlane(config(), state, 0.0, leading=False)
+        plane.hold_back(self.held_back, 0.0)
         upserts = [change for change in held.values() if isinstance(change, Upsert)]
         plane.objects_changed(upserts, 0.0, read)
         assert plane.position == position, "not a position at which anything may be published"
@@ -113,6 +116,7 @@ class Replica:
             config(), store.states[0], now, lambda _: told(self), trace, leading=False
         )
         self.says = OwnMark(lambda: self.plane.in_use, ABSENT_GRACE)
+        self.plane.hold_back(store.held_back, now)
         self.frames: dict[int, deque[bytes]] = {}  # stream → what is on its way to the node
         self.closed: set[int] = set()
         self.flight: WriteJournal | None = None

@@ -324,8 +324,25 @@ def test_object_that_can_not_be_read_is_left_alone_and_its_number_not_given() ->
     found = mirror(EMPTY, broken)
     assert adopt(found).entries == ()
     assert found.held_back() == {300}
+    found.identity_changed("300", identity(300, "web"))
+    assert found.held_back() == frozenset()
+    found.identity_changed("300", broken)
+    found.identity_changed("300", None)
+    assert found.held_back() == frozenset()
+    found.identity_changed("300", broken)
     assert "can't be read; the number is not given away" in str(found.problems()[0])
     assert action(300, None, broken, ledger()) is None
+
+
+def test_number_of_a_pinned_object_is_held_back_while_it_is_pinned() -> None:
+    pinned = identity(300, "web", birth="4", pinned="true")
+    found = mirror(ledger(Entry(300, 4, WEB, "active")), pinned, identity(301, "db", birth="2"))
+    assert found.held_back() == {300}
+    found.identity_changed("300", identity(300, "web", birth="4"))
+    assert found.held_back() == frozenset()
+    found.identity_changed("300", pinned)
+    found.identity_changed("300", None)
+    assert found.held_back() == frozenset()
 
 
 def test_lost_journal_adopts_marked_objects_with_births_above_all_that_were() -> None:

@@ -9,6 +9,7 @@ label set is too large.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from types import MappingProxyType
 
 from reconciler.core.identity.allocator import ALARM_PERCENT, POOL
@@ -34,6 +35,8 @@ class Followed:
         self._recalled: dict[str, None] = {}
         self._oversized: dict[str, None] = {}
         self._entries: tuple[Entry, ...] = ()
+        self._held_back: frozenset[int] = frozenset()
+        self._used = 0
         self.revision = -1
         self.follow(state)
 
@@ -49,6 +52,7 @@ class Followed:
         }
         old, self._live = self._live, live
         self._entries = state.entries
+        self._count()
         self._retiring = frozenset(
             entry.label_set for entry in state.entries if entry.phase == "retiring"
         )
@@ -86,6 +90,15 @@ class Followed:
         else:
             self._waiting[label_set] = None
 
+    def hold_back(self, numbers: Iterable[int]) -> None:
+        """The leader gives none of these numbers (`Allocator.hold_back`)."""
+        self._held_back = frozenset(numbers)
+        self._count()
+
+    def _count(self) -> None:
+        numbers = {entry.number for entry in self._entries} | self._held_back
+        self._used = sum(1 for number in numbers if number in self._pool)
+
     @property
     def bound(self) -> Iterable[str]:
         """Label sets that have a group now."""
@@ -107,7 +120,7 @@ class Followed:
         return self._entries
 
     def usage(self) -> tuple[int, int]:
-        return len(self._entries), len(self._pool)
+        return self._used, len(self._pool)
 
     def alarm(self) -> int:
         used, capacity = self.usage()
@@ -117,12 +130,10 @@ class Followed:
 
     def exhausted(self) -> tuple[CapacityError, ...]:
         used, capacity = self.usage()
-        if used < capacity:
-            return ()
         needed = used + len(self._waiting)
         return tuple(
             CapacityError(f"label set {label_set}", needed, capacity, "identity numbers")
-            for label_set in self._waiting
+            for label_set in islice(self._waiting, capacity - used, None)
         )
 
     def oversized(self) -> Iterable[str]:

@@ -54,6 +54,7 @@ class Mirror:
         self.unresolved: set[int] = set()
         self.objects: dict[int, CiliumIdentity] = {}
         self._digests: dict[int, int] = {}  # of the entries that are known
+        self._pinned: set[int] = set()
         self._outside: dict[str, Rejected] = {}
 
     def journal_changed(self, journal: AllocationJournal | None) -> None:
@@ -79,6 +80,7 @@ class Mirror:
             gone = CiliumIdentity(ObjectMeta(name)).number
             if gone is not None:
                 self.objects.pop(gone, None)
+                self._pinned.discard(gone)
             return
         number = identity.number
         if number is None or number not in self.pool:
@@ -90,6 +92,10 @@ class Mirror:
             )
             return
         self.objects[number] = identity
+        if identity.pinned:
+            self._pinned.add(number)
+        else:
+            self._pinned.discard(number)
         if number in self.unresolved:
             self._resolve(number)
 
@@ -111,7 +117,9 @@ class Mirror:
 
     def held_back(self) -> frozenset[int]:
         """Numbers that must neither be given nor taken back: their objects stay (`stays`)."""
-        return held_back(self.objects, self.ledger.digests)
+        used = self.ledger.digests
+        maybe = self._pinned | (self.objects.keys() - used.keys())
+        return held_back({number: self.objects[number] for number in maybe}, used)
 
     def problems(self) -> tuple[Rejected, ...]:
         """What a person should look at, in order; costs a pass over all objects."""

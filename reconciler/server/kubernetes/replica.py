@@ -189,6 +189,8 @@ class Replica:
         newer = mirror.ledger.revision > self._state.revision
         self._state = mirror.state()
         if not self._plane.leading:
+            if batch.others.get(IDENTITIES) or batch.others.get(JOURNALS):
+                self._driver.hold_back(mirror.held_back())
             if newer:
                 self._driver.follow(self._state)
         elif mirror.ledger.epoch > self._plane.epoch:
@@ -267,8 +269,8 @@ class Replica:
             objects.identity_changed(str(number), seen, int(seen.metadata.resource_version))
         objects.loaded()
         self._driver.room(*journal.room())
-        self._driver.lead(journal, self._opened)
         self._driver.hold_back(journal.held_at_open)
+        self._driver.lead(journal, self._opened)
         self._say()
         for (kind, object), text in self._plane.alarms.items():  # raised while another one led
             self._reporter.alarm(kind, object, text)
@@ -282,6 +284,7 @@ class Replica:
         """Write nothing more; what is under way is waited for."""
         if self._plane.leading:
             self._driver.follow(self._state)
+            self._driver.hold_back(self._mirror.held_back())
         objects, self._objects = self._objects, None
         for task in list(self._tasks):
             task.cancel()
