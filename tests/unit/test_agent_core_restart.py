@@ -5,12 +5,16 @@ Scenarios of specs/NodeMaps.tla: each was a counterexample of it, or of its repl
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
+
 from reconciler.core.dataplane.effects import Apply
 from reconciler.core.dataplane.endpoints import Link
 from reconciler.core.dataplane.layout import ENDPOINT_VALUE, MapId, Reason
 from reconciler.core.dataplane.mirror import Pool
 from reconciler.core.dataplane.ops import Flip, Grace, Op
-from tests.unit.agent_rig import LINK, WEB_ADDRESS, Rig, cut
+from tests.unit.agent_rig import DB_ADDRESS, LINK, WEB_ADDRESS, Rig, cut
 
 FIRST, SECOND = cut(), cut(members=(258,))
 
@@ -79,3 +83,46 @@ def test_indices_are_given_out_lowest_first_whatever_was_found() -> None:
     pool = Pool(16, used=(16, 18))
     pool.give(18)
     assert [pool.take() for _ in range(3)] == [17, 18, 19]
+
+
+def listed(rig: Rig, *links: Link) -> None:
+    rig.core.links_listed(links, rig.now)
+    rig.collect()
+    rig.settle()
+
+
+def known_by_address() -> Rig:
+    rig = Rig()
+    rig.core.link_added(Link(LINK, "veth7", frozenset({DB_ADDRESS})), 0.0)
+    rig.collect()
+    rig.settle()
+    rig.connect()
+    rig.serve(1, FIRST)
+    return rig
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("before", [enforcing, known_by_address])
+def test_a_pod_that_only_the_cni_named_stays_open_over_a_restart(
+    before: Callable[[], Rig], cached: bool
+) -> None:
+    """Nothing on the node says whose its interface is: no route of its own, and no CNI again."""
+    rig = before()
+    rig.start(cached=cached)
+    listed(rig, Link(LINK, "veth7"))
+    assert rig.ingress(WEB_ADDRESS) is Reason.ALLOWED
+    rig.connect()
+    again = cut(members=(256, 258))
+    rig.serve(2, again, FIRST if cached else None)
+    assert rig.enforced[0] == 2
+    assert rig.ingress(WEB_ADDRESS) is Reason.ALLOWED
+
+
+def test_a_new_name_of_an_interface_says_nothing_of_its_pod() -> None:
+    rig = enforcing()
+    rig.core.link_added(Link(LINK, "renamed"), rig.now)
+    rig.collect()
+    rig.settle()
+    rig.serve(2, SECOND, FIRST)
+    (row,) = rig.core.endpoint_rows()
+    assert (row.pod, row.interface, row.state) == ("db", "renamed", "enforcing")

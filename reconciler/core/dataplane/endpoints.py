@@ -57,6 +57,12 @@ def _raw(ifindex: int) -> str:
     return f"#{ifindex}"
 
 
+def _news(known: Link, link: Link) -> Link:
+    if link.addresses or link.pod:
+        return link
+    return msgspec.structs.replace(link, addresses=known.addresses, pod=known.pod)
+
+
 class Port:
     """One interface in its life cycle (models/endpoint.toml)."""
 
@@ -114,11 +120,15 @@ class Endpoints:
     # --- interfaces ------------------------------------------------------------------------
 
     def add(self, link: Link) -> Port:
-        """A new interface, or news about a known one."""
+        """A new interface, or news about a known one.
+
+        News that say neither a pod nor an address leave what was known: a CNI names an interface
+        once, and a CNI without a route for each pod leaves nothing else to know it by.
+        """
         self._changed()
         port = self.ports.get(link.ifindex)
         if port is not None:
-            port.link = link
+            port.link = _news(port.link, link)
             return port
         port = self.ports[link.ifindex] = Port(link, self.next_id)
         self.next_id += 1
