@@ -9,11 +9,13 @@ from collections.abc import Callable
 
 import pytest
 
+from reconciler.agent.applier import read_kernel
 from reconciler.core.dataplane.effects import Apply
 from reconciler.core.dataplane.endpoints import Link
 from reconciler.core.dataplane.layout import ENDPOINT_VALUE, MapId, Reason
 from reconciler.core.dataplane.mirror import Pool
-from reconciler.core.dataplane.ops import Flip, Grace, Op
+from reconciler.core.dataplane.ops import Flip, Grace, Op, Remove
+from reconciler.errors import DatapathError
 from tests.unit.agent_rig import DB_ADDRESS, LINK, WEB_ADDRESS, Rig, cut
 
 FIRST, SECOND = cut(), cut(members=(258,))
@@ -126,3 +128,66 @@ def test_a_new_name_of_an_interface_says_nothing_of_its_pod() -> None:
     rig.serve(2, SECOND, FIRST)
     (row,) = rig.core.endpoint_rows()
     assert (row.pod, row.interface, row.state) == ("db", "renamed", "enforcing")
+
+
+def test_an_interface_whose_programs_somebody_took_off_is_attached_again() -> None:
+    rig = enforcing()
+    (first,) = rig.twin.dump(MapId.ENDPOINTS).values()
+    rig.twin.detach(LINK)
+    rig.start()
+    listed(rig, Link(LINK, pod="shop/db"))
+    assert rig.twin.attached() == {LINK}
+    (second,) = rig.twin.dump(MapId.ENDPOINTS).values()
+    assert second[:4] > first[:4]
+    assert rig.ingress(WEB_ADDRESS) is Reason.ALLOWED
+
+
+def test_an_index_that_another_interface_took_meanwhile_is_not_the_pods() -> None:
+    """What its entry said was of a device that is gone."""
+    rig = enforcing()
+    rig.twin.detach(LINK)
+    rig.start()
+    listed(rig, Link(LINK, "veth7"))
+    assert rig.twin.attached() == {LINK}
+    assert rig.ingress(WEB_ADDRESS) is Reason.CLOSED
+
+
+def test_an_interface_that_comes_back_at_once_is_attached_when_the_old_one_is_gone() -> None:
+    rig = enforcing()
+    rig.core.link_removed(LINK, rig.now)
+    rig.core.link_added(Link(LINK, "veth8", pod="shop/other"), rig.now)
+    rig.core.link_added(Link(LINK, "veth8", pod="shop/db"), rig.now)
+    rig.collect()
+    rig.settle()
+    assert rig.twin.attached() == {LINK}
+    assert rig.ingress(WEB_ADDRESS) is Reason.ALLOWED
+    assert [row.interface for row in rig.core.endpoint_rows()] == ["veth8"]
+
+
+def test_an_interface_that_came_back_and_went_leaves_nothing() -> None:
+    rig = enforcing()
+    rig.core.link_removed(LINK, rig.now)
+    rig.core.link_added(Link(LINK, pod="shop/db"), rig.now)
+    rig.core.link_removed(LINK, rig.now)
+    rig.collect()
+    rig.settle()
+    assert rig.twin.attached() == set()
+    assert rig.twin.dump(MapId.ENDPOINTS) == {}
+
+
+def test_an_audit_forgets_no_interface_that_waits_for_the_old_one() -> None:
+    rig = enforcing()
+    rig.core.link_removed(LINK, rig.now)
+    rig.core.link_added(Link(LINK, pod="shop/db"), rig.now)
+    rig.collect()
+    while not isinstance(removal := rig.work.popleft(), Apply):
+        pass
+    rig.core.apply_failed(removal.token, DatapathError("delete", "endpoints", 5, "no"), rig.now)
+    rig.collect()
+    rig.twin.apply([Remove(MapId.POLICIES, (next(iter(rig.twin.dump(MapId.POLICIES))),))])
+    assert rig.core.audited(read_kernel(rig.twin), rig.now)
+    rig.collect()
+    rig.settle()
+    rig.wait(2.0)
+    assert rig.twin.attached() == {LINK}
+    assert rig.ingress(WEB_ADDRESS) is Reason.ALLOWED

@@ -217,7 +217,6 @@ class AgentCore:
 
     def link_added(self, link: Link, now: float) -> None:
         """A new interface of a pod, or news about a known one."""
-        self._maps.link(link.ifindex, link.pod)
         self._tables.endpoints.add(link)
         self._after(now)
 
@@ -232,7 +231,6 @@ class AgentCore:
         for ifindex in [each for each in self._tables.endpoints.ports if each not in listed]:
             self._tables.endpoints.remove(ifindex)
         for link in listed.values():
-            self._maps.link(link.ifindex, link.pod)
             self._tables.endpoints.add(link)
         self._after(now)
 
@@ -330,23 +328,17 @@ class AgentCore:
         self._cut.offer(end, now)
 
     def _rebuild(self, kernel: Adopted, cut: CachedCut, now: float) -> None:
-        ports = self._tables.endpoints.ports
+        former = self._tables.endpoints
         services = self._options.services
         self._tables = Tables(self.node, self._limits, services, cut.next_id, self._trace)
         self._cut = self._cut.successor(self._tables)
-        known = {ifindex for ifindex, port in ports.items() if port.has_entry}
+        known = {ifindex for ifindex, port in former.ports.items() if port.has_entry}
         self._adopt(
             Adopted(kernel.active, kernel.revision, kernel.root, kernel.maps, frozenset(known)),
             cut,
             now,
         )
-        for port in ports.values():
-            if port.state == "detaching":
-                continue
-            again = self._tables.endpoints.add(port.link)
-            again.id = port.id
-            if port.has_entry and not again.has_entry:
-                self._tables.endpoints.answered(port.link.ifindex, "attached")
+        self._tables.endpoints.take_over(former)
 
     def _distrust(self, now: float) -> None:
         """Nobody vouches for remote pods any more: a cut of our own says so."""

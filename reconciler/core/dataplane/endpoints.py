@@ -10,6 +10,10 @@ names no group and no address, so still nothing but neighbour discovery passes, 
 opens the pod together with everything that decides about it.
 
 Entry ids key connections, so they are never given twice while a connection may be known by them.
+
+An index may come back while what was behind it is being removed: the same device, found without its
+programs, or another one. The new interface waits for the end of the old one, then begins with an id
+of its own. Attaching it at once was rejected: the old pod's entry would decide about it.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from reconciler.core.dataplane.layout import (
 )
 from reconciler.core.dataplane.ops import Op, Put, Remove
 from reconciler.core.machine import load
-from reconciler.core.trace import Trace
+from reconciler.core.trace import Event, Trace
 
 MODEL: Final = load("endpoint")
 _NO_V4: Final = bytes(4)
@@ -57,8 +61,8 @@ def _raw(ifindex: int) -> str:
     return f"#{ifindex}"
 
 
-def _news(known: Link, link: Link) -> Link:
-    if link.addresses or link.pod:
+def _news(known: Link | None, link: Link) -> Link:
+    if known is None or link.addresses or link.pod:
         return link
     return msgspec.structs.replace(link, addresses=known.addresses, pod=known.pod)
 
@@ -66,7 +70,7 @@ def _news(known: Link, link: Link) -> Link:
 class Port:
     """One interface in its life cycle (models/endpoint.toml)."""
 
-    __slots__ = ("attaching", "due", "entry", "id", "link", "state")
+    __slots__ = ("attaching", "due", "entry", "id", "link", "next", "state")
 
     def __init__(self, link: Link, id: int) -> None:
         self.link = link
@@ -75,6 +79,7 @@ class Port:
         self.due: list[str] = []  # "attach" | "detach", taken by the owner
         self.attaching = False  # asked for, not answered
         self.entry: bytes | None = None  # as last written
+        self.next: Link | None = None  # detaching: what has the index now
 
     def fire(self, trigger: str) -> None:
         MODEL.fire(self, trigger)
@@ -127,12 +132,30 @@ class Endpoints:
         """
         self._changed()
         port = self.ports.get(link.ifindex)
-        if port is not None:
-            port.link = _news(port.link, link)
+        if port is None:
+            port = self.ports[link.ifindex] = Port(link, self.next_id)
+            self.next_id += 1
+        elif port.state == "detaching":
+            port.next = _news(port.next, link)
             return port
-        port = self.ports[link.ifindex] = Port(link, self.next_id)
-        self.next_id += 1
+        else:
+            port.link = _news(port.link, link)
+        if self._trace is not None:
+            args = {"ifindex": link.ifindex, "pod": port.link.pod}
+            self._trace(Event("NodeMaps", "Link", args))
         return port
+
+    def take_over(self, former: Endpoints) -> None:
+        """Go on with its interfaces; what the map holds was adopted before."""
+        for port in former.ports.values():
+            if port.state == "detaching":
+                if port.next is not None:
+                    self.add(port.next)
+                continue
+            again = self.add(port.link)
+            again.id = port.id
+            if port.has_entry and not again.has_entry:
+                self.answered(port.link.ifindex, "attached")
 
     def adopt(self, entries: Mapping[bytes, bytes], attached: Iterable[int], active: int) -> None:
         """Entries found in the map; their interfaces are known by the addresses in force.
@@ -164,7 +187,10 @@ class Endpoints:
 
     def remove(self, ifindex: int) -> None:
         port = self.ports.get(ifindex)
-        if port is not None and port.state != "detaching":
+        if port is None:
+            return
+        port.next = None
+        if port.state != "detaching":
             port.fire("link_gone")
             self._forget(port)
             self._changed()
@@ -187,6 +213,8 @@ class Endpoints:
             del self.ports[port.link.ifindex]
             if port.entry is not None:
                 self._gone.append(ENDPOINT_KEY.pack(port.link.ifindex))
+            if port.next is not None:
+                self.add(port.next)
 
     # --- cuts ------------------------------------------------------------------------------
 

@@ -71,10 +71,6 @@ class MapTrace:
     def failed(self, token: int) -> None:
         self._tell(token, maybe=True)
 
-    def link(self, ifindex: int, pod: str) -> None:
-        if self._trace is not None:
-            self._trace(Event(SPEC, "Link", {"ifindex": ifindex, "pod": pod}))
-
     def settled(self) -> None:
         if self._trace is not None:
             self._trace(Event(SPEC, "Settled"))
