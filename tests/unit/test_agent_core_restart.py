@@ -5,12 +5,13 @@ Scenarios of specs/NodeMaps.tla: each was a counterexample of it, or of its repl
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 import pytest
 
 from reconciler.agent.applier import read_kernel
-from reconciler.core.dataplane.effects import Apply
+from reconciler.core.dataplane.effects import Apply, Attach
 from reconciler.core.dataplane.endpoints import Link
 from reconciler.core.dataplane.layout import ENDPOINT_VALUE, MapId, Reason
 from reconciler.core.dataplane.mirror import Pool
@@ -191,3 +192,19 @@ def test_an_audit_forgets_no_interface_that_waits_for_the_old_one() -> None:
     rig.wait(2.0)
     assert rig.twin.attached() == {LINK}
     assert rig.ingress(WEB_ADDRESS) is Reason.ALLOWED
+
+
+def test_an_answer_about_the_interface_before_is_not_one_about_this() -> None:
+    rig = Rig()
+    rig.core.link_added(Link(LINK), rig.now)
+    rig.core.link_removed(LINK, rig.now)
+    rig.core.link_added(Link(LINK), rig.now)
+    rig.collect()
+    assert rig.work == deque([Attach(LINK), Attach(LINK)])
+    rig.core.attached(LINK, rig.now)
+    rig.core.attach_failed(LINK, "busy", rig.now)
+    assert [row.state for row in rig.core.endpoint_rows()] == ["discovered"]
+    rig.work.clear()
+    rig.wait(2.0)
+    assert rig.twin.attached() == {LINK}
+    assert [row.state for row in rig.core.endpoint_rows()] == ["attached-closed"]

@@ -115,6 +115,7 @@ class Endpoints:
         self.rows: tuple[dict[str, PodRow], dict[str, PodRow]] = ({}, {})
         self._matched: list[dict[int, str]] = [{}, {}]
         self._gone: list[bytes] = []
+        self._unanswered: dict[int, int] = {}  # attachments asked for interfaces that are gone
         # What has to be made anew: the matching, what ports know, what the map holds.
         self._stale = self._untold = self._unwritten = True
         self._told = (0, False)  # the arguments of the last `refresh`
@@ -153,9 +154,10 @@ class Endpoints:
                     self.add(port.next)
                 continue
             again = self.add(port.link)
-            again.id = port.id
+            again.id, again.attaching = port.id, port.attaching
             if port.has_entry and not again.has_entry:
                 self.answered(port.link.ifindex, "attached")
+        self._unanswered = former._unanswered
 
     def adopt(self, entries: Mapping[bytes, bytes], attached: Iterable[int], active: int) -> None:
         """Entries found in the map; their interfaces are known by the addresses in force.
@@ -191,16 +193,26 @@ class Endpoints:
             return
         port.next = None
         if port.state != "detaching":
+            if port.attaching:
+                self._unanswered[ifindex] = self._unanswered.get(ifindex, 0) + 1
             port.fire("link_gone")
             self._forget(port)
             self._changed()
 
     def answered(self, ifindex: int, trigger: str) -> None:
-        """attached, attach_failed, removed or remove_failed, unless the interface is gone."""
+        """attached, attach_failed, removed or remove_failed, unless the interface is gone.
+
+        Answers come in the order in which they were asked for.
+        """
+        attaching = trigger in ("attached", "attach_failed")
+        if attaching and (late := self._unanswered.pop(ifindex, 0)):
+            if late > 1:
+                self._unanswered[ifindex] = late - 1
+            return
         port = self.ports.get(ifindex)
         if port is None:
             return
-        if trigger in ("attached", "attach_failed"):
+        if attaching:
             port.attaching = False
         if (port.state, trigger) not in MODEL.table:
             return
