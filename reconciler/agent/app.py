@@ -102,7 +102,7 @@ async def run(config: AgentConfig) -> None:
 
         # In memory there are no devices: the ones that the node has are nobody's.
         pattern = "" if config.datapath == "memory" else config.pod_interfaces
-        links = Links(pattern, appeared, gone)
+        links = Links(pattern, appeared, gone, kernel.attached)
         cni = CniService(driver, links, log)
         links.start()
         stack.callback(links.stop)

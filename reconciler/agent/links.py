@@ -3,7 +3,12 @@
 Level-triggered: netlink notifications only say *that* something changed; then all links and host
 routes are listed again and compared with what is known. So an overrun of the notification socket
 loses nothing, and nothing depends on the order of messages. A listing of 250 links and 500 routes
-takes a few milliseconds, and a burst of changes costs one listing.
+takes a few milliseconds, and a burst of changes costs one listing. One thing no listing can tell: a
+device that went and left its index to another. So which devices went is read from the notifications
+too; the kernel gives an index out again only when told to, or with a device of another namespace.
+
+The name decides once: a device that counts does so until it goes, whatever it is called then.
+Programs on it would be taken off a living pod's device otherwise.
 
 A pod's address is a host route (/32, /128) to its device: what every routed CNI leaves on the node.
 Formats: linux/netlink.h, linux/rtnetlink.h (all integers in host order, attributes padded to 4).
@@ -12,6 +17,7 @@ Formats: linux/netlink.h, linux/rtnetlink.h (all integers in host order, attribu
 from __future__ import annotations
 
 import asyncio
+import errno
 import fnmatch
 import socket
 import struct
@@ -27,7 +33,7 @@ _ATTRIBUTE: Final = struct.Struct("=HH")  # length, type
 _LINK: Final = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _ROUTE: Final = struct.Struct("=BBBBBBBBI")  # family, dst bits, src bits, tos, table, protocol...
 
-_DONE, _ERROR, _NEW_LINK, _GET_LINK, _NEW_ROUTE, _GET_ROUTE = 3, 2, 16, 18, 24, 26
+_DONE, _ERROR, _NEW_LINK, _DEL_LINK, _GET_LINK, _NEW_ROUTE, _GET_ROUTE = 3, 2, 16, 17, 18, 24, 26
 _REQUEST_DUMP: Final = 0x301  # NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
 _INTERRUPTED: Final = 0x10  # NLM_F_DUMP_INTR: the listing changed while it was read
 _NAME, _DESTINATION, _DEVICE = 3, 1, 4  # IFLA_IFNAME, RTA_DST, RTA_OIF
@@ -46,8 +52,8 @@ class Device(msgspec.Struct, frozen=True):
     addresses: frozenset[bytes] = frozenset()
 
 
-def devices(pattern: str = "*", names: Collection[str] = ()) -> dict[int, Device]:
-    """Those of this thread's network namespace whose name matches or is in `names`, by index.
+def devices(pattern: str = "*") -> dict[int, Device]:
+    """Those of this thread's network namespace whose name matches, by index.
 
     UnavailableError when the kernel keeps changing them under the listing.
     """
@@ -59,13 +65,12 @@ def devices(pattern: str = "*", names: Collection[str] = ()) -> dict[int, Device
             routes += found
             ok = ok and complete
         if ok:
-            return _join(pattern, names, links, routes)
+            return _join(pattern, links, routes)
     raise UnavailableError("network devices change faster than they can be listed")
 
 
 def _join(
     pattern: str,
-    names: Collection[str],
     links: list[tuple[int, bytes]],
     routes: list[tuple[int, bytes]],
 ) -> dict[int, Device]:
@@ -79,7 +84,7 @@ def _join(
             continue
         _, _, index, _, _ = _LINK.unpack_from(body)
         name = dict(_attributes(body, _LINK.size)).get(_NAME, b"").rstrip(b"\0").decode()
-        if name in names or fnmatch.fnmatchcase(name, pattern):
+        if fnmatch.fnmatchcase(name, pattern):
             found[index] = Device(index, name, frozenset(addresses.get(index, ())))
     return found
 
@@ -114,17 +119,28 @@ def _dump(request: int, body: bytes) -> tuple[list[tuple[int, bytes]], bool]:
         length = _HEADER.size + len(body)
         netlink.send(_HEADER.pack(length, request, _REQUEST_DUMP, 1, 0) + body)
         while True:
-            data = netlink.recv(1 << 16)
-            offset = 0
-            while offset + _HEADER.size <= len(data):
-                length, kind, flags, _, _ = _HEADER.unpack_from(data, offset)
+            for kind, flags, message in _messages(netlink.recv(1 << 16)):
                 complete = complete and not flags & _INTERRUPTED
                 if kind == _DONE:
                     return found, complete
                 if kind == _ERROR:
                     return found, False
-                found.append((kind, data[offset + _HEADER.size : offset + length]))
-                offset += (length + 3) & ~3
+                found.append((kind, message))
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """(type, flags, body) of each."""
+    offset = 0
+    while offset + _HEADER.size <= len(data):
+        length, kind, flags, _, _ = _HEADER.unpack_from(data, offset)
+        yield kind, flags, data[offset + _HEADER.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+def _departures(data: bytes) -> set[int]:
+    """Indices of devices that went. A bridge that loses a port says so with a family."""
+    links = [_LINK.unpack_from(body) for kind, _, body in _messages(data) if kind == _DEL_LINK]
+    return {index for family, _, index, _, _ in links if family == socket.AF_UNSPEC}
 
 
 class Links:
@@ -135,14 +151,19 @@ class Links:
         pattern: str,
         appeared: Callable[[Device], None],
         gone: Callable[[int], None],
+        adopted: Collection[int] = (),
     ) -> None:
-        """appeared: also when a device's addresses or name change; gone: by index."""
+        """appeared: also when a device's addresses or name change; gone: by index.
+
+        adopted: devices that a former process attached to; they count whatever their names
+        """
         self._pattern = pattern
         self._appeared = appeared
         self._gone = gone
         self._socket: socket.socket | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._included: set[str] = set()
+        self._adopted = frozenset(adopted)  # until they are listed
+        self._departed: set[int] = set()  # since the last listing
         self.known: dict[int, Device] = {}
 
     def start(self) -> None:
@@ -164,35 +185,43 @@ class Links:
             self._socket.close()
             self._socket = None
 
-    def refresh(self) -> None:
-        """List again and tell what differs."""
-        now = devices(self._pattern, self._included)
-        self._included.intersection_update(device.name for device in now.values())
-        for index in self.known.keys() - now.keys():
+    def refresh(self, name: str = "") -> None:
+        """List again and tell what differs. name: of a device that counts from now on."""
+        self._drain()
+        there = devices()
+        stayed, self._departed = there.keys() - self._departed, set()
+        for index in self.known.keys() - stayed:
             del self.known[index]
             self._gone(index)
-        for index, device in now.items():
-            if self.known.get(index) != device:
+        ours = self.known.keys() | self._adopted & stayed
+        self._adopted = frozenset()
+        for index, device in there.items():
+            counts = index in ours or device.name == name or self._matches(device)
+            if counts and self.known.get(index) != device:
                 self.known[index] = device
                 self._appeared(device)
 
     def include(self, name: str) -> None:
-        """Count this device too, whatever it is called, until it goes; looks at once."""
-        self._included.add(name)
-        self.refresh()
+        """Count this device too, until it goes; looks at once."""
+        self.refresh(name)
+
+    def _matches(self, device: Device) -> bool:
+        return fnmatch.fnmatchcase(device.name, self._pattern)
 
     def named(self, name: str) -> Device | None:
         return next((device for device in self.known.values() if device.name == name), None)
 
+    def _drain(self) -> None:
+        """Before a listing, so that no device that it shows is taken for one that went before."""
+        while self._socket is not None:
+            try:
+                self._departed |= _departures(self._socket.recv(1 << 16))
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # else some were lost; go on with the others
+                    return
+
     def _notified(self) -> None:
-        assert self._socket is not None
-        try:
-            while self._socket.recv(1 << 16):
-                pass
-        except BlockingIOError:
-            pass
-        except OSError:  # ENOBUFS: notifications were lost; the listing has what they said
-            pass
+        self._drain()
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(_SETTLE_SECONDS, self._refresh_due)

@@ -16,9 +16,11 @@ import pytest
 
 from reconciler.agent.cni_install import NAME, install
 from reconciler.commands.ask import query
+from reconciler.datapath.links import pinned_links
 from reconciler.errors import UnavailableError
 from reconciler.testing.topology import NodeSpec, PodSpec, Spec, Topology
 from reconciler.testing.traffic import Traffic, Way
+from tests.integration.netns import wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -46,7 +48,7 @@ class Cluster:
         self.topology = topology
         self.status = f"unix:{directory}/agent.sock"
         self._log = open(directory / "log", "ab")  # noqa: SIM115
-        common = {"stdout": self._log, "stderr": self._log}
+        self._output = {"stdout": self._log, "stderr": self._log}
         for name in ("bin", "conf"):
             (directory / name).mkdir()
         (directory / "conf" / "10-net.conflist").write_text('{"plugins": []}')
@@ -56,15 +58,24 @@ class Cluster:
         pods = [POD.format(name=n, ip=ADDRESSES[f"ns/{n}"]) for n in ("a", "b")]
         (manifests / "all.yaml").write_text("".join([NODE, *pods]))
         command = [sys.executable, "-m", "reconciler.cli"]
-        self.processes = [
-            topology.start("fabric", [*command, "server", "--insecure", "--listen",
-                f"unix:{directory}/xds.sock", "--status", f"unix:{directory}/server.sock",
-                "--state-dir", str(directory), "--manifests", str(manifests)], **common),
-            topology.start("n1", [*command, "agent", "--insecure", "--node", "n1", "--server",
-                f"unix:{directory}/xds.sock", "--status", self.status, "--cache-dir",
-                str(directory), "--cni-socket", f"{directory}/cni.sock", "--pin-dir", str(pins),
-                "--pod-interfaces", "none*"], **common),
-        ]  # fmt: skip
+        server = [*command, "server", "--insecure", "--listen", f"unix:{directory}/xds.sock",
+            "--status", f"unix:{directory}/server.sock", "--state-dir", str(directory),
+            "--manifests", str(manifests)]  # fmt: skip
+        self._server = topology.start("fabric", server, **self._output)
+        self._command = [*command, "agent", "--insecure", "--node", "n1", "--server",
+            f"unix:{directory}/xds.sock", "--status", self.status, "--cache-dir",
+            str(directory), "--cni-socket", f"{directory}/cni.sock", "--pin-dir", str(pins),
+            "--pod-interfaces", "none*"]  # fmt: skip
+        self._agent = self._start_agent()
+
+    def _start_agent(self) -> subprocess.Popen[Any]:
+        return self.topology.start("n1", self._command, **self._output)
+
+    def restart_agent(self) -> None:
+        self._agent.terminate()
+        self._agent.wait(20)
+        self._agent = self._start_agent()
+        self.wait_enforced()
 
     def wait_enforced(self) -> None:
         end, pause = time.monotonic() + 30, threading.Event()
@@ -108,7 +119,7 @@ class Cluster:
         return {f"{row['namespace']}/{row['pod']}": row["state"] for row in rows}
 
     def stop(self) -> None:
-        for process in self.processes:
+        for process in (self._server, self._agent):
             process.terminate()
             process.wait(20)
         self._log.close()
@@ -149,6 +160,21 @@ def test_a_pod_is_closed_until_its_cut_is_in_force(cluster: Cluster) -> None:
         code, answer = cluster.cni("ADD", "ns/stranger", waitSeconds=0.2)
         assert code == 1
         assert "ns/stranger is not enforced after 0.2 s" in answer["msg"]
+
+
+def test_a_restart_keeps_what_the_cni_attached(cluster: Cluster, pin_dir: Path) -> None:
+    """The devices' names don't match, and no CNI speaks again."""
+    to_a, from_stranger = Way("ns/b", "ns/a", "TCP", 80), Way("ns/stranger", "ns/a", "TCP", 80)
+    for pod in ADDRESSES:
+        assert cluster.cni("ADD", pod)[0] == 0
+    states = ["attached-closed", "enforcing", "enforcing"]
+    with Traffic(cluster.topology, [("TCP", 80)]) as traffic:
+        before = list(pinned_links(pin_dir / "links"))
+        for _ in range(2):
+            wait_until(lambda: sorted(cluster.states().values()) == states, "all is as it was")
+            assert traffic.matrix([to_a, from_stranger]) == {to_a: True, from_stranger: False}
+            assert list(pinned_links(pin_dir / "links")) == before
+            cluster.restart_agent()
 
 
 def test_what_can_not_be_attached_is_refused(cluster: Cluster) -> None:
