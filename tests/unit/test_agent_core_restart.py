@@ -208,3 +208,26 @@ def test_an_answer_about_the_interface_before_is_not_one_about_this() -> None:
     rig.wait(2.0)
     assert rig.twin.attached() == {LINK}
     assert [row.state for row in rig.core.endpoint_rows()] == ["attached-closed"]
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("stripped", [True, False])
+def test_an_entry_that_was_found_is_its_own_interfaces(cached: bool, stripped: bool) -> None:
+    """It went before or after the start; what has its index then is another's at every step."""
+    rig = enforcing()
+    if stripped:
+        rig.twin.detach(LINK)
+    rig.start(cached=cached)
+    rig.core.links_listed([Link(LINK, "veth7")], rig.now)
+    if not stripped:
+        rig.collect()
+        rig.settle()
+        rig.twin.detach(LINK)
+        rig.core.link_removed(LINK, rig.now)
+        rig.core.link_added(Link(LINK, "veth8"), rig.now)
+    rig.collect()
+    while rig.work:
+        rig.step()
+        assert rig.twin.attached() != {LINK} or not rig.ingress(WEB_ADDRESS).passed
+    assert rig.twin.attached() == {LINK}
+    assert [row.state for row in rig.core.endpoint_rows() if row.ifindex] == ["attached-closed"]

@@ -184,7 +184,7 @@ class Endpoints:
                 port.fire("adopted_closed" if flags & ENDPOINT_CLOSED else "adopted")
             else:
                 port.fire("adopted_closed")
-                port.fire("link_gone")
+                self._leave(port)
         self._changed()
 
     def remove(self, ifindex: int) -> None:
@@ -195,9 +195,15 @@ class Endpoints:
         if port.state != "detaching":
             if port.attaching:
                 self._unanswered[ifindex] = self._unanswered.get(ifindex, 0) + 1
-            port.fire("link_gone")
+            self._leave(port)
             self._forget(port)
             self._changed()
+
+    def _leave(self, port: Port) -> None:
+        """What its entry said of the pod behind it goes with it."""
+        for rows in self.rows:
+            rows.pop(_raw(port.link.ifindex), None)
+        port.fire("link_gone")
 
     def answered(self, ifindex: int, trigger: str) -> None:
         """attached, attach_failed, removed or remove_failed, unless the interface is gone.
