@@ -10,7 +10,7 @@ action that fires them, must be the declared ones, no more and no fewer; and eve
 instance's state must be a chain of rows that the step fired, every fired row a part of one.
 
 A step that puts new instances in the place of old ones (a process restarts) fires, besides, a row
-without trigger and source that names the state in which they begin:
+without trigger and source that names the state in which they begin; the old ones' rows come first:
 
     [machine |-> "door", on |-> "", from |-> "", to |-> "open"]
 """
@@ -162,8 +162,9 @@ def _chains(
     reached = {state: _closure(state, ways) for state in {*before.values(), *ways, *anew}}
     for row in rows:
         reached.setdefault(row.dest, _closure(row.dest, ways))
+    begun = frozenset[str]().union(*(reached[state] for state in anew))
     for state in before.values():
-        reached[state] = reached[state].union(*(reached[new] for new in anew))
+        reached[state] = reached[state] | begun
     for key in sorted({*before, *after}):
         a, b = before.get(key), after.get(key)
         if a is None or b is None:
@@ -175,7 +176,7 @@ def _chains(
             yield Problem("spec", text)
     for row in sorted(rows):
         used = any(
-            row.source in reached[before[key]] and after[key] in reached[row.dest]
+            row.source in reached[before[key]] and after[key] in reached[row.dest] | begun
             for key in before
             if key in after
         )

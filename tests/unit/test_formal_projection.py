@@ -143,6 +143,14 @@ def test_a_new_instance_begins_where_the_step_says() -> None:
     assert any("from shut to ajar" in text for text in said(graph))
 
 
+def test_an_old_instance_may_end_by_a_row_of_the_step() -> None:
+    over = state("open", ANEW, ("knock", "shut", "shut"))
+    graph = Graph((*STATES, over), (0,), (*EDGES, Edge(1, "Knock", (), 4)), {})
+    assert said(graph) == []
+    graph = Graph((*STATES, over), (0,), (*EDGES, Edge(0, "Knock", (), 4)), {})
+    assert any("no instance of door takes it" in text for text in said(graph))
+
+
 def test_a_spec_without_the_variables() -> None:
     graph = Graph((Record(at=1),), (0,), (), {})
     assert said(graph) == ["spec: it has no variable 'fired'"]

@@ -58,7 +58,7 @@ class Adapter:
         return copy.deepcopy(self)
 
     def step(self, action: str, args: tuple[Value, ...]) -> None:
-        adopting = action in ("Adopt", "Begin")
+        adopting = action in ("Adopt", "AdoptBare", "Begin")
         if adopting != (self.phase == "found"):
             raise Disabled(f"what was found is {'' if adopting else 'not '}taken over")
         getattr(self, f"_do_{action.lower()}")(*args)
@@ -69,10 +69,14 @@ class Adapter:
             {name for name, link in self.links.items() if {link.pod, f"#{link.ifindex}"} & {*rows}}
             for rows in self.endpoints.rows
         ]
+        raw = [
+            {name for name, link in self.links.items() if f"#{link.ifindex}" in rows}
+            for rows in self.endpoints.rows
+        ]
         for name, value in self.found.items():
             if not ENDPOINT_VALUE.unpack(value)[1] & ENDPOINT_CLOSED:
-                for half in named:
-                    half.add(name)
+                for names in (*named, *raw):
+                    names.add(name)
         ports = {name: self.endpoints.ports.get(link.ifindex) for name, link in self.links.items()}
         return {
             "life": Record({name: self._life(name, port) for name, port in ports.items()}),
@@ -82,6 +86,8 @@ class Adapter:
             "entry": Record({name: self._entry(link) for name, link in self.links.items()}),
             "inForce": frozenset(named[self.active]),
             "idle": frozenset(named[1 - self.active]),
+            "raw": frozenset(raw[self.active]),
+            "rawIdle": frozenset(raw[1 - self.active]),
             "phase": self.phase,
             "link": Record({name: name in self.there for name in self.links}),
         }
@@ -97,11 +103,18 @@ class Adapter:
     # --- what is found ---------------------------------------------------------------------
 
     def _do_adopt(self, name: Value) -> None:
-        if name not in self.found:
-            raise Disabled("no entry of it was found")
+        if name not in self.found or name not in self.there:
+            raise Disabled("no entry of it was found, or it is gone")
         ifindex = self.links[name].ifindex
         entries = {ENDPOINT_KEY.pack(ifindex): self.found.pop(name)}
-        self.endpoints.adopt(entries, [ifindex] if name in self.there else [], self.active)
+        self.endpoints.adopt(entries, [ifindex], self.active)
+        self._tell()
+
+    def _do_adoptbare(self, name: Value) -> None:
+        if name not in self.found:
+            raise Disabled("no entry of it was found")
+        entries = {ENDPOINT_KEY.pack(self.links[name].ifindex): self.found.pop(name)}
+        self.endpoints.adopt(entries, [], self.active)
         self._tell()
 
     def _do_begin(self) -> None:
@@ -140,6 +153,13 @@ class Adapter:
         self.there.discard(name)
         self.endpoints.remove(self.links[name].ifindex)
         self._note_gone(name)
+        self._tell()
+
+    def _do_return(self, name: Value) -> None:
+        if name in self.there or self._port(name).state != "detaching":
+            raise Disabled("nothing that had its index is being removed")
+        self.there.add(name)
+        self.endpoints.add(self.links[name])
         self._tell()
 
     def _do_write(self, name: Value) -> None:
