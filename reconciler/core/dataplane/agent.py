@@ -42,15 +42,15 @@ from reconciler.core.dataplane.effects import (
     Disconnect,
     Effect,
     Options,
-    SaveCache,
     Send,
 )
 from reconciler.core.dataplane.endpoints import Link
 from reconciler.core.dataplane.layout import MapId
 from reconciler.core.dataplane.ops import Flip
 from reconciler.core.dataplane.recorded import MapTrace
-from reconciler.core.dataplane.records import CachedCut, Record, encode_record, whole_record
+from reconciler.core.dataplane.records import CachedCut
 from reconciler.core.dataplane.rows import agent_row, endpoint_rows
+from reconciler.core.dataplane.saving import Saving
 from reconciler.core.dataplane.tables import Tables
 from reconciler.core.dataplane.values import Change
 from reconciler.core.policy.ir import Direction
@@ -65,9 +65,6 @@ from reconciler.errors import DatapathError, ProtocolError, Refusal
 
 RETRY_SECONDS = 1.0
 """Between attempts to attach to, or to write or remove the entry of, an interface."""
-
-COMPACT_BYTES = 1 << 20
-"""A cache is written anew when what was appended passes this and the size of the whole."""
 
 
 class AgentCore:
@@ -99,8 +96,7 @@ class AgentCore:
         self._mismatches = 0  # commits in a row whose root differed
         self._empty_report = False
         self._connecting = self._connected = self._closing = False
-        self._whole_bytes = self._appended = 0
-        self._compact_due = False  # older records before a whole one
+        self._saving = Saving()
         self._client = Client(node, now, self._options.max_stale, trace, self._options.instance)
         kernel = kernel or Adopted()
         next_id = max((*kernel.ids, cache.next_id - 1 if cache else 0, 0)) + 1
@@ -388,7 +384,8 @@ class AgentCore:
             elif isinstance(output, Answer):
                 self._answer(output)
             elif isinstance(output, Save):
-                self._save(output.record)
+                save = self._saving.announced(output.record, in_force=self._adopting)
+                self._effects.append(save)
             elif isinstance(output, Enforced):
                 self._adopting = False
                 if not output.own:
@@ -399,7 +396,8 @@ class AgentCore:
                 self._refused(output, now)
             elif isinstance(output, Settled):
                 self._maps.settled()
-                self._compact()
+                alone = self._saving.settled(self._cut)
+                self._effects += [alone] if alone is not None else []
 
     def _note(self, outputs: Sequence[Output]) -> None:
         """For a recorded trace: what is in force, and which flips the kernel is asked for."""
@@ -437,35 +435,6 @@ class AgentCore:
             self._mismatches += 1
             self._empty_report = self._mismatches > 1
             self._close(f"starting anew: {refusal.reason}")
-
-    def _save(self, record: Record) -> None:
-        """A cut taken over is in force already, so its record may replace all others."""
-        data = encode_record(record)
-        self._appended += len(data)
-        if record.whole:
-            self._whole_bytes = len(data)
-            self._compact_due = not self._adopting
-        self._effects.append(SaveCache(data, record.revision, append=not self._adopting))
-
-    def _compact(self) -> None:
-        """Settled, so the cut in force is the last record: write it alone, if it is time to."""
-        limit = self._whole_bytes + max(self._whole_bytes, COMPACT_BYTES)
-        if self._appended <= limit and not self._compact_due:
-            return
-        self._compact_due = False
-        cut = self._cut
-        record = whole_record(
-            self.node,
-            cut.revision,
-            cut.root,
-            self._tables.endpoints.next_id,
-            cut.distrusts,
-            cut.held.now,
-            cut.position,
-        )
-        data = encode_record(record)
-        self._whole_bytes = self._appended = len(data)
-        self._effects.append(SaveCache(data, cut.revision, append=False))
 
     def _drain_links(self) -> None:
         endpoints = self._tables.endpoints

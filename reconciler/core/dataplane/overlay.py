@@ -65,6 +65,12 @@ class Overlay(Generic[K, V]):
         """The value at the last `keep`."""
         return self._old[key] if key in self._old else self.now.get(key)
 
+    def kept(self) -> Mapping[K, V]:
+        """Everything as it was at the last `keep`."""
+        if not self._old:
+            return self.now
+        return {k: value for k, value in {**self.now, **self._old}.items() if value is not None}
+
     @property
     def touched(self) -> Iterable[K]:
         """Keys written since the last `keep`; some may have their old value again."""
