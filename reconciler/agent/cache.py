@@ -8,8 +8,7 @@ Appending is followed by fsync, so that a record is durable before the flip that
 whole cache is written beside the old one and renamed over it. A frame that was cut off by a crash
 can only be the last one; it is left out, and cut off before the next append. Anything else that
 doesn't fit is a CacheError: the file is moved aside (`<name>.corrupt`), never repaired, and the
-agent
-starts without it.
+agent starts without it.
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ class CacheFile:
             raise CacheError(f"{self.path}: {error.strerror}") from error
 
     def replace(self, data: bytes) -> None:
-        """Make the cache this record alone, in one step. CacheError: it is as it was."""
+        """Make the cache this record alone, in one step. CacheError: it may be as it was."""
         beside = self.path.with_name(self.path.name + ".new")
         frame = MAGIC + _frame(data)
         try:
@@ -112,10 +111,10 @@ class CacheFile:
             finally:
                 os.close(descriptor)
             os.rename(beside, self.path)
+            self._size = len(frame)
             _sync_directory(self.path.parent)
         except OSError as error:
             raise CacheError(f"{self.path}: {error.strerror}") from error
-        self._size = len(frame)
 
     def _damaged(self, reason: str) -> CacheError:
         aside = self.path.with_name(self.path.name + ".corrupt")

@@ -134,3 +134,21 @@ def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match="file"):
         CacheFile(tmp_path / "file" / "cache").append(b"x")
+
+
+def test_what_is_added_after_a_replacement_that_may_not_last_can_be_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new file is there, but nobody knows whether it is after a crash."""
+    file = CacheFile(path)
+    file.load("n1", None)
+
+    def refuse(directory: Path) -> None:
+        raise OSError(5, "input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("reconciler.agent.cache._sync_directory", refuse)
+        with pytest.raises(CacheError):
+            file.replace(encode_record(record(3, "b", whole=True)))
+    file.append(encode_record(record(4, "e", whole=True)))
+    assert CacheFile(path).read()[-1].revision == 4
