@@ -155,7 +155,7 @@ class Driver:
             case done.AttachFailed(ifindex, reason):
                 self.core.attach_failed(ifindex, reason, now)
             case done.CacheFailed(reason):
-                self._log.error("cache", reason=reason)
+                self.core.cache_failed(reason, now)
             case done.Audited(kernel):
                 self.core.audited(kernel, now)
             case done.Crashed(crash):

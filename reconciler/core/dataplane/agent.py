@@ -209,6 +209,13 @@ class AgentCore:
         self._after(now)
         return found
 
+    def cache_failed(self, reason: str, now: float) -> None:
+        """A record is not on disk. What is enforced is as it was; a whole one makes up for it."""
+        self._effects.append(Alarm("cache", self.node, reason))
+        self._cut.record_lost()
+        self._saving.failed()
+        self._after(now)
+
     # --- interfaces ------------------------------------------------------------------------
 
     def link_added(self, link: Link, now: float) -> None:

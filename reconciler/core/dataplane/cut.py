@@ -202,6 +202,10 @@ class Cut:
         MODEL.fire(self, "discard")
         self._drain()
 
+    def record_lost(self) -> None:
+        """What was saved is not on disk, so nothing can be said as a difference from it."""
+        self._whole = True
+
     def tick(self, now: float) -> None:
         self._now = now
         if self.retry_at is not None and now >= self.retry_at:

@@ -1,7 +1,8 @@
 """How cuts get into the disk cache: each is added to it, and at times one is written alone.
 
 What is written alone replaces everything before it, so it has to be the cut in force: other
-resources may be staged by then.
+resources may be staged by then. A record that was lost is made up for in the same way, since those
+that are added after it would differ from nothing that is on disk.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Saving:
 
     def __init__(self) -> None:
         self._whole_bytes = self._appended = 0
-        self._due = False  # older records before a whole one
+        self._due = False  # older records before a whole one, or not all there
 
     def announced(self, record: Record, *, in_force: bool) -> SaveCache:
         """in_force: a cut taken over, so that its record may replace all others."""
@@ -50,3 +51,7 @@ class Saving:
         data = encode_record(record)
         self._whole_bytes = self._appended = len(data)
         return SaveCache(data, cut.revision, append=False)
+
+    def failed(self) -> None:
+        """A record is not on disk."""
+        self._due = True
