@@ -171,7 +171,7 @@ def settle(node: Node) -> None:
     ops = node.tables.settle()
     if not node.run(ops, stop=node.random.choice((None, None, node.random.randint(0, 20)))):
         if node.random.random() < 0.5:
-            node.run(ops)  # a write failed: the same ones again
+            node.run(node.tables.repeat(ops))
         else:
             node.adopt()
     assert audit(node.tables, node.raw.dump(())) == []

@@ -460,7 +460,7 @@ class AgentCore:
                 port.due.clear()
                 removed.append(ifindex)
                 self._effects.append(Detach(ifindex))
-        ops = self._tables.links_changed()
+        ops = self._tables.links_changed(removed)
         if ops or removed:
             token = self._cut.next_token()
             self._link_writes[token] = tuple(removed)

@@ -125,7 +125,7 @@ class Cut:
         self._item: Item | None = None
         self._preparing: dict[int, Staging] = {}
         self._writes: dict[int, str] = {}  # token → "prepare" | "flip" | "clean" | "undo"
-        self._again: tuple[Op, ...] = ()
+        self._again: tuple[Op, ...] = ()  # cleaning or rolling back, until all of it is done
         self._flip_ops: tuple[Op, ...] = ()
         self._token = 0
         self._now = 0.0
@@ -369,12 +369,14 @@ class Cut:
         self._item = None
 
     def clean(self) -> None:
-        if not self._again:
-            self._again = tuple(self.tables.settle())
+        again, tables = self._again, self.tables
+        self._again = tuple(tables.repeat(again) if again else tables.settle())
         self._write("clean", self._again)
 
     def roll_back(self) -> None:
-        if not self._again:
+        if self._again:
+            self._again = tuple(self.tables.repeat(self._again))
+        else:
             self._again = tuple(self.tables.rollback())
             self.held.undo()
             undone(self._trace)

@@ -24,18 +24,22 @@ it. Both cuts have to fit beside each other while one is staged.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from reconciler.core.dataplane.endpoints import PodRow
 from reconciler.core.dataplane.indices import FIXED_GROUPS, NOBODY, Full, Phase
-from reconciler.core.dataplane.layout import GroupIndex, IdentityIndex, MapId, RuleSetNumber
-from reconciler.core.dataplane.mirror import NO_GROUP, GroupHalf
-from reconciler.core.dataplane.ops import Flip, Grace, Op
-from reconciler.core.dataplane.owners import Owners, Work
-from reconciler.core.dataplane.prefixes import (
-    EVERYWHERE,
+from reconciler.core.dataplane.layout import (
+    ENDPOINT_KEY,
+    GroupIndex,
+    IdentityIndex,
+    MapId,
+    RuleSetNumber,
 )
+from reconciler.core.dataplane.mirror import NO_GROUP, GroupHalf
+from reconciler.core.dataplane.ops import Flip, Grace, Op, Put, Remove
+from reconciler.core.dataplane.owners import Owners, Work
+from reconciler.core.dataplane.prefixes import EVERYWHERE
 from reconciler.core.dataplane.rulesets import FIXED_PEERS, PeerKey
 from reconciler.core.dataplane.values import Change
 from reconciler.core.dataplane.view import Cause, Dirty, GroupKey
@@ -117,10 +121,7 @@ class Tables(Owners):
         self.endpoints.refresh(self.active, staging=True)
 
     def settle(self) -> list[Op]:
-        """Remove what only the old cut needed and make the halves equal; once, after `commit`.
-
-        If carrying out fails on the way, carry out the same writes again.
-        """
+        """Remove what only the old cut needed and make the halves equal; once, after `commit`."""
         assert self.phase is Phase.FLIPPED, "nothing to settle"
         self._free_groups()
         self._free_peers()
@@ -152,15 +153,29 @@ class Tables(Owners):
         self.view.undo()
         self._undo()
         self.endpoints.copy(self.active)
-        self.endpoints.refresh(self.active, staging=False)
-        self.endpoints.forget_written()
         self.phase = Phase.SETTLED
-        return ops + self.endpoints.sync()
+        return self.repeat(ops)
 
-    def links_changed(self) -> list[Op]:
-        """Writes after interfaces came, went or were attached; allowed at any time."""
+    def repeat(self, ops: Iterable[Op]) -> list[Op]:
+        """What `settle` or `rollback` gave, once more, should carrying it out fail on the way.
+
+        Interfaces are written as they are by now, since they come, go and are named meanwhile.
+        """
+        assert self.phase is Phase.SETTLED, "not the last writes any more"
+        self.endpoints.forget_written()
+        return [*(op for op in ops if not _of_interfaces(op)), *self.links_changed()]
+
+    def links_changed(self, gone: Iterable[int] = ()) -> list[Op]:
+        """Writes after interfaces came, went or were attached; allowed at any time.
+
+        gone: interfaces of which nothing is left when these writes are done. Others may have been
+        asked to remove an entry before, but those may fail and are not repeated as they were.
+        """
+        ports = self.endpoints.ports
+        keys = [ENDPOINT_KEY.pack(each) for each in gone if ports[each].entry is None]
+        ops: list[Op] = [Remove(MapId.ENDPOINTS, tuple(keys))] if keys else []
         self.endpoints.refresh(self.active, staging=self.phase is Phase.STAGING)
-        return self.endpoints.sync()
+        return ops + self.endpoints.sync()
 
     # --- steps of staging ------------------------------------------------------------------
 
@@ -348,6 +363,10 @@ class Tables(Owners):
                 group = self.group_index[value.group]
                 row = PodRow(group, value.ipv4, value.ipv6, value.interface)
             self.endpoints.stage(self.idle, pod, row)
+
+
+def _of_interfaces(op: Op) -> bool:
+    return isinstance(op, Put | Remove) and op.map is MapId.ENDPOINTS
 
 
 def _order(key: GroupKey | PeerKey) -> Any:
