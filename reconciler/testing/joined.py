@@ -178,15 +178,15 @@ class AgentProcess:
         return True
 
     def fail(self) -> bool:
-        """The kernel refuses the write that is next. False: none is."""
+        """The kernel refuses the write that is next, or the disk does. False: none is."""
         if self.core is None or not self.work:
             return False
-        head = self.work[0]
+        head = self.work.popleft()
         if isinstance(head, agent_effects.SaveCache):
-            return False
-        self.work.popleft()
-        error = DatapathError("update", "a map", 5, "input/output error")
-        self.core.apply_failed(head[0], error, self._cluster.now)
+            self.core.cache_failed("no space left on device", self._cluster.now)
+        else:
+            error = DatapathError("update", "a map", 5, "input/output error")
+            self.core.apply_failed(head[0], error, self._cluster.now)
         self.collect()
         return True
 

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from ipaddress import ip_address
 
 from reconciler.core.dataplane.layout import Reason
+from reconciler.core.dataplane.records import decode_record, replay
 from reconciler.core.policy.ir import Direction
 from reconciler.core.policy.oracle import External, Host, Party, Unknown, World, oracle
+from reconciler.core.resources import root as roots
 from reconciler.testing.joined import Joined, Meaning
 
 EXTERNALS = ("203.0.113.7", "203.0.113.200")
@@ -44,6 +46,7 @@ class Rules:
         self._expected: dict[tuple[str, bytes, str], Verdicts] = {}
         self._newest: dict[str, int] = {}
         self._freed = 0
+        self._disks: dict[str, list[bytes]] = {}  # as last looked at
         self._open: set[tuple[str, int]] = set()  # (node, ifindex) of pods that have had traffic
         self._births: dict[tuple[int, int], str] = {}  # (number, birth) → its label set, for ever
         self.verdicts = 0
@@ -60,13 +63,14 @@ class Rules:
 
     def node(self, name: str, *, open_all: bool = False) -> None:
         """R3: every verdict is the oracle's for the cut in force. R4: a pod that was open stays so
-        while it is in the cuts. R6: belief, and never back."""
+        while it is in the cuts. R6: belief, and never back; what is on disk."""
         agent = self.joined.agents[name]
         word = agent.twin.cut()
         revision, root = word.revisions[word.active], word.roots[word.active]
         holds(revision >= self._newest.get(name, 0), "R6", f"{name} went back to {revision}")
         self._newest[name] = revision
         self._belief(name, revision, root)
+        self._disk(name)
         meaning = self.joined.meanings.get((name, root))
         served = meaning is not None or not any(root)
         holds(served, "R3", f"{name} enforces what nobody served")
@@ -100,6 +104,20 @@ class Rules:
             acked = node.rollout.acked
             behind = acked.revision <= revision or acked.root == root
             holds(behind, "R6", f"{name} is believed to enforce what it does not yet")
+
+    def _disk(self, name: str) -> None:
+        """R6: the newest cut of a disk cache has the root that it says."""
+        disk = self.joined.agents[name].disk
+        if disk is self._disks.get(name):
+            return
+        self._disks[name] = disk
+        records = [record for data in disk if (record := decode_record(data)) is not None]
+        cut = replay(records, name, None)
+        holds(not disk or cut is not None, "R6", f"the cache of {name} can't be read")
+        if cut is not None and any(cut.root):
+            items = [(each.type_url, each.name, each.version) for each in cut.resources]
+            same = roots.to_bytes(roots.total(items)) == cut.root
+            holds(same, "R6", f"the cache of {name} has another cut than it says")
 
     def _numbers(self) -> None:
         """R1 and R2 as far as they show in the journal."""

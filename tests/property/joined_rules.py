@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from reconciler.core.dataplane.effects import SaveCache
 from reconciler.core.objects import (
     Delete,
     IPBlock,
@@ -83,6 +84,8 @@ def take(joined: Joined, rules: Rules, step: Step) -> None:
                 rules.node(node)
         case "work-fails":
             joined.agents[node].fail()
+        case "record-lost":
+            lose_record(joined, rules, node)
         case "break":
             joined.break_stream(node)
         case "journal":
@@ -104,6 +107,21 @@ def take(joined: Joined, rules: Rules, step: Step) -> None:
         case _:
             edit(joined, what, a, b, namespace, node)
     rules.check()
+
+
+def lose_record(joined: Joined, rules: Rules, node: str) -> None:
+    """Go on until a cut is to be saved, which the disk refuses; what follows is on its way."""
+    agent = joined.agents[node]
+    for _ in range(200):
+        if agent.work and isinstance(agent.work[0], SaveCache):
+            agent.fail()
+            while joined.deliver_up(node) or joined.deliver_down(node):
+                pass
+            return
+        if joined.work(node):
+            rules.node(node)
+        elif not (joined.deliver_down(node) or joined.deliver_up(node)):
+            return
 
 
 def edit(joined: Joined, what: str, a: int, b: int, namespace: str, node: str) -> None:
@@ -174,7 +192,7 @@ ACTIONS = (
 )
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(ACTIONS), st.integers(0, 11), st.integers(0, 11)),
+    st.tuples(st.sampled_from((*ACTIONS, "record-lost")), st.integers(0, 11), st.integers(0, 11)),
     min_size=8,
     max_size=50,
 )
