@@ -231,6 +231,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     page = tmp_path / "page.md"
     page.write_text("as it was")
     monkeypatch.setattr(xds, "_round", once)
+    monkeypatch.setattr(xds, "_rounds", lambda streams: 2)  # each writes the page
     monkeypatch.setattr(xds, "OUT", tmp_path / "out")
     monkeypatch.setattr(xds_report, "PAGE", page)
     monkeypatch.setattr(xds_build, "programs", lambda: tmp_path)
