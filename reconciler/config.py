@@ -256,7 +256,11 @@ class AgentConfig(Configuration, frozen=True, kw_only=True):
     max_fragments: Annotated[MapSize, _say("Entries of the fragments map.")] = 8_192
     max_stale: Annotated[
         Seconds,
-        _say("After this long without a server, remote pods count as unknown; 0: never."),
+        _say(
+            "After this long without a server, remote pods count as unknown; 0: never. Counted "
+            "from the start of the agent at the earliest, and of no effect while it enforces a cut "
+            "that it found in the kernel and could not read from its cache."
+        ),
     ] = 0.0
     service_cidr: Annotated[
         tuple[str, ...],
