@@ -52,8 +52,8 @@ class Device(msgspec.Struct, frozen=True):
     addresses: frozenset[bytes] = frozenset()
 
 
-def devices(pattern: str = "*") -> dict[int, Device]:
-    """Those of this thread's network namespace whose name matches, by index.
+def devices() -> dict[int, Device]:
+    """Those of this thread's network namespace, by index.
 
     UnavailableError when the kernel keeps changing them under the listing.
     """
@@ -65,15 +65,11 @@ def devices(pattern: str = "*") -> dict[int, Device]:
             routes += found
             ok = ok and complete
         if ok:
-            return _join(pattern, links, routes)
+            return _join(links, routes)
     raise UnavailableError("network devices change faster than they can be listed")
 
 
-def _join(
-    pattern: str,
-    links: list[tuple[int, bytes]],
-    routes: list[tuple[int, bytes]],
-) -> dict[int, Device]:
+def _join(links: list[tuple[int, bytes]], routes: list[tuple[int, bytes]]) -> dict[int, Device]:
     addresses: dict[int, set[bytes]] = {}
     for kind, body in routes:
         if kind == _NEW_ROUTE and (route := _host_route(body)) is not None:
@@ -84,8 +80,7 @@ def _join(
             continue
         _, _, index, _, _ = _LINK.unpack_from(body)
         name = dict(_attributes(body, _LINK.size)).get(_NAME, b"").rstrip(b"\0").decode()
-        if fnmatch.fnmatchcase(name, pattern):
-            found[index] = Device(index, name, frozenset(addresses.get(index, ())))
+        found[index] = Device(index, name, frozenset(addresses.get(index, ())))
     return found
 
 

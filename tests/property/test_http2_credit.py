@@ -24,6 +24,14 @@ FLOODS = {
 }
 
 
+def met() -> tuple[Told, Connection, h2.connection.H2Connection]:
+    """Our side, and a client that is about to say its first."""
+    told = Told()
+    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    client.initiate_connection()
+    return told, Connection(told, Wires(), Budget(), Limits()), client
+
+
 @pytest.mark.parametrize("name", FLOODS)
 def test_floods_end_the_connection(name: str) -> None:
     told = Told()
@@ -37,10 +45,7 @@ def test_floods_end_the_connection(name: str) -> None:
 
 
 def test_streams_that_are_opened_and_reset_at_once_end_the_connection() -> None:
-    told = Told()
-    ours = Connection(told, Wires(), Budget(), Limits())
-    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
-    client.initiate_connection()
+    told, ours, client = met()
     for _ in range(2_000):
         stream = client.get_next_available_stream_id()
         client.send_headers(stream, REQUEST)
@@ -81,10 +86,7 @@ def test_header_blocks_of_closed_and_of_refused_streams_end_the_connection(numbe
 
 
 def test_as_many_streams_as_there_may_be_are_opened_at_once() -> None:
-    told = Told()
-    ours = Connection(told, Wires(), Budget(), Limits())
-    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
-    client.initiate_connection()
+    told, ours, client = met()
     for number in range(1_000):
         client.send_headers(2 * number + 1, REQUEST)
     ours.receive(client.data_to_send())

@@ -21,6 +21,7 @@ from reconciler.core.dataplane.effects import (
     SaveCache,
     Send,
 )
+from reconciler.core.dataplane.endpoints import Link
 from reconciler.core.dataplane.layout import MapId, Reason, map_specs
 from reconciler.core.dataplane.records import Record, decode_record, replay
 from reconciler.core.policy.ir import Direction, IdentityPolicy, Prefix, Rule, RuleSet, Verdict
@@ -216,3 +217,14 @@ class Rig:
     def usage(self) -> dict[str, int]:
         maps = (MapId.ADDRESSES, MapId.GROUPS, MapId.POLICIES, MapId.ENDPOINTS)
         return {each.value: len(self.twin.dump(each)) for each in maps}
+
+
+def enforcing(first: Table) -> Rig:
+    """A pod's interface, and a first cut in force."""
+    rig = Rig()
+    rig.core.link_added(Link(LINK, pod="shop/db"), 0.0)
+    rig.collect()
+    rig.settle()
+    rig.connect()
+    rig.serve(1, first)
+    return rig

@@ -15,7 +15,17 @@ from reconciler.core.dataplane.ops import Grace, Op, Put
 from reconciler.core.dataplane.records import CachedCut, Record, decode_record, replay
 from reconciler.core.resources import encode
 from reconciler.errors import DatapathError
-from tests.unit.agent_rig import DB, LINK, WEB_ADDRESS, Rig, Table, cut, root_of, table
+from tests.unit.agent_rig import (
+    DB,
+    LINK,
+    WEB_ADDRESS,
+    Rig,
+    Table,
+    cut,
+    enforcing,
+    root_of,
+    table,
+)
 
 FIRST, SECOND = cut(), cut(members=(258,))
 THIRD = cut(members=(258,), remote=())  # differs from the second elsewhere than that from the first
@@ -30,16 +40,6 @@ def with_other(resources: Table) -> Table:
     """A second pod on this node."""
     endpoint = encode.endpoint("shop", "x", uid="u2", ipv4=OTHER_ADDRESS, ipv6=b"", group=DB)
     return resources | table([endpoint])
-
-
-def enforcing(first: Table) -> Rig:
-    rig = Rig()
-    rig.core.link_added(Link(LINK, pod="shop/db"), 0.0)
-    rig.collect()
-    rig.settle()
-    rig.connect()
-    rig.serve(1, first)
-    return rig
 
 
 def cached(rig: Rig) -> CachedCut:
@@ -66,6 +66,16 @@ def fail(rig: Rig) -> None:
     error = DatapathError("update", "a map", errno.ENOMEM, "cannot allocate memory")
     rig.core.apply_failed(effect.token, error, rig.now)
     rig.collect()
+
+
+def losing() -> Rig:
+    """A second cut is committed, and its record is lost."""
+    rig = enforcing(FIRST)
+    rig.send(rig.staging(FIRST, SECOND))
+    rig.settle()
+    rig.send(rig.commit(2, SECOND))
+    drop_record(rig)
+    return rig
 
 
 def drop_record(rig: Rig) -> None:
@@ -107,11 +117,7 @@ def test_a_cache_written_anew_while_the_next_cut_waits_holds_the_cut_in_force() 
 
 
 def test_a_record_that_was_lost_is_made_up_for_before_the_next_cut() -> None:
-    rig = enforcing(FIRST)
-    rig.send(rig.staging(FIRST, SECOND))
-    rig.settle()
-    rig.send(rig.commit(2, SECOND))
-    drop_record(rig)
+    rig = losing()
     rig.settle()
     assert len(rig.disk) == 1
     assert cached(rig).root == root_of(SECOND)
@@ -119,11 +125,7 @@ def test_a_record_that_was_lost_is_made_up_for_before_the_next_cut() -> None:
 
 
 def test_after_a_lost_record_the_next_one_stands_alone() -> None:
-    rig = enforcing(FIRST)
-    rig.send(rig.staging(FIRST, SECOND))
-    rig.settle()
-    rig.send(rig.commit(2, SECOND))
-    drop_record(rig)
+    rig = losing()
     step_to(rig, SaveCache)
     drop_record(rig)  # what was to make up for it is lost too
     rig.settle()

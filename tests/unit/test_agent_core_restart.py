@@ -17,19 +17,9 @@ from reconciler.core.dataplane.layout import ENDPOINT_VALUE, MapId, Reason
 from reconciler.core.dataplane.mirror import Pool
 from reconciler.core.dataplane.ops import Flip, Grace, Op, Remove
 from reconciler.errors import DatapathError
-from tests.unit.agent_rig import DB_ADDRESS, LINK, WEB_ADDRESS, Rig, cut
+from tests.unit.agent_rig import DB_ADDRESS, LINK, WEB_ADDRESS, Rig, Table, cut, enforcing
 
 FIRST, SECOND = cut(), cut(members=(258,))
-
-
-def enforcing() -> Rig:
-    rig = Rig()
-    rig.core.link_added(Link(LINK, pod="shop/db"), 0.0)
-    rig.collect()
-    rig.settle()
-    rig.connect()
-    rig.serve(1, FIRST)
-    return rig
 
 
 def writes(rig: Rig) -> list[Op]:
@@ -40,7 +30,7 @@ def test_without_a_cache_the_half_not_in_force_stays_for_packets_that_read_the_w
     None
 ):
     """Arrive, Flip, Crash, Load, WriteEndpoint, ReadEndpoint: a flow that both cuts allow fell."""
-    rig = enforcing()
+    rig = enforcing(FIRST)
     rig.send(rig.staging(FIRST, SECOND))
     rig.settle()
     rig.send(rig.commit(2, SECOND))
@@ -94,23 +84,23 @@ def listed(rig: Rig, *links: Link) -> None:
     rig.settle()
 
 
-def known_by_address() -> Rig:
+def known_by_address(first: Table) -> Rig:
     rig = Rig()
     rig.core.link_added(Link(LINK, "veth7", frozenset({DB_ADDRESS})), 0.0)
     rig.collect()
     rig.settle()
     rig.connect()
-    rig.serve(1, FIRST)
+    rig.serve(1, first)
     return rig
 
 
 @pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("before", [enforcing, known_by_address])
 def test_a_pod_that_only_the_cni_named_stays_open_over_a_restart(
-    before: Callable[[], Rig], cached: bool
+    before: Callable[[Table], Rig], cached: bool
 ) -> None:
     """Nothing on the node says whose its interface is: no route of its own, and no CNI again."""
-    rig = before()
+    rig = before(FIRST)
     rig.start(cached=cached)
     listed(rig, Link(LINK, "veth7"))
     assert rig.ingress(WEB_ADDRESS) is Reason.ALLOWED
@@ -122,7 +112,7 @@ def test_a_pod_that_only_the_cni_named_stays_open_over_a_restart(
 
 
 def test_a_new_name_of_an_interface_says_nothing_of_its_pod() -> None:
-    rig = enforcing()
+    rig = enforcing(FIRST)
     rig.core.link_added(Link(LINK, "renamed"), rig.now)
     rig.collect()
     rig.settle()
@@ -132,7 +122,7 @@ def test_a_new_name_of_an_interface_says_nothing_of_its_pod() -> None:
 
 
 def test_an_interface_whose_programs_somebody_took_off_is_attached_again() -> None:
-    rig = enforcing()
+    rig = enforcing(FIRST)
     (first,) = rig.twin.dump(MapId.ENDPOINTS).values()
     rig.twin.detach(LINK)
     rig.start()
@@ -145,7 +135,7 @@ def test_an_interface_whose_programs_somebody_took_off_is_attached_again() -> No
 
 def test_an_index_that_another_interface_took_meanwhile_is_not_the_pods() -> None:
     """What its entry said was of a device that is gone."""
-    rig = enforcing()
+    rig = enforcing(FIRST)
     rig.twin.detach(LINK)
     rig.start()
     listed(rig, Link(LINK, "veth7"))
@@ -154,7 +144,7 @@ def test_an_index_that_another_interface_took_meanwhile_is_not_the_pods() -> Non
 
 
 def test_an_interface_that_comes_back_at_once_is_attached_when_the_old_one_is_gone() -> None:
-    rig = enforcing()
+    rig = enforcing(FIRST)
     rig.core.link_removed(LINK, rig.now)
     rig.core.link_added(Link(LINK, "veth8", pod="shop/other"), rig.now)
     rig.core.link_added(Link(LINK, "veth8", pod="shop/db"), rig.now)
@@ -166,7 +156,7 @@ def test_an_interface_that_comes_back_at_once_is_attached_when_the_old_one_is_go
 
 
 def test_an_interface_that_came_back_and_went_leaves_nothing() -> None:
-    rig = enforcing()
+    rig = enforcing(FIRST)
     rig.core.link_removed(LINK, rig.now)
     rig.core.link_added(Link(LINK, pod="shop/db"), rig.now)
     rig.core.link_removed(LINK, rig.now)
@@ -177,7 +167,7 @@ def test_an_interface_that_came_back_and_went_leaves_nothing() -> None:
 
 
 def test_an_audit_forgets_no_interface_that_waits_for_the_old_one() -> None:
-    rig = enforcing()
+    rig = enforcing(FIRST)
     rig.core.link_removed(LINK, rig.now)
     rig.core.link_added(Link(LINK, pod="shop/db"), rig.now)
     rig.collect()
@@ -214,7 +204,7 @@ def test_an_answer_about_the_interface_before_is_not_one_about_this() -> None:
 @pytest.mark.parametrize("stripped", [True, False])
 def test_an_entry_that_was_found_is_its_own_interfaces(cached: bool, stripped: bool) -> None:
     """It went before or after the start; what has its index then is another's at every step."""
-    rig = enforcing()
+    rig = enforcing(FIRST)
     if stripped:
         rig.twin.detach(LINK)
     rig.start(cached=cached)

@@ -9,13 +9,22 @@ from hypothesis import strategies as st
 from reconciler.core.discovery.delivery import HOLD_SECONDS
 from reconciler.core.discovery.snapshot import Changed, Snapshot
 from reconciler.core.discovery.types import CDS, EDS, LDS, RDS, Variant
-from tests.unit.discovery_rig import Rig, resource
+from tests.unit.discovery_rig import Peer, Rig, resource
 from tests.unit.test_discovery_points_order import BOTH, DELTA, SOTW
 
 
 @pytest.fixture
 def rig() -> Rig:
     return Rig()
+
+
+def subscribed(rig: Rig, variant: Variant, type_url: str, *names: str) -> Peer:
+    """To all clusters, and to these names of a type of the second stage; all is answered."""
+    peer = rig.open(variant)
+    peer.ask(CDS, *(("*",) if variant is DELTA else ()))
+    peer.ask(type_url, *names)
+    peer.got()
+    return peer
 
 
 def test_a_cluster_that_warms_anew_gets_its_endpoints_though_another_ones_are_on_the_way(
@@ -91,10 +100,7 @@ def test_who_asks_for_everything_anew_while_it_waits_is_sent_what_it_has(
     rig: Rig, variant: Variant
 ) -> None:
     rig.publish({CDS: {"c": "1"}, LDS: {"r": "1", "s": "1"}})
-    peer = rig.open(variant)
-    peer.ask(CDS, *(("*",) if variant is DELTA else ()))
-    peer.ask(LDS, "r")
-    peer.got()
+    peer = subscribed(rig, variant, LDS, "r")
     rig.publish({CDS: {"c": "2"}, LDS: {"r": "2", "s": "1"}})
     clusters = peer.take()
     peer.ask(LDS, "*")
@@ -126,10 +132,7 @@ def test_what_is_asked_for_goes_and_what_waits_beside_it_goes_on_waiting(
     rig: Rig, variant: Variant
 ) -> None:
     rig.publish({CDS: {"c": "1"}, RDS: {"r": "1", "s": "1", "t": "1"}})
-    peer = rig.open(variant)
-    peer.ask(CDS, *(("*",) if variant is DELTA else ()))
-    peer.ask(RDS, "r")
-    peer.got()
+    peer = subscribed(rig, variant, RDS, "r")
     rig.publish({CDS: {"c": "2"}, RDS: {"r": "2", "s": "1", "t": "2"}})
     clusters = peer.take()
     assert not peer.inbox
@@ -149,10 +152,7 @@ def test_what_is_asked_for_and_gone_is_said_to_be_gone_while_the_rest_waits(
     rig: Rig, variant: Variant
 ) -> None:
     rig.publish({CDS: {"c": "1"}, LDS: {"r": "1", "s": "1"}})
-    peer = rig.open(variant)
-    peer.ask(CDS, *(("*",) if variant is DELTA else ()))
-    peer.ask(LDS, "r", "s")
-    peer.got()
+    peer = subscribed(rig, variant, LDS, "r", "s")
     rig.publish({CDS: {"c": "2"}, LDS: {"r": "2"}})
     clusters = peer.take()
     peer.ask(LDS, *(("r",) if variant is SOTW else ()), "s", "u")
